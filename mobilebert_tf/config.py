@@ -1,0 +1,404 @@
+"""The architecture as one frozen dataclass, its presets, and both JSON dialects.
+
+Field names are those of the published `bert_config.json` files. Two dialects
+of that JSON exist and differ in what an *absent* key means:
+
+* google-research: absent means plain BERT (no bottleneck, layer norm, tanh
+  pooler); `"gelu"` is the tanh approximation;
+* Hugging Face (`"model_type": "mobilebert"`): absent means MobileBERT with a
+  pooler; `"gelu"` is the exact erf form, `"gelu_pytorch_tanh"` the tanh form.
+
+Reading resolves the difference once, so that the rest of the project sees only
+this dataclass. Where paper and release differ, or the release is wrong, there
+is a field; its default is what the published weights need.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from mobilebert_tf.atomic import atomic_file
+from mobilebert_tf.errors import InputError
+
+ACTIVATIONS = ("relu", "relu6", "gelu", "gelu_erf", "tanh", "linear")
+NORMALIZATION_TYPES = ("no_norm", "layer_norm")
+ATTENTION_MASK_FORMS = ("additive", "multiply_add")
+TRIGRAM_ORDERS = ("next_current_previous", "previous_current_next")
+
+
+@dataclasses.dataclass(frozen=True)
+class MobileBertConfig:
+    """Everything that fixes the shape and the arithmetic of an encoder.
+
+    The defaults are the released student, `mobilebert`.
+
+    Attributes:
+        vocab_size: V, number of word pieces.
+        embedding_size: E, width of the word embedding table.
+        hidden_size: D, width of the feature maps between blocks (the paper's
+            inter-block hidden size).
+        intra_bottleneck_size: I, width inside a block.
+        intermediate_size: M, inner width of one feed-forward network.
+        num_hidden_layers: L, number of blocks.
+        num_attention_heads: N; heads are I / N wide.
+        num_feedforward_networks: feed-forward networks stacked in a block.
+        hidden_act: `relu`, `relu6`, `gelu` (tanh approximation, what the
+            release computes), `gelu_erf` (exact), `tanh` or `linear`.
+        normalization_type: `no_norm` (an element-wise gamma * h + beta) or
+            `layer_norm`.
+        layer_norm_eps: epsilon of every layer norm, the MLM head's included.
+        use_bottleneck: False gives plain BERT blocks, D wide throughout.
+        key_query_shared_bottleneck: query and key read one bottleneck of
+            their own; value reads the block input (released student).
+        use_bottleneck_attention: query, key and value all read the input
+            bottleneck (MobileBERT_TINY); wins over the flag above.
+        trigram_input: concatenate each word embedding with its neighbours'.
+        trigram_order: the order of that concatenation. The release has the
+            next token first, and trained weights depend on it.
+        zero_pad_embedding: read row 0 of the word table as zeros, as the
+            Hugging Face hub weights do. The TF1 checkpoint does not.
+        classifier_activation: True adds the tanh pooler; False makes
+            `pooled_output` the raw [CLS] vector.
+        attention_mask_form: `additive` adds (1 - mask) * value to the logits
+            (the weights were trained so); `multiply_add` first multiplies the
+            logits by the mask (the release since its quantisation change).
+        attention_mask_value: the value, -10000 in the first release, -6 in
+            its later form.
+        hidden_dropout_prob, attention_probs_dropout_prob: dropout rates.
+        classifier_dropout_prob: dropout before a task head.
+        max_position_embeddings: longest sequence.
+        type_vocab_size: number of segments.
+        initializer_range: standard deviation of the truncated normal.
+    """
+
+    vocab_size: int = 30522
+    embedding_size: int = 128
+    hidden_size: int = 512
+    intra_bottleneck_size: int = 128
+    intermediate_size: int = 512
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 4
+    num_feedforward_networks: int = 4
+    hidden_act: str = "relu"
+    normalization_type: str = "no_norm"
+    layer_norm_eps: float = 1e-12
+    use_bottleneck: bool = True
+    key_query_shared_bottleneck: bool = True
+    use_bottleneck_attention: bool = False
+    trigram_input: bool = True
+    trigram_order: str = "next_current_previous"
+    zero_pad_embedding: bool = False
+    classifier_activation: bool = False
+    attention_mask_form: str = "additive"
+    attention_mask_value: float = -10000.0
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check_type(field, getattr(self, field.name))
+        _check_choices(self)
+        _check_ranges(self)
+        if self.intra_bottleneck_size % self.num_attention_heads:
+            raise ValueError(
+                "num_attention_heads must divide intra_bottleneck_size "
+                f"{self.intra_bottleneck_size}. "
+                f"Received: {self.num_attention_heads}"
+            )
+        if not self.use_bottleneck and (
+            self.intra_bottleneck_size != self.hidden_size
+        ):
+            raise ValueError(
+                "without use_bottleneck, intra_bottleneck_size must equal "
+                f"hidden_size {self.hidden_size}. "
+                f"Received: {self.intra_bottleneck_size}"
+            )
+        if self.embedding_size > self.hidden_size:
+            raise ValueError(
+                "embedding_size must not exceed hidden_size, whose MLM head "
+                f"shares the word table. Received: {self.embedding_size} > "
+                f"{self.hidden_size}"
+            )
+
+    @property
+    def attention_source(self) -> str:
+        """What query and key read: `shared`, `bottleneck` or `input`."""
+        if self.use_bottleneck and self.use_bottleneck_attention:
+            return "bottleneck"
+        if self.use_bottleneck and self.key_query_shared_bottleneck:
+            return "shared"
+        return "input"
+
+    @classmethod
+    def from_preset(cls, name: str, **changes) -> "MobileBertConfig":
+        """Returns the preset `name` with `changes` applied.
+
+        Raises:
+            ValueError: if there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(
+                f"no preset of that name; there are {', '.join(PRESETS)}. "
+                f"Received: {name}"
+            )
+        return cls(**{**PRESETS[name], **changes})
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike) -> "MobileBertConfig":
+        """Reads a `config.json` of either dialect (see the module's text).
+
+        Raises:
+            InputError: if the file is missing, is no JSON object, has a key
+                nobody knows, or describes an impossible architecture.
+        """
+        values = read_json_object(path)
+        hugging_face = values.get("model_type") == "mobilebert"
+        try:
+            if hugging_face:
+                return cls(**_from_hugging_face(values))
+            return cls(**_from_google(values))
+        except KeyError as error:
+            known = sorted(field.name for field in dataclasses.fields(cls))
+            raise InputError(
+                path, f"keys among {', '.join(known)}", error.args[0]
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise InputError(path, "a possible architecture", error) from error
+
+    def to_dict(self) -> dict:
+        """Returns the fields as plain values, for `get_config`."""
+        return dataclasses.asdict(self)
+
+    def to_json(self, path: str | os.PathLike, **extra) -> None:
+        """Writes the Hugging Face dialect, `extra` keys added, atomically."""
+        values = to_hugging_face(self) | extra
+        with atomic_file(path) as temporary:
+            temporary.write_text(
+                json.dumps(values, indent=2, sort_keys=True) + "\n"
+            )
+
+
+PRESETS: dict[str, dict] = {
+    # The released student and its published variants.
+    "mobilebert": {},
+    "mobilebert_paper": {"key_query_shared_bottleneck": False},
+    "mobilebert_without_opt": {
+        "normalization_type": "layer_norm",
+        "hidden_act": "gelu",
+    },
+    "mobilebert_tiny": {
+        "num_feedforward_networks": 2,
+        "use_bottleneck_attention": True,
+        "key_query_shared_bottleneck": False,
+    },
+    "mobilebert_multilingual": {"vocab_size": 119547},
+    "mobilebert_edgetpu_xxs": {
+        "num_hidden_layers": 6,
+        "intermediate_size": 1024,
+        "num_feedforward_networks": 2,
+    },
+    "mobilebert_edgetpu_xs": {
+        "num_hidden_layers": 8,
+        "intra_bottleneck_size": 256,
+        "intermediate_size": 1024,
+    },
+    "mobilebert_edgetpu_s": {
+        "num_hidden_layers": 12,
+        "intra_bottleneck_size": 256,
+        "intermediate_size": 1024,
+    },
+    "mobilebert_edgetpu_m": {
+        "num_hidden_layers": 12,
+        "intra_bottleneck_size": 256,
+        "intermediate_size": 1024,
+        "num_feedforward_networks": 6,
+    },
+    # The teacher: an inverted bottleneck, wide inside and narrow between.
+    "ib_bert_large": {
+        "intra_bottleneck_size": 1024,
+        "intermediate_size": 4096,
+        "num_feedforward_networks": 1,
+        "key_query_shared_bottleneck": False,
+        "normalization_type": "layer_norm",
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "classifier_activation": True,
+    },
+    # The pair that two cores can train in minutes.
+    "ib_bert_small": {
+        "vocab_size": 8000,
+        "embedding_size": 64,
+        "hidden_size": 128,
+        "intra_bottleneck_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_feedforward_networks": 1,
+        "key_query_shared_bottleneck": False,
+        "normalization_type": "layer_norm",
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "classifier_activation": True,
+        "max_position_embeddings": 128,
+    },
+    "mobilebert_small": {
+        "vocab_size": 8000,
+        "embedding_size": 64,
+        "hidden_size": 128,
+        "intra_bottleneck_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_feedforward_networks": 2,
+        "max_position_embeddings": 128,
+    },
+}
+
+# What an absent key means in the google-research dialect.
+_GOOGLE_DEFAULTS = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "type_vocab_size": 16,
+    "trigram_input": False,
+    "use_bottleneck": False,
+    "key_query_shared_bottleneck": False,
+    "num_feedforward_networks": 1,
+    "normalization_type": "layer_norm",
+    "classifier_activation": True,
+}
+
+# Our field -> Hugging Face key, where they differ.
+_HUGGING_FACE_KEYS = {"classifier_dropout_prob": "classifier_dropout"}
+_HUGGING_FACE_ACTIVATIONS = {
+    "gelu": "gelu_pytorch_tanh",
+    "gelu_erf": "gelu",
+}
+
+
+def to_hugging_face(config: MobileBertConfig) -> dict:
+    """Returns the Hugging Face `config.json` values of `config`."""
+    values = {
+        _HUGGING_FACE_KEYS.get(name, name): value
+        for name, value in config.to_dict().items()
+    }
+    values["hidden_act"] = _HUGGING_FACE_ACTIVATIONS.get(
+        config.hidden_act, config.hidden_act
+    )
+    return values | {"model_type": "mobilebert", "pad_token_id": 0}
+
+
+def _from_hugging_face(values: dict) -> dict:
+    """Drops the keys of Hugging Face's own machinery and maps the rest.
+
+    Unknown keys are the norm there (every release adds some), so only keys
+    that name one of our fields count.
+    """
+    renamed = {key: name for name, key in _HUGGING_FACE_KEYS.items()}
+    values = {renamed.get(key, key): value for key, value in values.items()}
+    known = {field.name for field in dataclasses.fields(MobileBertConfig)}
+    fields = {"classifier_activation": True} | {
+        key: value
+        for key, value in values.items()
+        if key in known and value is not None
+    }
+    exact_or_tanh = {
+        "gelu": "gelu_erf",
+        "gelu_new": "gelu",
+        "gelu_pytorch_tanh": "gelu",
+    }
+    activation = fields.get("hidden_act", "relu")
+    fields["hidden_act"] = exact_or_tanh.get(activation, activation)
+    return fields
+
+
+def _from_google(values: dict) -> dict:
+    known = {field.name for field in dataclasses.fields(MobileBertConfig)}
+    for key in values:
+        if key not in known:
+            raise KeyError(key)
+    if "vocab_size" not in values:
+        raise ValueError("vocab_size is required and absent")
+    fields = _GOOGLE_DEFAULTS | {
+        key: value for key, value in values.items() if value is not None
+    }
+    for width in ("embedding_size", "intra_bottleneck_size"):
+        fields.setdefault(width, fields["hidden_size"])
+    if fields["normalization_type"] == "manual_layer_norm":
+        # The release's hand-written layer norm differs in its epsilon only.
+        fields |= {"normalization_type": "layer_norm", "layer_norm_eps": 1e-6}
+    return fields
+
+
+def read_json_object(path: str | os.PathLike) -> dict:
+    """Returns the JSON object a file holds.
+
+    Raises:
+        InputError: if the file is missing or holds anything else.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(path, "a config file", "no such file") from error
+    except IsADirectoryError as error:
+        raise InputError(path, "a config file", "a folder") from error
+    except UnicodeDecodeError as error:
+        raise InputError(path, "UTF-8 text", error) from error
+    except json.JSONDecodeError as error:
+        raise InputError(path, "JSON", error.msg, place=error.lineno) from error
+    if not isinstance(values, dict):
+        raise InputError(path, "a JSON object", type(values).__name__)
+    return values
+
+
+def _check_type(field: dataclasses.Field, value: object) -> None:
+    wanted = (int, float) if field.type is float else field.type
+    # bool is an int to Python, but `hidden_size: true` is a mistake.
+    is_flag = isinstance(value, bool)
+    if not isinstance(value, wanted) or (is_flag and wanted is not bool):
+        raise ValueError(
+            f"{field.name} must be of type {field.type.__name__}. "
+            f"Received: {value!r}"
+        )
+
+
+def _check_choices(config: MobileBertConfig) -> None:
+    choices = {
+        "hidden_act": ACTIVATIONS,
+        "normalization_type": NORMALIZATION_TYPES,
+        "attention_mask_form": ATTENTION_MASK_FORMS,
+        "trigram_order": TRIGRAM_ORDERS,
+    }
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            raise ValueError(
+                f"{name} must be one of {', '.join(allowed)}. "
+                f"Received: {getattr(config, name)!r}"
+            )
+
+
+def _check_ranges(config: MobileBertConfig) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type is int and value < 1:
+            raise ValueError(f"{field.name} must be positive. Received: {value}")
+        if field.name.endswith("_prob") and not 0 <= value < 1:
+            raise ValueError(
+                f"{field.name} must be in [0, 1). Received: {value}"
+            )
+    if config.layer_norm_eps <= 0 or config.initializer_range <= 0:
+        raise ValueError(
+            "layer_norm_eps and initializer_range must be positive. Received: "
+            f"{config.layer_norm_eps}, {config.initializer_range}"
+        )
+    if config.attention_mask_value >= 0:
+        raise ValueError(
+            "attention_mask_value must be negative. "
+            f"Received: {config.attention_mask_value}"
+        )

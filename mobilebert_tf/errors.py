@@ -1,0 +1,37 @@
+"""The one error a user's own input can cause.
+
+Scripts turn `InputError` into a single line on stderr and exit code 2; anything
+else is our defect and keeps its traceback.
+"""
+
+import os
+
+
+class InputError(ValueError):
+    """A file, folder or flag of the user's is not what was expected.
+
+    Args:
+        path: the file or flag at fault.
+        expected: what would have been right.
+        found: what was there instead.
+        place: where in the file: a line number, a column, a tensor name.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        expected: str,
+        found: object,
+        place: str | int | None = None,
+    ):
+        self.path = os.fspath(path)
+        self.expected = expected
+        self.found = found
+        self.place = place
+        where = self.path
+        if isinstance(place, int):
+            where += f", line {place}"
+        elif place:
+            where += f", {place}"
+        message = f"{where}: expected {expected}, found {found}"
+        super().__init__(" ".join(message.split()))

@@ -1,0 +1,158 @@
+"""Embeddings and the stack of blocks: ids in, feature maps out."""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.modeling.attention import attention_mask
+from mobilebert_tf.modeling.block import MobileBertBlock
+from mobilebert_tf.modeling.dense import build_dense
+from mobilebert_tf.modeling.embeddings import MobileBertEmbeddings
+from mobilebert_tf.modeling.model_folder import ModelFolderMixin
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder returns, by name.
+
+    Attributes:
+        sequence_output: [B, S, D], the last feature map.
+        pooled_output: [B, D], the tanh pooler's output, or the raw [CLS]
+            vector where the config has no pooler. The raw vector of a NoNorm
+            student is large (the published weights reach 2.5e7).
+        feature_maps: tuple of [B, S, D]: the embedding output, then one entry
+            a block.
+        attention_logits: tuple of [B, N, S, S], one entry a block, scaled and
+            masked, before softmax.
+        attention_probs: the same after softmax, before dropout.
+    """
+
+    sequence_output: Any
+    pooled_output: Any
+    feature_maps: tuple
+    attention_logits: tuple
+    attention_probs: tuple
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class MobileBertEncoder(ModelFolderMixin, keras.Model):
+    """The whole encoder, teacher or student by its config.
+
+    Its weights exist as soon as it is constructed.
+
+    Args:
+        config: a `MobileBertConfig`.
+
+    Call arguments:
+        inputs: a dict with `input_ids` [B, S] and, optionally, `input_mask`
+            [B, S] (1 for real tokens; all ones when absent) and `segment_ids`
+            [B, S] (zeros when absent). Other entries are ignored.
+        training: whether dropout is on.
+        num_blocks: run the first so many blocks only; all when None.
+
+    Returns:
+        An `EncoderOutput`. With `num_blocks`, `sequence_output` is the last
+        feature map that was computed.
+
+    Raises:
+        ValueError: under a float16 policy, for a sequence longer than the
+            position table, or for more blocks than there are.
+
+    Example:
+        >>> config = MobileBertConfig.from_preset("mobilebert_small")
+        >>> encoder = MobileBertEncoder(config)
+        >>> ids = keras.ops.ones((2, 16), "int32")
+        >>> encoder({"input_ids": ids}).sequence_output.shape
+        (2, 16, 128)
+    """
+
+    architecture = "MobileBertModel"
+
+    def __init__(self, config: MobileBertConfig, name="encoder", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if self.compute_dtype == "float16":
+            raise ValueError(
+                "float16 cannot hold MobileBERT's activations, which have no "
+                "norm to bound them and reach 2.5e7; use mixed_bfloat16"
+            )
+        self.config = config
+        self.embeddings = MobileBertEmbeddings(config, name="embeddings")
+        self.blocks = [
+            MobileBertBlock(config, name=f"block_{index:02d}")
+            for index in range(config.num_hidden_layers)
+        ]
+        self.pooler = None
+        if config.classifier_activation:
+            self.pooler = build_dense(
+                config.hidden_size, config.initializer_range, "pooler"
+            )
+        self.build()
+
+    def build(self, input_shape=None):
+        self.embeddings.build()
+        for block in self.blocks:
+            block.build()
+        if self.pooler is not None:
+            self.pooler.build((None, self.config.hidden_size))
+
+    def call(self, inputs, training=None, num_blocks=None):
+        blocks = self._first_blocks(num_blocks)
+        # Keras' symbolic build may hand over floats where ids are declared.
+        input_ids = ops.cast(inputs["input_ids"], "int32")
+        input_mask = inputs.get("input_mask")
+        if input_mask is None:
+            input_mask = ops.ones_like(input_ids)
+        segment_ids = inputs.get("segment_ids")
+        if segment_ids is None:
+            segment_ids = ops.zeros_like(input_ids)
+        mask = attention_mask(
+            input_mask,
+            self.config.attention_mask_form,
+            self.config.attention_mask_value,
+            self.compute_dtype,
+        )
+        embedded = self.embeddings(
+            input_ids, ops.cast(segment_ids, "int32"), training=training
+        )
+        feature_maps, logits, probs = [embedded], [], []
+        width, length = self.config.hidden_size, ops.shape(input_ids)[1]
+        rows = ops.reshape(embedded, (-1, width))  # [B * S, D]
+        for block in blocks:
+            rows, attention_logits, attention_probs = block(
+                rows, mask, training=training
+            )
+            feature_maps.append(ops.reshape(rows, (-1, length, width)))
+            logits.append(attention_logits)
+            probs.append(attention_probs)
+        pooled_output = feature_maps[-1][:, 0]
+        if self.pooler is not None:
+            pooled_output = ops.tanh(self.pooler(pooled_output))
+        return EncoderOutput(
+            feature_maps[-1],
+            pooled_output,
+            tuple(feature_maps),
+            tuple(logits),
+            tuple(probs),
+        )
+
+    def _first_blocks(self, num_blocks):
+        if num_blocks is None:
+            return self.blocks
+        if not 0 <= num_blocks <= len(self.blocks):
+            raise ValueError(
+                f"num_blocks must be between 0 and {len(self.blocks)}. "
+                f"Received: {num_blocks}"
+            )
+        return self.blocks[:num_blocks]
+
+    def get_config(self):
+        return super().get_config() | {
+            "config": self.config.to_dict(),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config["config"] = MobileBertConfig(**config["config"])
+        return cls(**config)

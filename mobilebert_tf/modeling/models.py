@@ -1,0 +1,211 @@
+"""Encoder plus head: one class a task, wiring only."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.modeling.encoder import MobileBertEncoder
+from mobilebert_tf.modeling.heads import (
+    MaskedLMHead,
+    ProjectionHead,
+    gather_positions,
+)
+from mobilebert_tf.modeling.model_folder import ModelFolderMixin
+
+
+class _TaskModel(ModelFolderMixin, keras.Model):
+    """An encoder with a head; weights exist once constructed."""
+
+    def __init__(self, config: MobileBertConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.encoder = MobileBertEncoder(config)
+
+    def _head(self, units: int, dropout_prob: float, name: str):
+        return ProjectionHead(
+            units,
+            dropout_prob=dropout_prob,
+            initializer_range=self.config.initializer_range,
+            name=name,
+        )
+
+    def get_config(self):
+        return {"name": self.name, "config": self.config.to_dict()}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config["config"] = MobileBertConfig(**config["config"])
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class MobileBertForPretraining(_TaskModel):
+    """Masked LM and next sentence prediction, for teacher and student.
+
+    Args:
+        config: a `MobileBertConfig`.
+
+    Call arguments:
+        inputs: the encoder's inputs and, optionally, `masked_lm_positions`
+            int32 [B, P]. With them, only those positions pass the vocabulary
+            projection, which is a third of a pre-training step otherwise.
+        training: whether dropout is on.
+
+    Returns:
+        A dict: `masked_lm_logits` [B, P, V] ([B, S, V] without positions) and
+        `next_sentence_logits` [B, 2] (class 0: B follows A).
+    """
+
+    architecture = "MobileBertForPreTraining"
+
+    def __init__(self, config, name="pretraining", **kwargs):
+        super().__init__(config, name=name, **kwargs)
+        self.masked_lm = MaskedLMHead(config, name="masked_lm")
+        # The release puts no dropout before this head.
+        self.next_sentence = self._head(2, 0.0, "next_sentence")
+        self.build()
+
+    def build(self, input_shape=None):
+        self.masked_lm.build()
+        self.next_sentence.build((None, self.config.hidden_size))
+
+    def call(self, inputs, training=None):
+        outputs = self.encoder(inputs, training=training)
+        return self.heads(outputs, inputs.get("masked_lm_positions"), training)
+
+    def heads(self, outputs, masked_lm_positions=None, training=None) -> dict:
+        """Applies both heads to an `EncoderOutput`."""
+        features = outputs.sequence_output
+        if masked_lm_positions is not None:
+            features = gather_positions(features, masked_lm_positions)
+        logits = self.masked_lm(
+            features, self.encoder.embeddings.word_embeddings
+        )
+        return {
+            "masked_lm_logits": ops.cast(logits, "float32"),
+            "next_sentence_logits": self.next_sentence(
+                outputs.pooled_output, training=training
+            ),
+        }
+
+
+class _ClassModel(_TaskModel):
+    """A task model with named classes (one class means regression)."""
+
+    has_label_names = True
+
+    def __init__(self, config, label_names: Sequence[str], **kwargs):
+        super().__init__(config, **kwargs)
+        if not label_names:
+            raise ValueError("label_names must name at least one output")
+        self.label_names = tuple(label_names)
+        self.head = self._head(
+            len(self.label_names), config.classifier_dropout_prob, "head"
+        )
+        self.build()
+
+    def build(self, input_shape=None):
+        self.head.build((None, self.config.hidden_size))
+
+    def get_config(self):
+        return super().get_config() | {"label_names": list(self.label_names)}
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class MobileBertForSequenceClassification(_ClassModel):
+    """Classifies, or with a single label name scores, whole sequences.
+
+    Args:
+        config: a `MobileBertConfig`.
+        label_names: the classes in the order of the logits.
+
+    Call arguments:
+        inputs: the encoder's inputs.
+        training: whether dropout is on.
+
+    Returns:
+        Logits [B, C]; for regression the value, [B, 1].
+    """
+
+    architecture = "MobileBertForSequenceClassification"
+
+    def __init__(self, config, label_names, name="classifier", **kwargs):
+        super().__init__(config, label_names, name=name, **kwargs)
+
+    def call(self, inputs, training=None):
+        outputs = self.encoder(inputs, training=training)
+        return self.head(outputs.pooled_output, training=training)
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class MobileBertForTokenClassification(_ClassModel):
+    """Classifies every token: logits [B, S, C]."""
+
+    architecture = "MobileBertForTokenClassification"
+
+    def __init__(self, config, label_names, name="tagger", **kwargs):
+        super().__init__(config, label_names, name=name, **kwargs)
+
+    def call(self, inputs, training=None):
+        outputs = self.encoder(inputs, training=training)
+        return self.head(outputs.sequence_output, training=training)
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class MobileBertForQuestionAnswering(_TaskModel):
+    """Marks an answer span.
+
+    Returns:
+        A dict: `start_logits` and `end_logits`, [B, S]. Masked positions are
+        not excluded, as in the release.
+    """
+
+    architecture = "MobileBertForQuestionAnswering"
+
+    def __init__(self, config, name="question_answering", **kwargs):
+        super().__init__(config, name=name, **kwargs)
+        self.head = self._head(2, 0.0, "head")
+        self.build()
+
+    def build(self, input_shape=None):
+        self.head.build((None, self.config.hidden_size))
+
+    def call(self, inputs, training=None):
+        outputs = self.encoder(inputs, training=training)
+        logits = self.head(outputs.sequence_output, training=training)
+        return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class MobileBertForMultipleChoice(_TaskModel):
+    """Chooses among alternatives.
+
+    Call arguments:
+        inputs: the encoder's inputs with an axis of choices, [B, C, S].
+
+    Returns:
+        Logits, [B, C].
+    """
+
+    architecture = "MobileBertForMultipleChoice"
+
+    def __init__(self, config, name="multiple_choice", **kwargs):
+        super().__init__(config, name=name, **kwargs)
+        self.head = self._head(1, config.classifier_dropout_prob, "head")
+        self.build()
+
+    def build(self, input_shape=None):
+        self.head.build((None, self.config.hidden_size))
+
+    def call(self, inputs, training=None):
+        shape = ops.shape(inputs["input_ids"])  # [B, C, S]
+        flat = {
+            name: ops.reshape(inputs[name], (-1, shape[-1]))
+            for name in ("input_ids", "input_mask", "segment_ids")
+            if name in inputs
+        }
+        outputs = self.encoder(flat, training=training)
+        logits = self.head(outputs.pooled_output, training=training)
+        return ops.reshape(logits, (-1, shape[1]))

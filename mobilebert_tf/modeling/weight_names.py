@@ -1,0 +1,145 @@
+"""The names of tensors in a model folder, as data.
+
+`model.safetensors` carries Hugging Face's names and layouts, so that a model
+folder opens in both projects. Each row: our variable's path behind its model,
+the name in the file, and whether the matrix is transposed there. `{block}` and
+`{ffn}` are slots. Hugging Face calls the *last* feed-forward network
+`intermediate` / `output` and numbers only those before it.
+"""
+
+from collections.abc import Iterator
+
+import keras
+
+from mobilebert_tf.config import MobileBertConfig
+
+EMBEDDINGS = (
+    ("word_embeddings", "word_embeddings.weight", False),
+    ("segment_embeddings", "token_type_embeddings.weight", False),
+    ("position_embeddings", "position_embeddings.weight", False),
+    ("projection/kernel", "embedding_transformation.weight", True),
+    ("projection/bias", "embedding_transformation.bias", False),
+    ("norm/gamma", "LayerNorm.weight", False),
+    ("norm/beta", "LayerNorm.bias", False),
+)
+
+# Dense layers (kernel and bias) of a block, then its norms (gamma and beta).
+BLOCK_DENSE = (
+    ("input_bottleneck/dense", "bottleneck.input.dense"),
+    ("shared_qk_bottleneck/dense", "bottleneck.attention.dense"),
+    ("attention/query", "attention.self.query"),
+    ("attention/key", "attention.self.key"),
+    ("attention/value", "attention.self.value"),
+    ("attention/output_dense", "attention.output.dense"),
+    ("output_bottleneck/dense", "output.bottleneck.dense"),
+)
+BLOCK_NORM = (
+    ("input_bottleneck/norm", "bottleneck.input.LayerNorm"),
+    ("shared_qk_bottleneck/norm", "bottleneck.attention.LayerNorm"),
+    ("attention_norm", "attention.output.LayerNorm"),
+    ("output_bottleneck/norm", "output.bottleneck.LayerNorm"),
+)
+FEED_FORWARD = (
+    ("intermediate_dense", "intermediate.dense"),
+    ("output_dense", "output.dense"),
+    ("norm", "output.LayerNorm"),
+)
+
+PRETRAINING = (
+    ("masked_lm/transform/kernel", "transform.dense.weight", True),
+    ("masked_lm/transform/bias", "transform.dense.bias", False),
+    ("masked_lm/norm/gamma", "transform.LayerNorm.weight", False),
+    ("masked_lm/norm/beta", "transform.LayerNorm.bias", False),
+    ("masked_lm/extra_output_weights", "dense.weight", True),
+    ("masked_lm/bias", "bias", False),
+)
+
+# The task head's name in the file, by Hugging Face architecture.
+HEADS = {
+    "MobileBertModel": None,
+    "MobileBertForPreTraining": "cls.seq_relationship",
+    "MobileBertForSequenceClassification": "classifier",
+    "MobileBertForTokenClassification": "classifier",
+    "MobileBertForMultipleChoice": "classifier",
+    "MobileBertForQuestionAnswering": "qa_outputs",
+}
+
+
+def weight_names(
+    config: MobileBertConfig, architecture: str
+) -> Iterator[tuple[str, str, bool]]:
+    """Yields (our path, name in the file, transposed) for a whole model.
+
+    Rows of parts that the config does not have (a shared bottleneck, a pooler)
+    are yielded too; `match_weights` drops those without a variable.
+    """
+    for ours, theirs, transposed in EMBEDDINGS:
+        yield (
+            f"encoder/embeddings/{ours}",
+            f"mobilebert.embeddings.{theirs}",
+            transposed,
+        )
+    for block in range(config.num_hidden_layers):
+        yield from _block_names(block, config.num_feedforward_networks)
+    yield from _layer("encoder/pooler", "mobilebert.pooler.dense")
+    if architecture == "MobileBertForPreTraining":
+        for ours, theirs, transposed in PRETRAINING:
+            yield f"pretraining/{ours}", f"cls.predictions.{theirs}", transposed
+        yield from _layer("pretraining/next_sentence/dense", HEADS[architecture])
+    elif HEADS[architecture] is not None:
+        yield from _layer("head/dense", HEADS[architecture])
+
+
+def match_weights(
+    model: keras.Model, config: MobileBertConfig, architecture: str
+) -> list[tuple[keras.Variable, str, bool]]:
+    """Pairs every variable of `model` with its name in the file.
+
+    Returns:
+        (variable, name in the file, transposed), one for each variable.
+
+    Raises:
+        ValueError: if a variable has no name; that is a defect of the tables.
+    """
+    by_path = {}
+    for variable in model.weights:
+        path = variable.path
+        if architecture not in ("MobileBertModel", "MobileBertForPreTraining"):
+            # The head's path begins with the model's name, which users choose.
+            path = path.removeprefix(f"{model.name}/")
+        by_path[path] = variable
+    pairs = [
+        (by_path.pop(ours), theirs, transposed)
+        for ours, theirs, transposed in weight_names(config, architecture)
+        if ours in by_path
+    ]
+    if by_path:
+        raise ValueError(f"variables without a name: {sorted(by_path)}")
+    return pairs
+
+
+def _block_names(block: int, num_feedforward_networks: int):
+    ours = f"encoder/block_{block:02d}"
+    theirs = f"mobilebert.encoder.layer.{block}"
+    for part, name in BLOCK_DENSE:
+        yield from _layer(f"{ours}/{part}", f"{theirs}.{name}")
+    for part, name in BLOCK_NORM:
+        yield from _norm(f"{ours}/{part}", f"{theirs}.{name}")
+    last = num_feedforward_networks - 1
+    for ffn in range(num_feedforward_networks):
+        prefix = theirs if ffn == last else f"{theirs}.ffn.{ffn}"
+        for part, name in FEED_FORWARD:
+            rows = _norm if part == "norm" else _layer
+            yield from rows(
+                f"{ours}/feed_forward_{ffn}/{part}", f"{prefix}.{name}"
+            )
+
+
+def _layer(ours: str, theirs: str):
+    yield f"{ours}/kernel", f"{theirs}.weight", True
+    yield f"{ours}/bias", f"{theirs}.bias", False
+
+
+def _norm(ours: str, theirs: str):
+    yield f"{ours}/gamma", f"{theirs}.weight", False
+    yield f"{ours}/beta", f"{theirs}.bias", False
