@@ -1,0 +1,85 @@
+# Every target makes .venv and installs what it needs, once: the stamp files
+# inside .venv remember it, and a changed pin makes them stale.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+BENCHMARKS := $(wildcard benchmarks/*.py)
+
+# Model Garden pins an older TensorFlow than ours, with which it works too.
+MODEL_GARDEN := tf-models-official==2.20.0
+
+# Errors only: TensorFlow otherwise opens with a screenful of device notes.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-seeds test test-peers test-slow lint bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
+		$(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.runtime  ## raw text to an int8 phone model, in demo/
+	$(BIN)/python -m mobilebert_tf.tools.demo --output_dir=demo
+
+demo-seeds: $(VENV)/.runtime  ## the demo's comparison over three seeds
+	$(BIN)/python -m mobilebert_tf.tools.demo --output_dir=demo --seeds=3
+
+# The second run still happens after a failure of the first, so that one
+# `make test` shows both results.
+test: $(VENV)/.test  ## the default tests, then the model's tests on JAX
+	@status=0; \
+	$(BIN)/python -m pytest || status=$$?; \
+	echo; echo "The model's tests again, on the JAX backend:"; \
+	KERAS_BACKEND=jax $(BIN)/python -m pytest \
+		tests/modeling tests/distillation || status=$$?; \
+	exit $$status
+
+test-peers: $(VENV)/.peers  ## compare with PyTorch and Model Garden
+	$(BIN)/python -m pytest -m "peers and not slow" tests/peers
+
+test-slow: $(VENV)/.peers  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow tests
+
+lint: $(VENV)/.test  ## ruff check and ruff format --check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(if $(BENCHMARKS),$(VENV)/.peers)  ## run every benchmarks/*.py
+ifeq ($(BENCHMARKS),)
+	@echo "benchmarks/ holds no script yet."
+else
+	@set -e; for script in $(BENCHMARKS); do \
+		echo "$(BIN)/python $$script"; $(BIN)/python $$script; \
+	done
+endif
+
+clean:  ## remove .venv and caches; demo/ and runs/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+		sys.exit(not (3, 11) <= v <= (3, 13))' || { \
+		echo "Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is" \
+			"$$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12"; \
+		exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.created requirements.txt pyproject.toml
+	@echo "Installing into $(VENV) (about 2 minutes, 3 GB) ..."
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	@echo "Installing the test tools into $(VENV) (under a minute) ..."
+	@$(PIP_INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.test
+	@echo "Installing the peers into $(VENV) (about 2 minutes, 1 GB) ..."
+	@$(PIP_INSTALL) -e '.[bench]'
+	@$(PIP_INSTALL) --no-deps $(MODEL_GARDEN)
+	@touch $@

@@ -1,0 +1,1 @@
+"""Commands besides the four scripts: `python -m mobilebert_tf.tools.NAME`."""
