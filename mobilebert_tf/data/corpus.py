@@ -1,0 +1,295 @@
+"""Corpora of plain text: reading documents, cutting sentences, tokenizing.
+
+A corpus file holds one sentence or paragraph a line and a blank line between
+documents, as the original BERT's pre-training data does. Reading streams;
+the tokenized corpus is four bytes a piece, in three flat arrays.
+"""
+
+import dataclasses
+import glob
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.errors import InputError
+
+# Lines tokenized at a time.
+_LINES_AT_A_TIME = 8192
+
+# Where a sentence may end: a stop, closing quotes or brackets, white space.
+_SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*\s+""")
+_INITIALS = re.compile(r"(?:\w\.)*[A-Z]")
+_OPENING_SIGNS = "\"'“‘(["
+# What commonly stands before a full stop that ends no sentence: titles, and
+# initials, which are single capital letters.
+_ABBREVIATIONS = frozenset(
+    "Mr Mrs Ms Dr Prof St Sr Jr Rev Hon Gen Col Maj Capt Lt Sgt Gov Sen Rep "
+    "vs cf eg ie e.g i.e etc Inc Ltd Co Corp Mt approx ca".split()
+)
+_ABBREVIATIONS_BEFORE_NUMBERS = frozenset("No Nos no Vol vol p pp Fig".split())
+
+
+def read_documents(
+    patterns: str | os.PathLike | Sequence[str | os.PathLike],
+) -> Iterator[list[str]]:
+    """Reads documents from text files, a document at a time.
+
+    Args:
+        patterns: file names or globs, several separated by commas or given as
+            a sequence. Names ending in ".gz" are decompressed. The files of a
+            pattern are read in sorted order, a file matched twice once.
+
+    Returns:
+        An iterator over documents, each the list of its lines without
+        surrounding white space. A document ends at a blank line and with its
+        file.
+
+    Raises:
+        InputError: a pattern matches no file (at once), or, when the iterator
+            reaches it, a file cannot be read, is a broken gzip stream, is not
+            UTF-8 or holds no text.
+    """
+    return _documents_of(_matching_files(patterns))
+
+
+def _matching_files(
+    patterns: str | os.PathLike | Sequence[str | os.PathLike],
+) -> list[str]:
+    if isinstance(patterns, str):
+        patterns = [part.strip() for part in patterns.split(",")]
+    elif isinstance(patterns, os.PathLike):
+        patterns = [patterns]
+    files = {}
+    for pattern in map(os.fspath, patterns):
+        # A name that exists may well have brackets in it.
+        matches = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
+        matches = sorted(name for name in matches if os.path.isfile(name))
+        if not matches:
+            raise InputError(
+                pattern or "input files",
+                "a text file, or a pattern that matches some",
+                "no such file",
+            )
+        files.update(dict.fromkeys(matches))
+    if not files:
+        raise InputError("input files", "at least one file", "none")
+    return list(files)
+
+
+def _documents_of(files: Sequence[str]) -> Iterator[list[str]]:
+    for name in files:
+        document = []
+        is_empty = True
+        for line in _lines_of(name):
+            if line:
+                document.append(line)
+                is_empty = False
+            elif document:
+                yield document
+                document = []
+        if document:
+            yield document
+        if is_empty:
+            raise InputError(name, "text", "blank lines only or nothing")
+
+
+def _lines_of(name: str) -> Iterator[str]:
+    """Lines of a file without surrounding white space."""
+    number = 0
+    try:
+        with _opened(name) as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                yield line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise InputError(
+            name, "UTF-8 text", f"byte {byte:#04x}", number
+        ) from error
+    # Python reports a damaged gzip stream in three ways, by where it is
+    # damaged: a stream cut short, a wrong header or checksum, wrong codes.
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            name, "a whole gzip file", error, f"after line {number}"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            name, "a readable file", error.strerror or error
+        ) from error
+
+
+def _opened(name: str) -> BinaryIO:
+    if Path(name).suffix == ".gz":
+        return gzip.open(name, "rb")
+    return open(name, "rb")
+
+
+def sentences(line: str) -> list[str]:
+    """Cuts a paragraph into sentences, by a simple rule.
+
+    A sentence ends at ".", "!" or "?", closing quotes or brackets included,
+    before white space and a capital letter or digit, which quotes or brackets
+    may open. A full stop after an initial ("J. Smith") or a common abbreviation
+    ("Dr. Smith", "No. 5") ends none. The rule is made for European languages;
+    what it does not cut stays together.
+
+    Returns:
+        The sentences in order, without surrounding white space.
+    """
+    spans = []
+    start = 0
+    for match in _SENTENCE_END.finditer(line):
+        rest = line[match.end() : match.end() + 4]
+        following = rest.lstrip(_OPENING_SIGNS)[:1]
+        if not (following.isupper() or following.isdigit()):
+            continue
+        if line[match.start()] == "." and _is_abbreviation(
+            line[start : match.start()], following
+        ):
+            continue
+        spans.append(line[start : match.end()].strip())
+        start = match.end()
+    rest = line[start:].strip()
+    return [*spans, rest] if rest else spans
+
+
+def _is_abbreviation(before_stop: str, following: str) -> bool:
+    # Twelve characters are more than any abbreviation has.
+    words = before_stop[-12:].split()
+    if not words:
+        return False
+    word = words[-1].lstrip(_OPENING_SIGNS)
+    if following.isdigit() and word in _ABBREVIATIONS_BEFORE_NUMBERS:
+        return True
+    return word in _ABBREVIATIONS or bool(_INITIALS.fullmatch(word))
+
+
+def split_into_sentences(
+    documents: Iterable[list[str]],
+) -> Iterator[list[str]]:
+    """Makes the lines of every document sentences.
+
+    BERT's pre-training recipe fills a segment line by line; where a line is a
+    paragraph, a segment could only be very long or be cut anywhere.
+    """
+    for document in documents:
+        yield [part for line in document for part in sentences(line)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenizedCorpus:
+    """A corpus as word pieces: documents of lines of pieces.
+
+    Attributes:
+        tokens: int32 [num_tokens], all pieces in order.
+        line_starts: int64 [num_lines + 1]; line i is
+            `tokens[line_starts[i]:line_starts[i + 1]]`, never empty.
+        document_starts: int64 [num_documents + 1]; document j has the lines
+            `document_starts[j]` to `document_starts[j + 1]`, at least one.
+    """
+
+    tokens: np.ndarray
+    line_starts: np.ndarray
+    document_starts: np.ndarray
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of pieces."""
+        return len(self.tokens)
+
+    @property
+    def num_lines(self) -> int:
+        """Number of lines, over all documents."""
+        return len(self.line_starts) - 1
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents."""
+        return len(self.document_starts) - 1
+
+    def line(self, index: int) -> np.ndarray:
+        """The pieces of one line, int32 [(pieces)]; a view, not a copy."""
+        if not 0 <= index < self.num_lines:
+            raise IndexError(f"line {index} of {self.num_lines}")
+        return self.tokens[
+            self.line_starts[index] : self.line_starts[index + 1]
+        ]
+
+    def split_lines(self, max_pieces: int) -> "TokenizedCorpus":
+        """Cuts lines of more than `max_pieces` into nearly equal parts.
+
+        For what has no sentence ends, such as lists: `split_into_sentences`
+        on the text comes first. A cut may fall inside a word.
+        """
+        if max_pieces < 1:
+            raise ValueError(
+                f"max_pieces must be positive. Received: {max_pieces}."
+            )
+        lengths = np.diff(self.line_starts)
+        num_parts = -(-lengths // max_pieces)
+        first_part = np.cumsum(num_parts) - num_parts
+        line_of_part = np.repeat(np.arange(self.num_lines), num_parts)
+        part = np.arange(len(line_of_part)) - first_part[line_of_part]
+        starts = self.line_starts[:-1][line_of_part] + (
+            part * lengths[line_of_part] // num_parts[line_of_part]
+        )
+        return dataclasses.replace(
+            self,
+            line_starts=np.append(starts, self.num_tokens),
+            document_starts=np.append(first_part, len(starts))[
+                self.document_starts
+            ],
+        )
+
+
+def tokenize_documents(
+    documents: Iterable[list[str]], tokenizer: WordpieceTokenizer
+) -> TokenizedCorpus:
+    """Tokenizes documents, without special tokens.
+
+    Lines without a single piece (of control characters, say) and documents
+    without lines are dropped.
+
+    Args:
+        documents: lists of lines, as `read_documents` yields them; text is
+            read as it is needed.
+        tokenizer: gives the pieces.
+    """
+    tokens, lengths, line_documents = [], [], []
+    for texts, document_indices in _line_batches(documents):
+        ids = tokenizer.tokenize(texts)
+        row_lengths = ids.row_lengths().numpy()
+        tokens.append(ids.flat_values.numpy())
+        lengths.append(row_lengths[row_lengths > 0])
+        line_documents.append(np.array(document_indices)[row_lengths > 0])
+    lengths = np.concatenate([np.zeros(0, np.int64), *lengths])
+    line_documents = np.concatenate([np.zeros(0, np.int64), *line_documents])
+    first_lines = np.flatnonzero(np.diff(line_documents, prepend=-1))
+    return TokenizedCorpus(
+        tokens=np.concatenate([np.zeros(0, np.int32), *tokens]),
+        line_starts=np.append(0, np.cumsum(lengths)),
+        document_starts=np.append(first_lines, len(lengths)),
+    )
+
+
+def _line_batches(
+    documents: Iterable[list[str]],
+) -> Iterator[tuple[list[str], list[int]]]:
+    """Lines of many documents, each with the index of its document."""
+    texts, document_indices = [], []
+    for index, document in enumerate(documents):
+        texts += document
+        document_indices += [index] * len(document)
+        if len(texts) >= _LINES_AT_A_TIME:
+            yield texts, document_indices
+            texts, document_indices = [], []
+    if texts:
+        yield texts, document_indices

@@ -1,0 +1,128 @@
+"""Rows of a user's table: .tsv as GLUE has it, .csv and .jsonl.
+
+Owns decoding and splitting. What cannot be decoded or split is an `InputError`
+that names the file and the line; no row is skipped or repaired.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mobilebert_tf.errors import InputError
+
+FORMATS = (".tsv", ".csv", ".jsonl")
+
+
+def read_rows(
+    path: str | os.PathLike, columns: Sequence[str]
+) -> Iterator[tuple[int, dict]]:
+    """Yields line number and values by column, in the order of the file.
+
+    A row may have more columns than the ones asked for. Blank lines are
+    allowed at the end of the file only.
+
+    Args:
+        path: its ending decides the format. In .tsv a tab always separates
+            and a quote is an ordinary character; .csv is RFC 4180; both need a
+            header line. In .jsonl each line is an object. UTF-8, with or
+            without a byte order mark.
+        columns: names that the header, or each object, must have.
+
+    Raises:
+        InputError: the file or a row is not like that.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise InputError(path, f"a name in {', '.join(FORMATS)}", repr(ending))
+    text = _read_text(path)
+    if not text:
+        raise InputError(path, "a table with at least one row", "an empty file")
+    if ending == ".jsonl":
+        return _json_rows(path, text, columns)
+    split = _tsv_rows if ending == ".tsv" else _csv_rows
+    return _table_rows(path, split(path, text), columns)
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise InputError(path, "a file", "a directory")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(path, "a file", "nothing") from None
+    except OSError as error:
+        raise InputError(path, "a readable file", error.strerror) from error
+    nul = content.find(b"\0")
+    if nul >= 0:
+        raise InputError(path, "UTF-8 text", "a NUL byte", _line(content, nul))
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            path,
+            "UTF-8 text",
+            f"the byte 0x{error.object[error.start]:02x}",
+            _line(error.object, error.start),
+        ) from None
+    return text.rstrip("\r\n")
+
+
+def _line(content: bytes, position: int) -> int:
+    return content.count(b"\n", 0, position) + 1
+
+
+def _tsv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    # Not splitlines(): it also cuts at characters that belong to a text.
+    for number, line in enumerate(text.split("\n"), start=1):
+        yield number, line.removesuffix("\r").split("\t")
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise InputError(path, "a CSV row", error, number) from None
+        if row is None:
+            return
+        yield number, row
+
+
+def _table_rows(
+    path: Path, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str]
+) -> Iterator[tuple[int, dict]]:
+    _, header = next(rows)
+    for column in columns:
+        if header.count(column) != 1:
+            found = f"the columns {', '.join(map(repr, header))}"
+            raise InputError(path, f"one column {column!r}", found, 1)
+    for number, row in rows:
+        if len(row) != len(header):
+            found = f"{len(row)}" if any(row) else "a blank line"
+            raise InputError(path, f"{len(header)} columns", found, number)
+        yield number, dict(zip(header, row, strict=True))
+
+
+def _json_rows(
+    path: Path, text: str, columns: Sequence[str]
+) -> Iterator[tuple[int, dict]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            found = error if line.strip() else "a blank line"
+            raise InputError(path, "a JSON object", found, number) from None
+        if not isinstance(row, dict):
+            found = f"a JSON {type(row).__name__}"
+            raise InputError(path, "a JSON object", found, number)
+        for column in columns:
+            if column not in row:
+                found = f"the keys {', '.join(map(repr, row))}"
+                raise InputError(path, f"a key {column!r}", found, number)
+        yield number, row
