@@ -1,0 +1,62 @@
+"""What the student copies."""
+
+import numpy as np
+import scipy.stats
+
+from mobilebert_tf.distillation.initialization import (
+    copy_from_teacher,
+    match_embedding_norm,
+)
+
+
+def by_path(model):
+    return {weight.path: weight.numpy() for weight in model.weights}
+
+
+def test_embeddings_and_heads_are_copied_and_nothing_else(pair):
+    before = by_path(pair.student)
+    copied = copy_from_teacher(pair.student, pair.teacher)
+    assert sorted(copied) == sorted(
+        f"{prefix}/{name}"
+        for prefix, names in {
+            "encoder/embeddings": [
+                "word_embeddings",
+                "segment_embeddings",
+                "position_embeddings",
+                "projection/kernel",
+                "projection/bias",
+            ],
+            "pretraining/masked_lm": [
+                "transform/kernel",
+                "transform/bias",
+                "norm/gamma",
+                "norm/beta",
+                "extra_output_weights",
+                "bias",
+            ],
+            "pretraining/next_sentence": ["dense/kernel", "dense/bias"],
+        }.items()
+        for name in names
+    )
+    teacher, after = by_path(pair.teacher), by_path(pair.student)
+    for path, value in after.items():
+        source = teacher if path in copied else before
+        np.testing.assert_array_equal(value, source[path], err_msg=path)
+
+
+def test_matched_norm_brings_the_first_map_to_the_teachers(pair, batch):
+    copy_from_teacher(pair.student, pair.teacher)
+    rng = np.random.default_rng(0)
+    norm = pair.teacher.encoder.embeddings.norm
+    norm.gamma.assign(rng.uniform(0.5, 2.0, 16))
+    norm.beta.assign(rng.normal(size=16))
+    match_embedding_norm(pair.student, pair.teacher, batch)
+    real = batch["input_mask"].astype(bool)
+    ours = pair.student.encoder(batch, num_blocks=0).sequence_output
+    theirs = pair.teacher.encoder(batch, num_blocks=0).sequence_output
+    ours, theirs = np.asarray(ours)[real], np.asarray(theirs)[real]
+    # A single scale for all tokens cannot be exact, but it must be close.
+    correlation = scipy.stats.pearsonr(ours.ravel(), theirs.ravel()).statistic
+    assert correlation > 0.95
+    np.testing.assert_allclose(ours.std(), theirs.std(), rtol=0.1)
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.3)
