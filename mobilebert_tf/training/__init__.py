@@ -1,0 +1,1 @@
+"""The loop: optimizers, the compiled step, state that survives, and its log."""

@@ -1,0 +1,104 @@
+"""Finishing a model folder: weights, tokenizer and the card that says it all.
+
+The card is the folder's `README.md`: how the model was made and what it
+scored.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from mobilebert_tf.atomic import atomic_file
+from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+
+
+def write_model_folder(
+    folder: str | os.PathLike,
+    model: keras.Model,
+    tokenizer: WordpieceTokenizer,
+    **card,
+) -> None:
+    """Writes everything that makes `folder` a model folder.
+
+    Args:
+        folder: made if need be; its other files stay.
+        model: the model to save.
+        tokenizer: the tokenizer it was trained with.
+        **card: of `write_model_card`.
+    """
+    model.save_pretrained(folder)
+    tokenizer.write(folder, model.config.max_position_embeddings)
+    write_model_card(folder, model, **card)
+    print(f"Wrote {folder}", flush=True)
+
+
+def write_model_card(
+    folder: str | os.PathLike,
+    model: keras.Model,
+    *,
+    title: str,
+    command: str,
+    results: Mapping[str, float],
+    notes: Mapping[str, object],
+) -> None:
+    """Writes `README.md` into a model folder, with Hugging Face's metadata.
+
+    Args:
+        folder: a model folder.
+        model: the model it holds.
+        title: the first heading.
+        command: what made it.
+        results: metric names and values, on held-out data.
+        notes: anything else worth a line, by name.
+    """
+    folder = Path(folder)
+    num_parameters = sum(
+        int(np.prod(weight.shape)) for weight in model.trainable_weights
+    )
+    config = model.config
+    rows = {
+        "Class": model.architecture,
+        "Parameters": f"{num_parameters:,}",
+        "Blocks": config.num_hidden_layers,
+        "Feature map width": config.hidden_size,
+        "Width inside a block": config.intra_bottleneck_size,
+        "Normalisation": config.normalization_type,
+        "Vocabulary": config.vocab_size,
+    }
+    lines = [
+        "---",
+        "library_name: keras",
+        "tags: [mobilebert]",
+        "---",
+        f"# {title}",
+        "",
+        "Made by [mobilebert_tf](https://pypi.org/project/mobilebert-tf) with",
+        "",
+        f"    {command}",
+        "",
+        *_table("Model", "", rows),
+        "",
+        *_table("Metric (held-out)", "Value", _rounded(results)),
+        "",
+        *[f"- {name}: {value}" for name, value in notes.items()],
+        "",
+        "Open it with `mobilebert_tf.load(folder)`, or, unless it is a "
+        "teacher, with Hugging Face transformers.",
+    ]
+    with atomic_file(folder / "README.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _table(left: str, right: str, rows: Mapping[str, object]) -> list[str]:
+    return [
+        f"| {left} | {right} |",
+        "|---|---|",
+        *[f"| {name} | {value} |" for name, value in rows.items()],
+    ]
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{value:.4f}" for name, value in values.items()}
