@@ -1,0 +1,281 @@
+"""The graph that is trained for int8, converted and shipped.
+
+It computes what the Keras model computes (`folding` says why), in operations
+that the integer kernels of LiteRT have: rank-2 dense layers on [B * S, W] with
+fused activations, plain additions, two batch products and a float softmax a
+block. The forward pass is written once; a `Rounding` decides what happens
+where an integer kernel would round.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.mobile.folding import Folding
+from mobilebert_tf.mobile.rounding import Exact, Rounding
+from mobilebert_tf.modeling.dense import activation_function
+from mobilebert_tf.modeling.encoder import MobileBertEncoder
+from mobilebert_tf.modeling.models import (
+    MobileBertForQuestionAnswering,
+    MobileBertForSequenceClassification,
+    MobileBertForTokenClassification,
+)
+
+INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
+
+# What a model answers, by class: one row of logits a sequence, one a token,
+# or the feature map itself.
+TASKS = {
+    MobileBertForSequenceClassification: "sequence_classification",
+    MobileBertForTokenClassification: "token_classification",
+    MobileBertForQuestionAnswering: "question_answering",
+    MobileBertEncoder: "features",
+}
+
+# Activations that a dense kernel applies before it rounds its output.
+_FUSED_ACTIVATIONS = ("relu", "relu6", "linear")
+
+
+class DeploymentModel(tf.Module):
+    """The folded network; its variables are trainable further.
+
+    Made by `deployment_model`.
+
+    Args:
+        config: the encoder's config.
+        task: one of the values of `TASKS`.
+        arrays: the folded weights (`Folding.arrays`).
+        mask_value: what a masked attention logit receives.
+
+    Attributes:
+        weights: name to `tf.Variable`, float32.
+
+    Call arguments:
+        input_ids, input_mask, segment_ids: int32 [B, S], S static.
+        rounding: a `Rounding`; exact by default.
+
+    Returns:
+        Logits: [B, C] for sequence classification, [B, S, C] for tokens,
+        [B, S, 2] (start, end) for question answering; for features the last
+        feature map, [B, S, D].
+
+    Raises:
+        ValueError: when called on sequences beyond the position table.
+    """
+
+    def __init__(
+        self,
+        config: MobileBertConfig,
+        task: str,
+        arrays: dict[str, np.ndarray],
+        mask_value: float,
+    ):
+        super().__init__(name="deployment")
+        self.config = config
+        self.task = task
+        self.mask_value = mask_value
+        self.weights = {
+            name: tf.Variable(array, name=name, dtype=tf.float32)
+            for name, array in arrays.items()
+        }
+        self._activation = activation_function(config.hidden_act)
+
+    def __call__(self, input_ids, input_mask, segment_ids, rounding=None):
+        forward = _Forward(self, rounding or Exact(), input_ids.shape[1])
+        return forward.logits(input_ids, input_mask, segment_ids)
+
+
+def deployment_model(
+    model: keras.Model, mask_value: float = -20.0
+) -> DeploymentModel:
+    """Returns the exact rewrite of a fine-tuned model.
+
+    One difference is wanted: masked logits receive no less than `mask_value`
+    where the config has a larger negative number (-10000, say). A masked key
+    then keeps a weight of e^-20 = 2e-9 relative to a real key of equal logit,
+    where the trained model has 0; and no quantised tensor has to span 10000.
+
+    Args:
+        model: a task model or encoder on the TensorFlow backend.
+        mask_value: the bound, negative.
+
+    Raises:
+        ValueError: for a model without a deployment graph, or a bound that
+            masks nothing.
+    """
+    if type(model) not in TASKS:
+        known = ", ".join(model_class.__name__ for model_class in TASKS)
+        raise ValueError(
+            f"deployment needs one of {known}. Received: {type(model).__name__}"
+        )
+    if mask_value >= 0:
+        raise ValueError(f"mask_value must be negative. Received: {mask_value}")
+    task, config = TASKS[type(model)], model.config
+    encoder = model if task == "features" else model.encoder
+    folding = Folding()
+    stream = folding.fold_encoder(encoder, restart_last=task == "features")
+    if task == "sequence_classification" and encoder.pooler is not None:
+        folding.fold_dense("pooler", encoder.pooler, stream)
+        stream = stream.start(config.hidden_size)
+    if task != "features":
+        folding.fold_dense("head", model.head.dense, stream)
+    bounded = max(config.attention_mask_value, mask_value)
+    return DeploymentModel(config, task, folding.arrays, bounded)
+
+
+class _Forward:
+    """One forward pass: the graph, a way of rounding, a length."""
+
+    def __init__(self, model: DeploymentModel, rounding: Rounding, length: int):
+        longest = model.config.max_position_embeddings
+        if length is None or length > longest:
+            raise ValueError(
+                f"sequences must have a known length of at most {longest} "
+                f"(max_position_embeddings). Received: {length}"
+            )
+        self.model = model
+        self.weights = model.weights
+        self.config = model.config
+        self.rounding = rounding
+        self.length = length
+
+    def logits(self, input_ids, input_mask, segment_ids):
+        mask = self.mask(input_mask)
+        rows = self.embed(input_ids, segment_ids)  # [B * S, D]
+        for index in range(self.config.num_hidden_layers):
+            rows = self.block(f"block_{index:02d}", rows, mask)
+        if self.model.task != "sequence_classification":
+            if self.model.task != "features":
+                rows = self.dense("head", rows)
+            return tf.reshape(rows, (-1, self.length, rows.shape[-1]))
+        width = self.config.hidden_size
+        first = tf.reshape(rows, (-1, self.length, width))[:, 0]  # [B, D]
+        if "pooler/kernel" in self.weights:
+            first = self.dense("pooler", first)
+            # The range of the integer tanh kernel.
+            first = self.rounding.fixed(tf.tanh(first), -1.0, 127 / 128)
+        return self.dense("head", first)
+
+    def mask(self, input_mask):
+        """Returns (factor or None, addend), each [B, 1, 1, S]."""
+        keep = tf.cast(input_mask, tf.float32)[:, None, None, :]
+        addend = (1.0 - keep) * self.model.mask_value
+        is_factor = self.config.attention_mask_form == "multiply_add"
+        return (keep if is_factor else None), addend
+
+    def embed(self, input_ids, segment_ids):
+        config, rounding = self.config, self.rounding
+        name = "embeddings/words"
+        words = rounding.look_up(name, self.weights[name], input_ids)
+        if config.trigram_input:
+            words = self.with_neighbours(words)  # [B, S, 3E]
+        rows = tf.reshape(words, (-1, words.shape[-1]))
+        if "embeddings/projection/kernel" in self.weights:
+            rows = self.dense("embeddings/projection", rows)  # [B * S, D]
+        name = "embeddings/segments"
+        segments = rounding.look_up(
+            name, self.weights[name], tf.reshape(segment_ids, (-1,))
+        )
+        rows = rounding.activation("embeddings/with_segments", rows + segments)
+        name = "embeddings/positions"
+        positions = rounding.activation(name, self.weights[name][: self.length])
+        features = tf.reshape(rows, (-1, self.length, config.hidden_size))
+        rows = tf.reshape(features + positions, (-1, config.hidden_size))
+        rows = rounding.activation("embeddings/with_positions", rows)
+        return self.norm("embeddings", rows)
+
+    def with_neighbours(self, words):
+        following = tf.pad(words[:, 1:], ((0, 0), (0, 1), (0, 0)))
+        preceding = tf.pad(words[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        if self.config.trigram_order == "next_current_previous":
+            return tf.concat((following, words, preceding), axis=-1)
+        return tf.concat((preceding, words, following), axis=-1)
+
+    def block(self, name, rows, mask):
+        narrow = query_key = value = rows
+        if self.config.use_bottleneck:
+            narrow = self.bottleneck(f"{name}/input_bottleneck", rows)
+        if self.config.attention_source == "shared":
+            query_key = self.bottleneck(f"{name}/shared_qk_bottleneck", rows)
+        elif self.config.attention_source == "bottleneck":
+            query_key = value = narrow
+        context = self.attention(f"{name}/attention", query_key, value, mask)
+        hidden = self.residual(f"{name}/attention_output", context, narrow)
+        for ffn_index in range(self.config.num_feedforward_networks):
+            part = f"{name}/feed_forward_{ffn_index}"
+            inner = self.dense(
+                f"{part}/intermediate", hidden, self.config.hidden_act
+            )
+            hidden = self.residual(f"{part}/output", inner, hidden)
+        if self.config.use_bottleneck:
+            return self.residual(f"{name}/output_bottleneck", hidden, rows)
+        return hidden
+
+    def attention(self, name, query_key, value_input, mask):
+        rounding = self.rounding
+        factor, addend = mask
+        query = self.heads(self.dense(f"{name}/query", query_key), (0, 2, 1, 3))
+        key = self.product(f"{name}/key", query_key)
+        key = self.heads(rounding.symmetric(f"{name}/key", key), (0, 2, 3, 1))
+        value = self.product(f"{name}/value", value_input)
+        value = rounding.symmetric(f"{name}/value", value)
+        value = self.heads(value, (0, 2, 1, 3))  # [B, N, S, H]
+        logits = rounding.activation(f"{name}/logits", query @ key)
+        # From here to the probabilities in float: faster than the integer
+        # softmax, and masked logits do not stretch a quantised range.
+        if factor is not None:
+            logits = logits * factor
+        probs = rounding.fixed(tf.nn.softmax(logits + addend), 0.0, 255 / 256)
+        context = rounding.activation(f"{name}/context", probs @ value)
+        return tf.reshape(
+            tf.transpose(context, (0, 2, 1, 3)),
+            (-1, self.config.intra_bottleneck_size),
+        )
+
+    def heads(self, rows, axes):
+        heads = self.config.num_attention_heads
+        width = self.config.intra_bottleneck_size // heads
+        shape = (-1, self.length, heads, width)
+        return tf.transpose(tf.reshape(rows, shape), axes)
+
+    def bottleneck(self, name, rows):
+        return self.norm(name, self.dense(name, rows))
+
+    def residual(self, name, inputs, stream):
+        """Adds dense(inputs) to the stream, restarting it where needed."""
+        outputs = self.dense(name, inputs)
+        if f"{name}/scale" in self.weights:
+            scale = self.rounding.activation(
+                f"{name}/scale", self.weights[f"{name}/scale"]
+            )
+            stream = self.rounding.activation(
+                f"{name}/scaled_stream", stream * scale
+            )
+        total = self.rounding.activation(f"{name}/sum", stream + outputs)
+        return self.norm(name, total)
+
+    def dense(self, name, rows, activation="linear"):
+        outputs = self.product(name, rows)
+        if activation in _FUSED_ACTIVATIONS:
+            outputs = activation_function(activation)(outputs)
+            return self.rounding.activation(name, outputs)
+        outputs = self.rounding.activation(name, outputs)
+        outputs = activation_function(activation)(outputs)
+        return self.rounding.activation(f"{name}/activation", outputs)
+
+    def product(self, name, rows):
+        kernel = self.rounding.kernel(self.weights[f"{name}/kernel"])
+        return rows @ kernel + self.weights[f"{name}/bias"]
+
+    def norm(self, name, rows):
+        """Applies the layer norm of that name, in float, if one is left."""
+        if f"{name}/gamma" not in self.weights:
+            return rows
+        centred = rows - tf.reduce_mean(rows, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        epsilon = self.config.layer_norm_eps
+        outputs = centred * tf.math.rsqrt(variance + epsilon)
+        outputs = outputs * self.weights[f"{name}/gamma"]
+        outputs = outputs + self.weights[f"{name}/beta"]
+        return self.rounding.activation(f"{name}/norm", outputs)
