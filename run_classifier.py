@@ -55,9 +55,7 @@ shared.define_output_flags()
 shared.define_optimizer_flags("adamw", learning_rate=5e-4, warmup=0.1)
 shared.define_task_flags()
 shared.define_export_flags()
-flags.DEFINE_string(
-    "model", None, "Model folder to start from.", required=True
-)
+flags.DEFINE_string("model", None, "Model folder to start from.", required=True)
 flags.DEFINE_bool("do_train", True, "Fine-tune.")
 flags.DEFINE_bool("do_eval", True, "Evaluate on dev and test examples.")
 flags.DEFINE_bool("do_predict", True, "Predict --predict_file.")
@@ -117,10 +115,7 @@ def train(run: Run, model, task: ClassificationTask) -> None:
             round(FLAGS.warmup_proportion * num_steps),
         )
         optimizer = OPTIMIZERS[FLAGS.optimizer](
-            schedule,
-            decay_rate=FLAGS.weight_decay,
-            bias_correction=True,
-            global_clipnorm=1.0,
+            schedule, **shared.optimizer_settings()
         )
         loss = fine_tuning_loss(model)
         variables = model.trainable_variables

@@ -11,6 +11,8 @@ Text defaults to the documentation of the installed Python packages; give the
 teacher's own --input_files if it had others.
 """
 
+import functools
+
 import keras
 from absl import flags
 
@@ -28,6 +30,7 @@ from mobilebert_tf.distillation.schedule import STRATEGIES
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.training.distillation import build_stage
 from mobilebert_tf.training.model_card import write_model_folder
+from mobilebert_tf.training.optimization import OPTIMIZERS
 from mobilebert_tf.training.pretraining import (
     evaluate_pretraining,
     held_out_batches,
@@ -109,6 +112,35 @@ def build_distiller(teacher: MobileBertForPretraining) -> Distiller:
         ) from error
 
 
+def transfer(run: Run, distiller: Distiller, dataset_from) -> None:
+    """Runs all stages, or what is left of them."""
+    first_step = 0
+    for stage in STRATEGIES[FLAGS.transfer_strategy](
+        distiller.student.config.num_hidden_layers,
+        FLAGS.num_transfer_steps,
+        FLAGS.num_train_steps,
+    ):
+        run.phase(
+            stage.name,
+            stage.num_steps,
+            functools.partial(
+                build_stage,
+                distiller,
+                stage,
+                optimizer_class=OPTIMIZERS[FLAGS.optimizer],
+                optimizer_settings=shared.optimizer_settings(),
+                learning_rate=FLAGS.learning_rate,
+                warmup_proportion=FLAGS.warmup_proportion,
+                transfer_learning_rate=FLAGS.transfer_learning_rate,
+                lower_block_multiplier=FLAGS.lower_block_multiplier,
+            ),
+            functools.partial(dataset_from, first_step),
+            FLAGS.train_batch_size * FLAGS.max_seq_length,
+            shown=("loss", "masked_lm_loss", "masked_lm_distillation_loss"),
+        )
+        first_step += stage.num_steps
+
+
 def main(_) -> None:
     """Reads, copies, transfers, distils, evaluates, writes."""
     keras.utils.set_random_seed(FLAGS.seed)
@@ -124,23 +156,20 @@ def main(_) -> None:
     )
     data_settings = shared.pretraining_data_settings()
 
-    def dataset_from(first_step):
-        def dataset(start_step):
-            return pretraining_dataset(
-                corpus,
-                tokenizer,
-                batch_size=FLAGS.train_batch_size,
-                seed=FLAGS.seed,
-                start_step=first_step + start_step,
-                **data_settings,
-            )
-
-        return dataset
+    def dataset_from(first_step, start_step):
+        return pretraining_dataset(
+            corpus,
+            tokenizer,
+            batch_size=FLAGS.train_batch_size,
+            seed=FLAGS.seed,
+            start_step=first_step + start_step,
+            **data_settings,
+        )
 
     copied = copy_from_teacher(student, teacher)
     print(f"Copied from the teacher: {', '.join(copied)}", flush=True)
     if FLAGS.match_embedding_norm:
-        match_embedding_norm(student, teacher, next(iter(dataset_from(0)(0))))
+        match_embedding_norm(student, teacher, next(iter(dataset_from(0, 0))))
     run = Run(
         FLAGS.output_dir,
         shared.settings(),
@@ -148,30 +177,7 @@ def main(_) -> None:
         FLAGS.log_every,
         FLAGS.save_every_seconds,
     )
-    first_step = 0
-    for stage in STRATEGIES[FLAGS.transfer_strategy](
-        student.config.num_hidden_layers,
-        FLAGS.num_transfer_steps,
-        FLAGS.num_train_steps,
-    ):
-        run.phase(
-            stage.name,
-            stage.num_steps,
-            lambda stage=stage: build_stage(
-                distiller,
-                stage,
-                optimizer=FLAGS.optimizer,
-                learning_rate=FLAGS.learning_rate,
-                warmup_proportion=FLAGS.warmup_proportion,
-                transfer_learning_rate=FLAGS.transfer_learning_rate,
-                lower_block_multiplier=FLAGS.lower_block_multiplier,
-                weight_decay=FLAGS.weight_decay,
-            ),
-            dataset_from(first_step),
-            FLAGS.train_batch_size * FLAGS.max_seq_length,
-            shown=("loss", "masked_lm_loss", "masked_lm_distillation_loss"),
-        )
-        first_step += stage.num_steps
+    transfer(run, distiller, dataset_from)
     results = evaluate_pretraining(
         student,
         *held_out_batches(

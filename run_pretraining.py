@@ -45,7 +45,7 @@ flags.DEFINE_integer("num_train_steps", 2000, "Optimiser steps.", 1)
 flags.DEFINE_string(
     "vocab_file", None, "Vocabulary, a piece a line. None: learned from text."
 )
-flags.DEFINE_integer("vocab_size", 8000, "Of a learned vocabulary.", 100)
+flags.DEFINE_integer("vocab_size", 4000, "Of a learned vocabulary.", 100)
 flags.DEFINE_bool("do_lower_case", True, "Uncased vocabulary.")
 
 
@@ -92,7 +92,7 @@ def main(_) -> None:
             round(FLAGS.warmup_proportion * FLAGS.num_train_steps),
         )
         optimizer = OPTIMIZERS[FLAGS.optimizer](
-            schedule, decay_rate=FLAGS.weight_decay, global_clipnorm=1.0
+            schedule, **shared.optimizer_settings()
         )
         variables = model.trainable_variables
         loss = pretraining_loss(model)

@@ -130,6 +130,21 @@ def define_optimizer_flags(
         "warmup_proportion", warmup, "Share of the steps to warm up.", 0.0, 1.0
     )
     flags.DEFINE_float("weight_decay", 0.01, "Of matrices and tables.", 0.0)
+    flags.DEFINE_bool(
+        "bias_correction",
+        True,
+        "Correct Adam's moments for their start at zero (the release does "
+        "not; short runs need it).",
+    )
+
+
+def optimizer_settings() -> dict:
+    """Returns the optimizer's settings besides its schedule."""
+    return {
+        "decay_rate": FLAGS.weight_decay,
+        "bias_correction": FLAGS.bias_correction,
+        "global_clipnorm": 1.0,
+    }
 
 
 def define_task_flags() -> None:

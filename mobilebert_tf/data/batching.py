@@ -11,6 +11,7 @@ Shape letters: B batch, S sequence length, P predictions per sequence.
 
 import collections
 import concurrent.futures
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -68,67 +69,108 @@ def pretraining_dataset(
         ValueError: an epoch does not fill one batch, or `corpus` or
             `max_seq_length` is unfit for pairs.
     """
+    batches = _PretrainingBatches(
+        corpus,
+        tokenizer,
+        batch_size,
+        max_seq_length,
+        max_predictions_per_seq,
+        seed,
+        masked_lm_prob,
+        short_seq_prob,
+        whole_word_mask,
+    )
+    # Looked up here and not in the generator, whose errors would reach the
+    # caller as errors of a TensorFlow operation.
+    epoch, index, instances = batches.locate(start_step)
+    return _dataset(
+        lambda: batches.run(start_step, epoch, index, instances),
+        batches.make(start_step, instances.take(slice(batch_size))),
+        tf.data.INFINITE_CARDINALITY,
+    )
 
-    def epoch_instances(epoch: int) -> pretraining.Instances:
-        rng = np.random.default_rng([seed, INSTANCE_STREAM, epoch])
+
+@dataclasses.dataclass(frozen=True)
+class _PretrainingBatches:
+    """The settings of `pretraining_dataset`, and what follows from them."""
+
+    corpus: TokenizedCorpus
+    tokenizer: WordpieceTokenizer
+    batch_size: int
+    max_seq_length: int
+    max_predictions_per_seq: int
+    seed: int
+    masked_lm_prob: float
+    short_seq_prob: float
+    whole_word_mask: bool
+
+    def epoch_instances(self, epoch: int) -> pretraining.Instances:
         return pretraining.epoch_instances(
-            corpus, max_seq_length, rng, short_seq_prob
+            self.corpus,
+            self.max_seq_length,
+            np.random.default_rng([self.seed, INSTANCE_STREAM, epoch]),
+            self.short_seq_prob,
         )
 
-    def make_batch(
-        step: int, instances: pretraining.Instances
+    def make(
+        self, step: int, instances: pretraining.Instances
     ) -> dict[str, np.ndarray]:
+        """Makes batch number `step` of its B pairs."""
         batch = pretraining.pair_inputs(
-            corpus.tokens,
+            self.corpus.tokens,
             instances,
-            max_seq_length,
-            pad_id=tokenizer.pad_id,
-            cls_id=tokenizer.cls_id,
-            sep_id=tokenizer.sep_id,
+            self.max_seq_length,
+            pad_id=self.tokenizer.pad_id,
+            cls_id=self.tokenizer.cls_id,
+            sep_id=self.tokenizer.sep_id,
         )
         masked = masking.mask_tokens(
             batch["input_ids"],
-            tokenizer,
-            max_predictions_per_seq=max_predictions_per_seq,
-            rng=np.random.default_rng([seed, MASK_STREAM, step]),
-            masked_lm_prob=masked_lm_prob,
-            whole_word_mask=whole_word_mask,
+            self.tokenizer,
+            max_predictions_per_seq=self.max_predictions_per_seq,
+            rng=np.random.default_rng([self.seed, MASK_STREAM, step]),
+            masked_lm_prob=self.masked_lm_prob,
+            whole_word_mask=self.whole_word_mask,
         )
         labels = instances.next_sentence_labels[:, None]  # [B, 1]
         return batch | masked | {"next_sentence_labels": labels}
 
-    # Found here and not in the generator, whose errors would reach the caller
-    # as errors of a TensorFlow operation.
-    first = epoch_instances(0)
-    if len(first) < batch_size:
-        raise ValueError(
-            f"the text gives {len(first)} pairs of segments an epoch, fewer "
-            f"than one batch of {batch_size}: use a smaller batch or more text"
-        )
-    first_epoch, first_batch = 0, start_step
-    while first_batch >= len(first) // batch_size:
-        first_batch -= len(first) // batch_size
-        first_epoch += 1
-        first = epoch_instances(first_epoch)
+    def locate(self, step: int) -> tuple[int, int, pretraining.Instances]:
+        """Finds the epoch of a batch, its place there, and the epoch's pairs.
 
-    def generate() -> Iterator[dict[str, np.ndarray]]:
-        step, epoch, batch = start_step, first_epoch, first_batch
-        instances = first
+        Raises:
+            ValueError: the first epoch does not fill one batch.
+        """
+        epoch, index = 0, step
+        instances = self.epoch_instances(epoch)
+        if len(instances) < self.batch_size:
+            raise ValueError(
+                f"the text gives {len(instances)} pairs of segments an epoch, "
+                f"fewer than one batch of {self.batch_size}: use a smaller "
+                "batch or more text"
+            )
+        while index >= len(instances) // self.batch_size:
+            index -= len(instances) // self.batch_size
+            epoch += 1
+            instances = self.epoch_instances(epoch)
+        return epoch, index, instances
+
+    def run(
+        self,
+        step: int,
+        epoch: int,
+        index: int,
+        instances: pretraining.Instances,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Makes batch after batch, from the place that `locate` found."""
         while True:
-            for index in range(batch, len(instances) // batch_size):
-                rows = slice(index * batch_size, (index + 1) * batch_size)
-                yield make_batch(step, instances.take(rows))
-                step += 1
-            epoch, batch = epoch + 1, 0
-            instances = epoch_instances(epoch)
-
-    signature = {
-        name: tf.TensorSpec(array.shape, array.dtype)
-        for name, array in make_batch(
-            start_step, first.take(slice(batch_size))
-        ).items()
-    }
-    return _dataset(generate, signature, tf.data.INFINITE_CARDINALITY)
+            while (index + 1) * self.batch_size <= len(instances):
+                first = index * self.batch_size
+                rows = slice(first, first + self.batch_size)
+                yield self.make(step, instances.take(rows))
+                step, index = step + 1, index + 1
+            epoch, index = epoch + 1, 0
+            instances = self.epoch_instances(epoch)
 
 
 def array_dataset(
@@ -192,14 +234,11 @@ def array_dataset(
                 yield make_batch(order, index)
             epoch, first_batch = epoch + 1, 0
 
-    signature = {
-        name: tf.TensorSpec(array.shape, array.dtype)
-        for name, array in make_batch(np.arange(num_examples), 0).items()
-    }
     cardinality = tf.data.INFINITE_CARDINALITY
     if not repeat:
         cardinality = max(0, num_batches - start_step)
-    return _dataset(generate, signature, cardinality)
+    example = make_batch(np.arange(num_examples), 0)
+    return _dataset(generate, example, cardinality)
 
 
 def _num_examples(arrays: dict[str, np.ndarray]) -> int:
@@ -215,15 +254,16 @@ def _num_examples(arrays: dict[str, np.ndarray]) -> int:
 
 def _dataset(
     generate: Callable[[], Iterator[dict[str, np.ndarray]]],
-    signature: dict[str, tf.TensorSpec],
+    example: dict[str, np.ndarray],
     cardinality: int,
 ) -> tf.data.Dataset:
-    """Wraps a generator of batches, which runs ahead on a thread of its own.
+    """Wraps a generator of batches of the shapes and types of `example`.
 
-    The thread is Python's and not the one of `Dataset.prefetch`: a process
-    that exits while TensorFlow's thread is inside a generator, as after an
-    interrupt, hangs for ever (seen with TensorFlow 2.21). Python waits for its
-    own threads before it takes the interpreter down.
+    The generator runs ahead of its consumer, on a thread of Python's and not
+    on that of `Dataset.prefetch`: a process that exits while TensorFlow's
+    thread is inside a generator, as after an interrupt, hangs for ever (seen
+    with TensorFlow 2.21). Python waits for its own threads before it takes the
+    interpreter down.
     """
 
     def run_ahead() -> Iterator[dict[str, np.ndarray]]:
@@ -240,7 +280,14 @@ def _dataset(
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
+    signature = {
+        name: tf.TensorSpec(array.shape, array.dtype)
+        for name, array in example.items()
+    }
     dataset = tf.data.Dataset.from_generator(
         run_ahead, output_signature=signature
-    )
-    return dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
+    ).apply(tf.data.experimental.assert_cardinality(cardinality))
+    # TensorFlow would add its own prefetching, for nothing.
+    options = tf.data.Options()
+    options.experimental_optimization.inject_prefetch = False
+    return dataset.with_options(options)

@@ -1,9 +1,10 @@
 """From a transfer stage to the step that trains it."""
 
+import keras
+
 from mobilebert_tf.distillation.distiller import Distiller
 from mobilebert_tf.distillation.schedule import TransferStage
 from mobilebert_tf.training.optimization import (
-    OPTIMIZERS,
     TransferStageSchedule,
     WarmupLinearDecay,
 )
@@ -14,12 +15,12 @@ def build_stage(
     distiller: Distiller,
     stage: TransferStage,
     *,
-    optimizer: str,
+    optimizer_class: type[keras.optimizers.Optimizer],
+    optimizer_settings: dict,
     learning_rate: float,
     warmup_proportion: float,
     transfer_learning_rate: float,
     lower_block_multiplier: float,
-    weight_decay: float,
 ):
     """Returns the train step and the fresh optimizer of a stage.
 
@@ -30,12 +31,12 @@ def build_stage(
     Args:
         distiller: the pair; `stage` becomes its current stage.
         stage: what to train.
-        optimizer: `adamw` or `lamb`.
+        optimizer_class: of `training.optimization`.
+        optimizer_settings: its arguments besides schedule and multipliers.
         learning_rate: peak of the distillation stage, with linear decay.
         warmup_proportion: share of that stage's steps to warm up.
         transfer_learning_rate: peak within a transfer stage.
         lower_block_multiplier: rate of the blocks below, relative to it.
-        weight_decay: of matrices and tables.
     """
     distiller.set_stage(stage)
     lower = distiller.lower_block_variables()
@@ -54,10 +55,9 @@ def build_stage(
         schedule = TransferStageSchedule(
             transfer_learning_rate, stage.num_steps
         )
-    built = OPTIMIZERS[optimizer](
+    optimizer = optimizer_class(
         schedule,
-        decay_rate=weight_decay,
-        global_clipnorm=1.0,
         multipliers=[(variable, lower_block_multiplier) for variable in lower],
+        **optimizer_settings,
     )
-    return build_train_step(distiller, variables, built), built
+    return build_train_step(distiller, variables, optimizer), optimizer

@@ -42,9 +42,7 @@ def predict_logits(
 
     logits = [
         prediction_step(batch).numpy()
-        for batch in array_dataset(
-            inputs, batch_size=batch_size, pad_last=True
-        )
+        for batch in array_dataset(inputs, batch_size=batch_size, pad_last=True)
     ]
     return np.concatenate(logits)[: len(inputs["input_ids"])]
 
