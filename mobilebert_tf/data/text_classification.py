@@ -182,7 +182,8 @@ def write_predictions(
 
     Args:
         path: where to write; appears whole or not at all.
-        names: label names in the order of the columns of `probabilities`.
+        names: label names in the order of the columns of `probabilities`. A
+            single one is a regression, whose value is the prediction.
         probabilities: [num_examples, num_labels].
     """
     probabilities = np.asarray(probabilities)
@@ -195,10 +196,14 @@ def write_predictions(
         atomic_file(path) as temporary,
         open(temporary, "w", encoding="utf-8") as file,
     ):
-        file.write("\t".join(["index", "prediction", *names]) + "\n")
+        is_regression = len(names) == 1
+        columns = [] if is_regression else names
+        file.write("\t".join(["index", "prediction", *columns]) + "\n")
         for index, row in enumerate(probabilities):
-            values = "\t".join(f"{value:.6f}" for value in row)
-            file.write(f"{index}\t{names[row.argmax()]}\t{values}\n")
+            cells = [f"{value:.6f}" for value in row]
+            if not is_regression:
+                cells = [names[row.argmax()], *cells]
+            file.write("\t".join([str(index), *cells]) + "\n")
 
 
 def _text(path: str | os.PathLike, place: str, value: object) -> str:

@@ -287,6 +287,16 @@ def test_predictions_read_back(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_regression_predicts_its_value(tmp_path):
+    path = tmp_path / "predictions.tsv"
+    write_predictions(path, ["value"], np.array([[2.5], [-1.0]]))
+    assert path.read_text().splitlines() == [
+        "index\tprediction",
+        "0\t2.500000",
+        "1\t-1.000000",
+    ]
+
+
 def test_predictions_of_another_width_leave_the_file_alone(tmp_path):
     path = tmp_path / "predictions.tsv"
     path.write_text("old")
