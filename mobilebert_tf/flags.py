@@ -15,21 +15,20 @@ from absl import app, flags, logging
 
 from mobilebert_tf.config import PRESETS, MobileBertConfig
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.training.run import NonFiniteLoss, Stopped
 
 FLAGS = flags.FLAGS
 
 # The shell's own convention: 128 + SIGINT.
 EXIT_INTERRUPTED = 130
 EXIT_BAD_INPUT = 2
+EXIT_FAILED = 1
 
 
 def run_script(main: Callable[[list[str]], None]) -> None:
     """Runs `main`; bad input ends in one line and exit code 2."""
 
     def guarded(arguments: list[str]) -> None:
-        # Imported here so that --help and flag errors need no TensorFlow.
-        from mobilebert_tf.training.run import NonFiniteLoss, Stopped
-
         if len(arguments) > 1:
             _fail(
                 EXIT_BAD_INPUT,
@@ -37,8 +36,10 @@ def run_script(main: Callable[[list[str]], None]) -> None:
             )
         try:
             main(arguments)
-        except (InputError, NonFiniteLoss) as error:
+        except InputError as error:
             _fail(EXIT_BAD_INPUT, str(error))
+        except NonFiniteLoss as error:
+            _fail(EXIT_FAILED, str(error))
         except Stopped as stopped:
             print(stopped, flush=True)
             sys.exit(EXIT_INTERRUPTED)

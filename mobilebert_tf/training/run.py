@@ -6,6 +6,7 @@ settings it goes on where it stopped; with other settings it refuses.
 """
 
 import json
+import math
 import os
 import signal
 import time
@@ -85,7 +86,6 @@ class Run:
             print(f"Going on from {self._latest}", flush=True)
         self.log = MetricsLog(self.folder, int(self._global_step))
         self._phase_index = 0
-        self._stop_signal = None
 
     @property
     def global_step(self) -> int:
@@ -131,20 +131,32 @@ class Run:
             max_to_keep=2,
             step_counter=self._global_step,
         )
+
+        def save(phases_done, step):
+            self._position.assign([phases_done, step])
+            manager.save(checkpoint_number=self._global_step)
+
         progress = Progress(name, num_steps, step, tokens_per_step)
-        batches = iter(dataset(step))
+        window = _Window(name, shown, self.log, progress)
+        batches, saved = iter(dataset(step)), time.monotonic()
         with _SignalCatcher() as signals:
-            self._train(
-                name, num_steps, step, train_step, batches, progress, shown,
-                manager, signals,
-            )  # fmt: skip
-        self._position.assign([index + 1, 0])
-        manager.save(checkpoint_number=self._global_step)
-        print(
-            f"{name}: {num_steps} steps in "
-            f"{format_duration(progress.seconds())}",
-            flush=True,
-        )
+            while step < num_steps and not signals.received:
+                window.add(train_step(next(batches)))
+                step += 1
+                self._global_step.assign_add(1)
+                if step % self._log_every == 0 or step == num_steps:
+                    window.flush(step, self.global_step)
+                if time.monotonic() - saved > self._save_every_seconds:
+                    save(index, step)
+                    saved = time.monotonic()
+            save(*((index + 1, 0) if step == num_steps else (index, step)))
+        if signals.received:
+            raise Stopped(
+                f"{signals.received} received: stopped at step {step} of "
+                f"{name} and saved. The same command goes on from here."
+            )
+        duration = format_duration(progress.seconds())
+        print(f"{name}: {num_steps} steps in {duration}", flush=True)
 
     def finish(self, results: Mapping[str, float]) -> None:
         """Logs and prints final results, and closes the record."""
@@ -153,32 +165,6 @@ class Run:
         for name, value in results.items():
             print(f"{name}: {value:.4f}", flush=True)
 
-    def _train(
-        self, name, num_steps, step, train_step, batches, progress, shown,
-        manager, signals,
-    ) -> None:  # fmt: skip
-        saved, window = time.monotonic(), []
-        while step < num_steps:
-            window.append(train_step(next(batches)))
-            step += 1
-            self._global_step.assign_add(1)
-            if step % self._log_every == 0 or step == num_steps:
-                values = _average(name, step, window)
-                window = []
-                self.log.write(name, step, self.global_step, values)
-                few = {key: values[key] for key in shown if key in values}
-                print(progress.line(step, few), flush=True)
-            overdue = time.monotonic() - saved > self._save_every_seconds
-            if (overdue or signals.received) and step < num_steps:
-                self._position.assign([self._phase_index - 1, step])
-                manager.save(checkpoint_number=self._global_step)
-                saved = time.monotonic()
-            if signals.received:
-                raise Stopped(
-                    f"{signals.received} received: stopped at step {step} of "
-                    f"{name} and saved. The same command goes on from here."
-                )
-
     def _checkpoint(self, optimizer) -> tf.train.Checkpoint:
         return tf.train.Checkpoint(
             model=self._model_variables,
@@ -186,6 +172,45 @@ class Run:
             position=self._position,
             global_step=self._global_step,
         )
+
+
+class _Window:
+    """Averages the terms of the steps between two log lines."""
+
+    def __init__(
+        self,
+        phase: str,
+        shown: Sequence[str],
+        log: MetricsLog,
+        progress: Progress,
+    ):
+        self._phase = phase
+        self._shown = shown
+        self._log = log
+        self._progress = progress
+        self._terms = []
+
+    def add(self, terms: dict) -> None:
+        # Tensors, not floats: reading a value would wait for its step.
+        self._terms.append(terms)
+
+    def flush(self, step: int, global_step: int) -> None:
+        values = {
+            key: sum(float(terms[key]) for terms in self._terms)
+            / len(self._terms)
+            for key in self._terms[0]
+        }
+        values["learning_rate"] = float(self._terms[-1]["learning_rate"])
+        self._terms = []
+        for key, value in values.items():
+            if not math.isfinite(value):
+                raise NonFiniteLoss(
+                    f"{key} is {value} in {self._phase}, by step {step}; the "
+                    "last checkpoint before it is in the run's checkpoints/"
+                )
+        self._log.write(self._phase, step, global_step, values)
+        shown = {key: values[key] for key in self._shown if key in values}
+        print(self._progress.line(step, shown), flush=True)
 
 
 class _SignalCatcher:
@@ -210,21 +235,6 @@ class _SignalCatcher:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
         print(f"\n{self.received}: saving, then stopping ...", flush=True)
-
-
-def _average(name: str, step: int, window: list[dict]) -> dict[str, float]:
-    values = {
-        key: sum(float(terms[key]) for terms in window) / len(window)
-        for key in window[0]
-    }
-    values["learning_rate"] = float(window[-1]["learning_rate"])
-    for key, value in values.items():
-        if not tf.math.is_finite(value):
-            raise NonFiniteLoss(
-                f"{key} is {value} in {name}, by step {step}; the last "
-                "checkpoint before it is in the run's checkpoints/"
-            )
-    return values
 
 
 def _tf_variables(variables) -> dict[str, tf.Variable]:

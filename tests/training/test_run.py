@@ -78,15 +78,18 @@ def unbroken(tmp_path_factory):
     return Task(folder).train(), read_metrics(folder / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("number", [1, 3, 6, 7, 8, 13])
+@pytest.mark.parametrize("number", [1, 3, 6, 7, 8, 13, 14])
 def test_an_interrupted_run_ends_like_an_unbroken_one(
     tmp_path, unbroken, number
 ):
     weights, metrics = unbroken
     with pytest.raises(Stopped, match="SIGINT"):
         Task(tmp_path, on_step=stop_at(number)).train()
-    resumed = Task(tmp_path)
+    batches = []
+    resumed = Task(tmp_path, on_step=batches.append)
     np.testing.assert_array_equal(resumed.train(), weights)
+    # No step is taken twice, at a phase's last step neither.
+    assert len(batches) == 14 - number
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [(m["phase"], m["step"]) for m in lines] == [
         (m["phase"], m["step"]) for m in metrics
