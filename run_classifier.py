@@ -1,12 +1,12 @@
-"""Fine-tunes, evaluates and predicts with a sentence classifier.
+r"""Fine-tunes, evaluates and predicts with a sentence classifier.
 
     python run_classifier.py --model=runs/student --output_dir=runs/classifier
 
 takes the built-in task: which library does a paragraph of documentation
 describe? With your own files (.tsv, .csv or .jsonl, with a header):
 
-    python run_classifier.py --model=runs/student --output_dir=runs/classifier \\
-        --train_file=train.tsv --dev_file=dev.tsv --predict_file=new.tsv \\
+    python run_classifier.py --model=runs/student --output_dir=runs/classifier \
+        --train_file=train.tsv --dev_file=dev.tsv --predict_file=new.tsv \
         --text_column=sentence --label_column=label
 
 `--export=float32,dynamic,int8` also writes `.tflite` files, the int8 one after
@@ -73,6 +73,8 @@ def read_task(tokenizer: WordpieceTokenizer) -> ClassificationTask:
     }
     if not any(files.values()):
         splits = library_task()
+    elif FLAGS.task:
+        raise InputError("--task", "either a task or files", "both")
     else:
         splits = examples_from_files(
             files,

@@ -27,9 +27,7 @@ def normalized_feature_map_loss(student, teacher, input_mask):
         A scalar.
     """
     difference = _normalize(student) - _normalize(teacher)
-    return weighted_mean(
-        ops.mean(ops.square(difference), axis=-1), input_mask
-    )
+    return weighted_mean(ops.mean(ops.square(difference), axis=-1), input_mask)
 
 
 def feature_mean_loss(student, teacher, input_mask):
