@@ -1,4 +1,4 @@
-"""The architecture as one frozen dataclass, its presets, and both JSON dialects.
+"""The architecture as a frozen dataclass, its presets, and both JSON dialects.
 
 Field names are those of the published `bert_config.json` files. Two dialects
 of that JSON exist and differ in what an *absent* key means:
@@ -15,6 +15,7 @@ is a field; its default is what the published weights need.
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
@@ -104,26 +105,25 @@ class MobileBertConfig:
             _check_type(field, getattr(self, field.name))
         _check_choices(self)
         _check_ranges(self)
-        if self.intra_bottleneck_size % self.num_attention_heads:
-            raise ValueError(
-                "num_attention_heads must divide intra_bottleneck_size "
-                f"{self.intra_bottleneck_size}. "
-                f"Received: {self.num_attention_heads}"
-            )
-        if not self.use_bottleneck and (
-            self.intra_bottleneck_size != self.hidden_size
-        ):
-            raise ValueError(
-                "without use_bottleneck, intra_bottleneck_size must equal "
-                f"hidden_size {self.hidden_size}. "
-                f"Received: {self.intra_bottleneck_size}"
-            )
-        if self.embedding_size > self.hidden_size:
-            raise ValueError(
-                "embedding_size must not exceed hidden_size, whose MLM head "
-                f"shares the word table. Received: {self.embedding_size} > "
-                f"{self.hidden_size}"
-            )
+        _require(
+            self.intra_bottleneck_size % self.num_attention_heads == 0,
+            "num_attention_heads must divide intra_bottleneck_size "
+            f"{self.intra_bottleneck_size}",
+            self.num_attention_heads,
+        )
+        _require(
+            self.use_bottleneck
+            or self.intra_bottleneck_size == self.hidden_size,
+            "without use_bottleneck, intra_bottleneck_size must equal "
+            f"hidden_size {self.hidden_size}",
+            self.intra_bottleneck_size,
+        )
+        _require(
+            self.embedding_size <= self.hidden_size,
+            "embedding_size must not exceed hidden_size "
+            f"{self.hidden_size}, whose MLM head shares the word table",
+            self.embedding_size,
+        )
 
     @property
     def attention_source(self) -> str:
@@ -231,12 +231,12 @@ PRESETS: dict[str, dict] = {
     },
     # The pair that two cores can train in minutes.
     "ib_bert_small": {
-        "vocab_size": 8000,
-        "embedding_size": 64,
-        "hidden_size": 128,
-        "intra_bottleneck_size": 192,
-        "intermediate_size": 512,
-        "num_hidden_layers": 4,
+        "vocab_size": 4000,
+        "embedding_size": 48,
+        "hidden_size": 96,
+        "intra_bottleneck_size": 160,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
         "num_feedforward_networks": 1,
         "key_query_shared_bottleneck": False,
         "normalization_type": "layer_norm",
@@ -246,12 +246,12 @@ PRESETS: dict[str, dict] = {
         "max_position_embeddings": 128,
     },
     "mobilebert_small": {
-        "vocab_size": 8000,
-        "embedding_size": 64,
-        "hidden_size": 128,
-        "intra_bottleneck_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 4,
+        "vocab_size": 4000,
+        "embedding_size": 48,
+        "hidden_size": 96,
+        "intra_bottleneck_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
         "num_feedforward_networks": 2,
         "max_position_embeddings": 128,
     },
@@ -276,10 +276,7 @@ _GOOGLE_DEFAULTS = {
 
 # Our field -> Hugging Face key, where they differ.
 _HUGGING_FACE_KEYS = {"classifier_dropout_prob": "classifier_dropout"}
-_HUGGING_FACE_ACTIVATIONS = {
-    "gelu": "gelu_pytorch_tanh",
-    "gelu_erf": "gelu",
-}
+_HUGGING_FACE_ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu_erf": "gelu"}
 
 
 def to_hugging_face(config: MobileBertConfig) -> dict:
@@ -344,10 +341,8 @@ def read_json_object(path: str | os.PathLike) -> dict:
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(path, "a config file", "no such file") from error
-    except IsADirectoryError as error:
-        raise InputError(path, "a config file", "a folder") from error
+    except OSError as error:
+        raise InputError(path, "a config file", error.strerror) from error
     except UnicodeDecodeError as error:
         raise InputError(path, "UTF-8 text", error) from error
     except json.JSONDecodeError as error:
@@ -357,15 +352,20 @@ def read_json_object(path: str | os.PathLike) -> dict:
     return values
 
 
+def _require(condition: bool, constraint: str, received: object) -> None:
+    if not condition:
+        raise ValueError(f"{constraint}. Received: {received!r}")
+
+
 def _check_type(field: dataclasses.Field, value: object) -> None:
     wanted = (int, float) if field.type is float else field.type
     # bool is an int to Python, but `hidden_size: true` is a mistake.
     is_flag = isinstance(value, bool)
-    if not isinstance(value, wanted) or (is_flag and wanted is not bool):
-        raise ValueError(
-            f"{field.name} must be of type {field.type.__name__}. "
-            f"Received: {value!r}"
-        )
+    _require(
+        isinstance(value, wanted) and (not is_flag or wanted is bool),
+        f"{field.name} must be of type {field.type.__name__}",
+        value,
+    )
 
 
 def _check_choices(config: MobileBertConfig) -> None:
@@ -376,29 +376,24 @@ def _check_choices(config: MobileBertConfig) -> None:
         "trigram_order": TRIGRAM_ORDERS,
     }
     for name, allowed in choices.items():
-        if getattr(config, name) not in allowed:
-            raise ValueError(
-                f"{name} must be one of {', '.join(allowed)}. "
-                f"Received: {getattr(config, name)!r}"
-            )
+        value = getattr(config, name)
+        constraint = f"{name} must be one of {', '.join(allowed)}"
+        _require(value in allowed, constraint, value)
 
 
 def _check_ranges(config: MobileBertConfig) -> None:
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.type is int and value < 1:
-            raise ValueError(f"{field.name} must be positive. Received: {value}")
-        if field.name.endswith("_prob") and not 0 <= value < 1:
-            raise ValueError(
-                f"{field.name} must be in [0, 1). Received: {value}"
-            )
-    if config.layer_norm_eps <= 0 or config.initializer_range <= 0:
-        raise ValueError(
-            "layer_norm_eps and initializer_range must be positive. Received: "
-            f"{config.layer_norm_eps}, {config.initializer_range}"
-        )
-    if config.attention_mask_value >= 0:
-        raise ValueError(
-            "attention_mask_value must be negative. "
-            f"Received: {config.attention_mask_value}"
-        )
+        name, value = field.name, getattr(config, field.name)
+        if field.type is int:
+            _require(value >= 1, f"{name} must be positive", value)
+        if field.type is float:
+            _require(math.isfinite(value), f"{name} must be finite", value)
+        if name.endswith("_prob"):
+            _require(0 <= value < 1, f"{name} must be in [0, 1)", value)
+    for name in ("layer_norm_eps", "initializer_range"):
+        value = getattr(config, name)
+        _require(value > 0, f"{name} must be positive", value)
+    mask_value = config.attention_mask_value
+    _require(
+        mask_value < 0, "attention_mask_value must be negative", mask_value
+    )

@@ -74,10 +74,10 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             attention_probs_dropout_prob, name="dropout"
         )
 
-    def build(self, query_shape, key_shape, value_shape):
-        self.query.build(query_shape)
-        self.key.build(key_shape)
-        self.value.build(value_shape)
+    def build(self, query_input_shape, key_input_shape, value_input_shape):
+        self.query.build(query_input_shape)
+        self.key.build(key_input_shape)
+        self.value.build(value_input_shape)
         self.output_dense.build((None, self.intra_bottleneck_size))
 
     def call(self, query_input, key_input, value_input, mask, training=None):

@@ -19,7 +19,7 @@ from mobilebert_tf.modeling.norm import build_norm
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
 class MobileBertBlock(keras.layers.Layer):
-    """Input bottleneck, attention, stacked feed-forward nets, output bottleneck.
+    """Input bottleneck, attention, feed-forward stack, output bottleneck.
 
     The residual around attention adds the *bottlenecked* input, the one around
     the whole block adds the block input itself. Query and key read, by config,

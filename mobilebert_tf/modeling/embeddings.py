@@ -43,9 +43,7 @@ class MobileBertEmbeddings(keras.layers.Layer):
             self.projection = build_dense(
                 config.hidden_size, config.initializer_range, "projection"
             )
-        self.norm = build_norm(
-            config.normalization_type, config.layer_norm_eps
-        )
+        self.norm = build_norm(config.normalization_type, config.layer_norm_eps)
         self.dropout = keras.layers.Dropout(
             config.hidden_dropout_prob, name="dropout"
         )
@@ -76,13 +74,7 @@ class MobileBertEmbeddings(keras.layers.Layer):
         )
 
     def call(self, input_ids, segment_ids, training=None):
-        length = input_ids.shape[1]
-        longest = self.config.max_position_embeddings
-        if length is not None and length > longest:
-            raise ValueError(
-                f"sequences must have at most {longest} tokens "
-                f"(max_position_embeddings). Received: {length}"
-            )
+        positions = self._positions(input_ids)  # [S, D]
         words = ops.take(self.word_embeddings, input_ids, axis=0)  # [B, S, E]
         if self.config.zero_pad_embedding:
             is_word = ops.cast(ops.not_equal(input_ids, 0), words.dtype)
@@ -95,8 +87,23 @@ class MobileBertEmbeddings(keras.layers.Layer):
         features = features + ops.take(
             self.segment_embeddings, segment_ids, axis=0
         )
-        features = features + self.position_embeddings[: ops.shape(words)[1]]
+        features = features + positions
         return self.dropout(self.norm(features), training=training)
+
+    def _positions(self, input_ids):
+        length = input_ids.shape[1]
+        longest = self.config.max_position_embeddings
+        if length is None:  # TensorFlow; too long a sequence fails in the sum
+            return self.position_embeddings[: ops.shape(input_ids)[1]]
+        if not isinstance(length, int):  # a symbol of JAX's shape inference
+            rows = ops.arange(length)
+            return ops.take(self.position_embeddings, rows, axis=0)
+        if length > longest:
+            raise ValueError(
+                f"sequences must have at most {longest} tokens "
+                f"(max_position_embeddings). Received: {length}"
+            )
+        return self.position_embeddings[:length]
 
     def _with_neighbours(self, words):
         following = ops.pad(words[:, 1:], ((0, 0), (0, 1), (0, 0)))

@@ -70,7 +70,8 @@ class MobileBertEncoder(ModelFolderMixin, keras.Model):
     architecture = "MobileBertModel"
 
     def __init__(self, config: MobileBertConfig, name="encoder", **kwargs):
-        super().__init__(name=name, **kwargs)
+        # Autocasting would round ids that arrive as floats to bfloat16.
+        super().__init__(name=name, autocast=False, **kwargs)
         if self.compute_dtype == "float16":
             raise ValueError(
                 "float16 cannot hold MobileBERT's activations, which have no "

@@ -20,6 +20,15 @@ from mobilebert_tf.modeling.weight_names import match_weights
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+# What Hugging Face's files may hold beyond our variables: the tied copies of
+# tensors that are read under another name, and the constant 0, 1, 2, ...
+_REDUNDANT = {
+    "cls.predictions.decoder.weight",
+    "cls.predictions.decoder.bias",
+    "mobilebert.embeddings.position_ids",
+}
+_ENCODER_PREFIX = "mobilebert."
+
 
 class ModelFolderMixin:
     """Gives a model class its name in a folder and the way to write one.
@@ -114,14 +123,15 @@ def _read_arrays(path: Path, pairs, heads_may_follow) -> list[np.ndarray]:
 
 def _read_open_file(path: Path, file, pairs, heads_may_follow):
     problems = _Problems(path)
-    present = set(file.keys())
+    in_file = _full_names(file.keys())
+    present = set(in_file)
     arrays = []
     for variable, name, transposed in pairs:
         if name not in present:
             problems.found.append(f"{name} missing")
             continue
         present.discard(name)
-        array = file.get_tensor(name)
+        array = file.get_tensor(in_file[name])
         array = array.T if transposed else array
         if array.shape != tuple(variable.shape):
             problems.found.append(
@@ -132,11 +142,7 @@ def _read_open_file(path: Path, file, pairs, heads_may_follow):
         elif not np.isfinite(array).all():
             problems.found.append(f"{name} with non-finite values")
         arrays.append(array)
-    # Hugging Face ties these to tensors that are read under another name.
-    present -= {
-        "cls.predictions.decoder.weight",
-        "cls.predictions.decoder.bias",
-    }
+    present -= _REDUNDANT
     if heads_may_follow:
         present = {
             name for name in present if name.startswith("mobilebert.encoder.")
@@ -144,3 +150,15 @@ def _read_open_file(path: Path, file, pairs, heads_may_follow):
     problems.found.extend(f"{name} surplus" for name in sorted(present))
     problems.raise_if_any()
     return arrays
+
+
+def _full_names(names) -> dict[str, str]:
+    """Maps full tensor names to those in the file.
+
+    Hugging Face writes an encoder alone without the prefix that the encoder
+    of a task model has.
+    """
+    names = list(names)
+    if any(name.startswith(_ENCODER_PREFIX) for name in names):
+        return {name: name for name in names}
+    return {_ENCODER_PREFIX + name: name for name in names}

@@ -1,5 +1,6 @@
 """Encoder plus head: one class a task, wiring only."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import keras
@@ -16,11 +17,21 @@ from mobilebert_tf.modeling.model_folder import ModelFolderMixin
 
 
 class _TaskModel(ModelFolderMixin, keras.Model):
-    """An encoder with a head; weights exist once constructed."""
+    """An encoder with a head; weights exist once constructed.
+
+    Attributes:
+        reads_pooled_output: whether the head reads `pooled_output`. Where it
+            does not, the encoder has no pooler, whatever the config says.
+    """
+
+    reads_pooled_output = True
 
     def __init__(self, config: MobileBertConfig, **kwargs):
-        super().__init__(**kwargs)
+        # Autocasting would round ids that arrive as floats to bfloat16.
+        super().__init__(autocast=False, **kwargs)
         self.config = config
+        if not self.reads_pooled_output:
+            config = dataclasses.replace(config, classifier_activation=False)
         self.encoder = MobileBertEncoder(config)
 
     def _head(self, units: int, dropout_prob: float, name: str):
@@ -144,6 +155,7 @@ class MobileBertForTokenClassification(_ClassModel):
     """Classifies every token: logits [B, S, C]."""
 
     architecture = "MobileBertForTokenClassification"
+    reads_pooled_output = False
 
     def __init__(self, config, label_names, name="tagger", **kwargs):
         super().__init__(config, label_names, name=name, **kwargs)
@@ -163,6 +175,7 @@ class MobileBertForQuestionAnswering(_TaskModel):
     """
 
     architecture = "MobileBertForQuestionAnswering"
+    reads_pooled_output = False
 
     def __init__(self, config, name="question_answering", **kwargs):
         super().__init__(config, name=name, **kwargs)

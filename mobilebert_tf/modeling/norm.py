@@ -5,7 +5,7 @@ import keras
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
 class NoNorm(keras.layers.Layer):
-    """Computes `gamma * h + beta` over the last axis: no statistics, no epsilon.
+    """Computes `gamma * h + beta` over the last axis, without statistics.
 
     Removing the statistics halves the latency on a phone, and makes the
     network linear between its activations, so that a deployed graph can fold

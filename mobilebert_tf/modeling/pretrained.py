@@ -47,25 +47,22 @@ def load(folder: str | os.PathLike) -> keras.Model:
     model_class = MODEL_CLASSES[architecture]
     arguments = {}
     if model_class.has_label_names:
-        arguments["label_names"] = _label_names(config_file, values)
+        arguments["label_names"] = label_names_of(config_file, values)
     model = model_class(config, **arguments)
     load_weights(model, folder)
     return model
 
 
-def load_encoder(
-    folder: str | os.PathLike, config: MobileBertConfig | None = None
-) -> MobileBertEncoder:
-    """Returns the encoder of a folder of any class, leaving its head behind.
+def load_encoder_weights(
+    encoder: MobileBertEncoder, folder: str | os.PathLike
+) -> None:
+    """Assigns an encoder's variables from a folder of any class.
 
-    Args:
-        folder: a model folder.
-        config: used instead of the folder's own, to change dropout, say.
+    Raises:
+        InputError: if the folder does not hold exactly this encoder's tensors
+            (those of its head are left behind).
     """
-    config = config or MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
-    encoder = MobileBertEncoder(config)
     load_weights(encoder, folder, heads_may_follow=True)
-    return encoder
 
 
 def _architecture(config_file: Path, values: dict) -> str:
@@ -78,8 +75,16 @@ def _architecture(config_file: Path, values: dict) -> str:
     return found[0]
 
 
-def _label_names(config_file: Path, values: dict) -> list[str]:
+def label_names_of(config_file: Path, values: dict) -> list[str]:
+    """Returns the names of the classes in a folder's `config.json` values.
+
+    Raises:
+        InputError: if they are missing or not numbered 0, 1, ...
+    """
     names = values.get("id2label")
+    if names is None:
+        # Hugging Face leaves its default, two unnamed classes, unsaid.
+        return ["LABEL_0", "LABEL_1"]
     if not isinstance(names, dict) or not names:
         raise InputError(
             config_file, "the names of the classes", names, place="id2label"

@@ -84,8 +84,8 @@ def weight_names(
     yield from _layer("encoder/pooler", "mobilebert.pooler.dense")
     if architecture == "MobileBertForPreTraining":
         for ours, theirs, transposed in PRETRAINING:
-            yield f"pretraining/{ours}", f"cls.predictions.{theirs}", transposed
-        yield from _layer("pretraining/next_sentence/dense", HEADS[architecture])
+            yield ours, f"cls.predictions.{theirs}", transposed
+        yield from _layer("next_sentence/dense", HEADS[architecture])
     elif HEADS[architecture] is not None:
         yield from _layer("head/dense", HEADS[architecture])
 
@@ -101,13 +101,7 @@ def match_weights(
     Raises:
         ValueError: if a variable has no name; that is a defect of the tables.
     """
-    by_path = {}
-    for variable in model.weights:
-        path = variable.path
-        if architecture not in ("MobileBertModel", "MobileBertForPreTraining"):
-            # The head's path begins with the model's name, which users choose.
-            path = path.removeprefix(f"{model.name}/")
-        by_path[path] = variable
+    by_path = _variables_by_path(model)
     pairs = [
         (by_path.pop(ours), theirs, transposed)
         for ours, theirs, transposed in weight_names(config, architecture)
@@ -116,6 +110,21 @@ def match_weights(
     if by_path:
         raise ValueError(f"variables without a name: {sorted(by_path)}")
     return pairs
+
+
+def _variables_by_path(model: keras.Model) -> dict[str, keras.Variable]:
+    """Returns the variables by their path without the names users choose."""
+    encoder = getattr(model, "encoder", model)
+    inside = {id(variable) for variable in encoder.weights}
+    by_path = {}
+    for variable in model.weights:
+        owner, prefix = (
+            (encoder, "encoder/") if id(variable) in inside else (model, "")
+        )
+        # A model may have been built inside other name scopes.
+        behind = f"/{variable.path}".split(f"/{owner.name}/", 1)[1]
+        by_path[prefix + behind] = variable
+    return by_path
 
 
 def _block_names(block: int, num_feedforward_networks: int):

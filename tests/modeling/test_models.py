@@ -1,0 +1,214 @@
+"""Task models as Keras models: wiring, serialisation, `fit`."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import mobilebert_tf as mb
+from tests.modeling.conftest import numpy
+
+LABEL_NAMES = ["no", "maybe", "yes"]
+
+
+def choices(batch):
+    """Two alternatives a row: the batch, and the batch back to front."""
+    return {
+        name: np.stack((value, value[::-1]), axis=1)
+        for name, value in batch.items()
+    }
+
+
+def pretraining(config, batch):
+    positions = np.array([[1, 4], [2, 3], [0, 2]], "int32")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return (
+        mb.MobileBertForPretraining(config),
+        batch | {"masked_lm_positions": positions},
+        {
+            "masked_lm_logits": np.array([[5, 6], [7, 8], [9, 10]]),
+            "next_sentence_logits": np.array([[0], [1], [0]]),
+        },
+        {"masked_lm_logits": loss, "next_sentence_logits": loss},
+    )
+
+
+def classification(config, batch):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = mb.MobileBertForSequenceClassification(config, LABEL_NAMES)
+    return model, batch, np.array([2, 0, 1]), loss
+
+
+def regression(config, batch):
+    model = mb.MobileBertForSequenceClassification(config, ["similarity"])
+    return model, batch, np.array([[2.0], [-1.0], [0.5]]), "mean_squared_error"
+
+
+def tagging(config, batch):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = mb.MobileBertForTokenClassification(config, LABEL_NAMES)
+    return model, batch, batch["input_ids"] % 3, loss
+
+
+def question_answering(config, batch):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    labels = {
+        "start_logits": np.array([1, 3, 2]),
+        "end_logits": np.array([4, 3, 2]),
+    }
+    model = mb.MobileBertForQuestionAnswering(config)
+    return model, batch, labels, dict.fromkeys(labels, loss)
+
+
+def multiple_choice(config, batch):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = mb.MobileBertForMultipleChoice(config)
+    return model, choices(batch), np.array([0, 1, 1]), loss
+
+
+TASKS = [
+    pretraining,
+    classification,
+    regression,
+    tagging,
+    question_answering,
+    multiple_choice,
+]
+
+
+def as_dict(outputs) -> dict[str, np.ndarray]:
+    outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
+    return {name: numpy(value) for name, value in outputs.items()}
+
+
+SHAPES = {
+    pretraining: {
+        "masked_lm_logits": (3, 2, 50),
+        "next_sentence_logits": (3, 2),
+    },
+    classification: {"logits": (3, 3)},
+    regression: {"logits": (3, 1)},
+    tagging: {"logits": (3, 10, 3)},
+    question_answering: {"start_logits": (3, 10), "end_logits": (3, 10)},
+    multiple_choice: {"logits": (3, 2)},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_shapes(task, small_config, batch):
+    model, inputs, _, _ = task(small_config, batch)
+    outputs = as_dict(model(inputs))
+    found = {name: value.shape for name, value in outputs.items()}
+    assert found == SHAPES[task]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_fit_lowers_the_loss(task, small_config, batch):
+    # What takes the time here is the compilation of a step: one block only.
+    config = dataclasses.replace(
+        small_config,
+        num_hidden_layers=1,
+        num_feedforward_networks=1,
+        initializer_range=0.2,
+    )
+    model, inputs, labels, loss = task(config, batch)
+    model.compile(keras.optimizers.SGD(0.03), loss)
+    history = model.fit(inputs, labels, batch_size=3, epochs=12, verbose=0)
+    losses = history.history["loss"]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_keras_file_round_trip(task, small_config, batch, tmp_path):
+    model, inputs, _, _ = task(small_config, batch)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert type(again) is type(model)
+    assert again.get_config() == model.get_config()
+    found, expected = as_dict(again(inputs)), as_dict(model(inputs))
+    for name, value in expected.items():
+        assert np.array_equal(found[name], value)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_from_config(task, small_config, batch):
+    model, _, _, _ = task(small_config, batch)
+    again = type(model).from_config(model.get_config())
+    assert again.config == small_config
+    assert [(w.path, w.shape) for w in again.weights] == [
+        (w.path, w.shape) for w in model.weights
+    ]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_summary_counts_every_parameter(task, small_config, batch):
+    model, _, _, _ = task(small_config, batch)
+    lines = []
+    model.summary(print_fn=lines.append, line_length=80)
+    assert f"{model.count_params():,}" in "\n".join(lines)
+    assert "encoder" in "\n".join(lines)
+
+
+def test_masked_positions_are_the_full_logits_at_those(small_config, batch):
+    model, inputs, _, _ = pretraining(small_config, batch)
+    gathered = numpy(model(inputs)["masked_lm_logits"])
+    full = numpy(model(batch)["masked_lm_logits"])
+    assert full.shape == (3, 10, 50)
+    for row, positions in enumerate(inputs["masked_lm_positions"]):
+        np.testing.assert_allclose(
+            gathered[row], full[row][positions], atol=1e-6
+        )
+
+
+def test_word_table_is_tied(small_config, batch):
+    """The head predicts through the encoder's own table."""
+    model = mb.MobileBertForPretraining(small_config)
+    table = model.encoder.embeddings.word_embeddings
+    before = numpy(model(batch)["masked_lm_logits"])
+    unused = 49  # not in the batch, so that only the head sees its row
+    batch["input_ids"][batch["input_ids"] == unused] = 1
+    before = numpy(model(batch)["masked_lm_logits"])
+    changed = numpy(table).copy()
+    changed[unused] += 1.0
+    table.assign(changed)
+    after = numpy(model(batch)["masked_lm_logits"])
+    assert np.abs(after - before)[..., unused].min() > 0
+    assert np.array_equal(after[..., :unused], before[..., :unused])
+    shared = [w for w in model.weights if w.shape == (50, 12)]
+    assert len(shared) == 1
+
+
+def test_no_extra_output_weights_for_wide_words(batch, small_config):
+    values = small_config.to_dict() | {"embedding_size": 32}
+    model = mb.MobileBertForPretraining(mb.MobileBertConfig(**values))
+    assert model.masked_lm.extra_output_weights is None
+    assert model(batch)["masked_lm_logits"].shape == (3, 10, 50)
+
+
+def test_choices_are_scored_apart(small_config, batch):
+    model, inputs, _, _ = multiple_choice(small_config, batch)
+    scores = numpy(model(inputs))
+    np.testing.assert_allclose(scores[:, 0], scores[::-1, 1], atol=1e-6)
+    optional = {"input_ids": inputs["input_ids"]}
+    assert model(optional).shape == (3, 2)
+
+
+def test_pooler_only_where_it_is_read(small_config):
+    """An unread pooler would be a weight that no loss ever reaches."""
+    values = small_config.to_dict() | {"classifier_activation": True}
+    config = mb.MobileBertConfig(**values)
+    reads = mb.MobileBertForSequenceClassification(config, ["a", "b"])
+    assert reads.encoder.pooler is not None
+    for model in (
+        mb.MobileBertForQuestionAnswering(config),
+        mb.MobileBertForTokenClassification(config, ["a", "b"]),
+    ):
+        assert model.encoder.pooler is None
+        assert model.config == config
+
+
+def test_classes_need_names(small_config):
+    with pytest.raises(ValueError, match="at least one"):
+        mb.MobileBertForSequenceClassification(small_config, [])
