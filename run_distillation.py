@@ -29,11 +29,9 @@ from mobilebert_tf.distillation.initialization import (
 from mobilebert_tf.distillation.schedule import STRATEGIES
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.training.distillation import build_stage
-from mobilebert_tf.training.model_card import write_model_folder
 from mobilebert_tf.training.optimization import OPTIMIZERS
 from mobilebert_tf.training.pretraining import (
-    evaluate_pretraining,
-    held_out_batches,
+    finish_pretraining,
 )
 from mobilebert_tf.training.run import Run
 
@@ -178,23 +176,15 @@ def main(_) -> None:
         FLAGS.save_every_seconds,
     )
     transfer(run, distiller, dataset_from)
-    results = evaluate_pretraining(
-        student,
-        *held_out_batches(
-            held_out,
-            tokenizer,
-            batch_size=FLAGS.train_batch_size,
-            **data_settings,
-        ),
-    )
-    run.finish(results)
-    write_model_folder(
-        FLAGS.output_dir,
+    finish_pretraining(
+        run,
         student,
         tokenizer,
-        title=f"Distilled student ({FLAGS.preset})",
+        held_out,
+        batch_size=FLAGS.train_batch_size,
+        data_settings=data_settings,
+        title=f"Distilled student ({shared.architecture_name()})",
         command=shared.command_line(),
-        results=results,
         notes={
             "Teacher": FLAGS.teacher,
             "Training text": shared.text_description(),

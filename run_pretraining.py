@@ -21,15 +21,13 @@ from mobilebert_tf.data.batching import pretraining_dataset
 from mobilebert_tf.data.sources import load_text, tokenize_split
 from mobilebert_tf.data.vocabulary import learn_vocabulary
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.training.model_card import write_model_folder
 from mobilebert_tf.training.optimization import (
     OPTIMIZERS,
     WarmupLinearDecay,
     describe_parameters,
 )
 from mobilebert_tf.training.pretraining import (
-    evaluate_pretraining,
-    held_out_batches,
+    finish_pretraining,
     pretraining_loss,
 )
 from mobilebert_tf.training.run import Run
@@ -123,23 +121,15 @@ def main(_) -> None:
         FLAGS.train_batch_size * FLAGS.max_seq_length,
         shown=("masked_lm_loss", "next_sentence_loss"),
     )
-    results = evaluate_pretraining(
-        model,
-        *held_out_batches(
-            held_out,
-            tokenizer,
-            batch_size=FLAGS.train_batch_size,
-            **data_settings,
-        ),
-    )
-    run.finish(results)
-    write_model_folder(
-        FLAGS.output_dir,
+    finish_pretraining(
+        run,
         model,
         tokenizer,
-        title=f"Pre-trained from scratch ({FLAGS.preset})",
+        held_out,
+        batch_size=FLAGS.train_batch_size,
+        data_settings=data_settings,
+        title=f"Pre-trained from scratch ({shared.architecture_name()})",
         command=shared.command_line(),
-        results=results,
         notes={"Training text": shared.text_description()},
     )
 

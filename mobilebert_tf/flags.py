@@ -245,6 +245,11 @@ def pretraining_data_settings() -> dict:
     }
 
 
+def architecture_name() -> str:
+    """Returns the config file or preset that was asked for, for titles."""
+    return FLAGS.config_file or FLAGS.preset
+
+
 def text_description() -> str:
     """Says what text was read, for model cards."""
     if FLAGS.input_files:

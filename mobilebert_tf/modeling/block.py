@@ -13,12 +13,13 @@ import keras
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.modeling.attention import MultiHeadSelfAttention
 from mobilebert_tf.modeling.bottleneck import InputBottleneck, OutputBottleneck
+from mobilebert_tf.modeling.configured import ConfiguredLayer
 from mobilebert_tf.modeling.feed_forward import FeedForward
 from mobilebert_tf.modeling.norm import build_norm
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
-class MobileBertBlock(keras.layers.Layer):
+class MobileBertBlock(ConfiguredLayer):
     """Input bottleneck, attention, feed-forward stack, output bottleneck.
 
     The residual around attention adds the *bottlenecked* input, the one around
@@ -44,8 +45,7 @@ class MobileBertBlock(keras.layers.Layer):
     """
 
     def __init__(self, config: MobileBertConfig, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config
+        super().__init__(config, **kwargs)
         norm = {
             "normalization_type": config.normalization_type,
             "layer_norm_eps": config.layer_norm_eps,
@@ -134,11 +134,3 @@ class MobileBertBlock(keras.layers.Layer):
                 hidden, block_input, training=training
             )
         return hidden, attention_logits, attention_probs
-
-    def get_config(self):
-        return super().get_config() | {"config": self.config.to_dict()}
-
-    @classmethod
-    def from_config(cls, config):
-        config["config"] = MobileBertConfig(**config["config"])
-        return cls(**config)

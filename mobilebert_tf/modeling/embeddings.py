@@ -4,12 +4,13 @@ import keras
 from keras import ops
 
 from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.modeling.configured import ConfiguredLayer
 from mobilebert_tf.modeling.dense import build_dense, truncated_normal
 from mobilebert_tf.modeling.norm import build_norm
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
-class MobileBertEmbeddings(keras.layers.Layer):
+class MobileBertEmbeddings(ConfiguredLayer):
     """Narrow word embeddings, widened by a view of the neighbouring words.
 
     A table only E wide is looked up; each embedding is concatenated with those
@@ -36,8 +37,7 @@ class MobileBertEmbeddings(keras.layers.Layer):
     """
 
     def __init__(self, config: MobileBertConfig, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config
+        super().__init__(config, **kwargs)
         self.projection = None
         if config.trigram_input or config.embedding_size != config.hidden_size:
             self.projection = build_dense(
@@ -111,11 +111,3 @@ class MobileBertEmbeddings(keras.layers.Layer):
         if self.config.trigram_order == "next_current_previous":
             return ops.concatenate((following, words, preceding), axis=-1)
         return ops.concatenate((preceding, words, following), axis=-1)
-
-    def get_config(self):
-        return super().get_config() | {"config": self.config.to_dict()}
-
-    @classmethod
-    def from_config(cls, config):
-        config["config"] = MobileBertConfig(**config["config"])
-        return cls(**config)

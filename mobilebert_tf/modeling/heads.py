@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.modeling.configured import ConfiguredLayer
 from mobilebert_tf.modeling.dense import (
     activation_function,
     build_dense,
@@ -29,7 +30,7 @@ def gather_positions(sequence, positions):
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
-class MaskedLMHead(keras.layers.Layer):
+class MaskedLMHead(ConfiguredLayer):
     """Predicts word pieces, through the transposed word embedding table.
 
     The table is only E wide and the transformed feature D: the missing D - E
@@ -48,8 +49,7 @@ class MaskedLMHead(keras.layers.Layer):
     """
 
     def __init__(self, config: MobileBertConfig, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config
+        super().__init__(config, **kwargs)
         self.transform = build_dense(
             config.hidden_size, config.initializer_range, "transform"
         )
@@ -85,14 +85,6 @@ class MaskedLMHead(keras.layers.Layer):
                 hidden[..., width:], ops.transpose(self.extra_output_weights)
             )
         return logits + self.bias
-
-    def get_config(self):
-        return super().get_config() | {"config": self.config.to_dict()}
-
-    @classmethod
-    def from_config(cls, config):
-        config["config"] = MobileBertConfig(**config["config"])
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")

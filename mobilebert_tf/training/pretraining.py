@@ -7,8 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from mobilebert_tf.data.batching import pretraining_dataset
+from mobilebert_tf.data.corpus import TokenizedCorpus
+from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
 from mobilebert_tf.modeling.models import MobileBertForPretraining
+from mobilebert_tf.training.model_card import write_model_folder
+from mobilebert_tf.training.run import Run
 
 
 def pretraining_loss(
@@ -102,3 +106,32 @@ def held_out_batches(corpus, tokenizer, *, batch_size, **settings):
             batch_size //= 2
     tokens_per_batch = batch_size * settings["max_seq_length"]
     return dataset, max(1, corpus.num_tokens // tokens_per_batch)
+
+
+def finish_pretraining(
+    run: Run,
+    model: MobileBertForPretraining,
+    tokenizer: WordpieceTokenizer,
+    held_out: TokenizedCorpus,
+    *,
+    batch_size: int,
+    data_settings: dict,
+    **card,
+) -> None:
+    """Evaluates on held-out text, logs, and writes the model folder.
+
+    Args:
+        run: the run that trained `model`; its folder is written.
+        model: the pre-trained model.
+        tokenizer: its tokenizer.
+        held_out: text that was not trained on.
+        batch_size: sequences at once.
+        data_settings: how examples are made, of `pretraining_dataset`.
+        **card: of `write_model_card`, besides the results.
+    """
+    batches = held_out_batches(
+        held_out, tokenizer, batch_size=batch_size, **data_settings
+    )
+    results = evaluate_pretraining(model, *batches)
+    run.finish(results)
+    write_model_folder(run.folder, model, tokenizer, results=results, **card)
