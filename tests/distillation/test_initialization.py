@@ -50,13 +50,20 @@ def test_matched_norm_brings_the_first_map_to_the_teachers(pair, batch):
     norm = pair.teacher.encoder.embeddings.norm
     norm.gamma.assign(rng.uniform(0.5, 2.0, 16))
     norm.beta.assign(rng.normal(size=16))
-    match_embedding_norm(pair.student, pair.teacher, batch)
     real = batch["input_mask"].astype(bool)
-    ours = pair.student.encoder(batch, num_blocks=0).sequence_output
-    theirs = pair.teacher.encoder(batch, num_blocks=0).sequence_output
-    ours, theirs = np.asarray(ours)[real], np.asarray(theirs)[real]
-    # A single scale for all tokens cannot be exact, but it must be close.
+
+    def first_map(model):
+        outputs = model.encoder(batch, num_blocks=0)
+        return np.asarray(outputs.sequence_output)[real]
+
+    raw = first_map(pair.student)
+    match_embedding_norm(pair.student, pair.teacher, batch)
+    ours, theirs = first_map(pair.student), first_map(pair.teacher)
+    # A single scale for all tokens cannot be exact, but it must be close, where
+    # the raw embeddings are far off.
+    error = np.sqrt(np.mean((ours - theirs) ** 2))
+    assert error < 0.4 * theirs.std()
+    raw_error = np.sqrt(np.mean((raw - theirs) ** 2))
+    assert raw_error > 2 * error
     correlation = scipy.stats.pearsonr(ours.ravel(), theirs.ravel()).statistic
-    assert correlation > 0.95
-    np.testing.assert_allclose(ours.std(), theirs.std(), rtol=0.1)
-    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.3)
+    assert correlation > 0.9
