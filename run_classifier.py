@@ -62,6 +62,8 @@ flags.DEFINE_bool("do_predict", True, "Predict --predict_file.")
 flags.DEFINE_integer("num_train_epochs", 3, "Passes over the examples.", 1)
 flags.DEFINE_integer("train_batch_size", 32, "Examples a step.", 1)
 flags.DEFINE_integer("eval_batch_size", 64, "Examples at once.", 1)
+# So that --help lists the shared flags too.
+flags.adopt_module_key_flags(shared)
 
 
 def read_task(tokenizer: WordpieceTokenizer) -> ClassificationTask:

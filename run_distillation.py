@@ -77,6 +77,8 @@ flags.DEFINE_bool(
     "Start a NoNorm student's embedding norm on the teacher's scale (the "
     "release does not).",
 )
+# So that --help lists the shared flags too.
+flags.adopt_module_key_flags(shared)
 
 
 def load_teacher() -> MobileBertForPretraining:

@@ -45,6 +45,8 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("vocab_size", 4000, "Of a learned vocabulary.", 100)
 flags.DEFINE_bool("do_lower_case", True, "Uncased vocabulary.")
+# So that --help lists the shared flags too.
+flags.adopt_module_key_flags(shared)
 
 
 def build_tokenizer() -> WordpieceTokenizer:

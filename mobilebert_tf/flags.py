@@ -201,11 +201,9 @@ def settings(*unimportant: str) -> dict:
         "save_every_seconds",
         *unimportant,
     }
-    key_flags = FLAGS.get_key_flags_for_module(sys.argv[0])
-    shared = FLAGS.get_flags_for_module("mobilebert_tf.flags")
     return {
         flag.name: flag.value
-        for flag in [*key_flags, *shared]
+        for flag in FLAGS.get_key_flags_for_module(sys.argv[0])
         if flag.name not in left_out
     }
 

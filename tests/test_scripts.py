@@ -268,4 +268,5 @@ def test_help_explains_the_script(script):
         command(script, "--help"), capture_output=True, text=True
     ).stdout
     assert f"python {script}" in text
-    assert "--output_dir" in text
+    assert "--output_dir: Model folder to write." in text
+    assert "--learning_rate: Peak rate." in text
