@@ -168,8 +168,10 @@ def main(_) -> None:
 
     copied = copy_from_teacher(student, teacher)
     print(f"Copied from the teacher: {', '.join(copied)}", flush=True)
+    # Made first, so that unfit text is refused before a folder is made for it.
+    batches = dataset_from(0, 0)
     if FLAGS.match_embedding_norm:
-        match_embedding_norm(student, teacher, next(iter(dataset_from(0, 0))))
+        match_embedding_norm(student, teacher, next(iter(batches)))
     run = Run(
         FLAGS.output_dir,
         shared.settings(),

@@ -108,6 +108,7 @@ def main(_) -> None:
             **data_settings,
         )
 
+    dataset(0)  # Unfit text is refused before a folder is made for it.
     run = Run(
         FLAGS.output_dir,
         shared.settings(),

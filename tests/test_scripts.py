@@ -241,6 +241,12 @@ BAD_INPUT = {
         "--max_seq_length=32 --dev_file={files}/dev.tsv --output_dir={out}",
         "expected a classifier",
     ),
+    "batch beyond the text": (
+        "run_pretraining.py --input_files={files}/corpus.txt --vocab_size=150 "
+        "--config_file={files}/teacher.json --max_seq_length=32 "
+        "--train_batch_size=100000 --output_dir={out}",
+        "training text: expected a batch of 100000 pairs",
+    ),
     "stray argument": (
         "run_pretraining.py --output_dir={out} corpus.txt",
         "arguments are given as --name=value",

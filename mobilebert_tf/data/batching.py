@@ -20,6 +20,7 @@ import tensorflow as tf
 from mobilebert_tf.data import masking, pretraining
 from mobilebert_tf.data.corpus import TokenizedCorpus
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.errors import InputError
 
 NUM_BATCHES_AHEAD = 8
 
@@ -66,8 +67,9 @@ def pretraining_dataset(
         leaves over, too few for a batch, are dropped.
 
     Raises:
-        ValueError: an epoch does not fill one batch, or `corpus` or
-            `max_seq_length` is unfit for pairs.
+        InputError: an epoch does not fill one batch, or `corpus` has a single
+            document.
+        ValueError: `max_seq_length` is unfit for pairs.
     """
     batches = _PretrainingBatches(
         corpus,
@@ -139,15 +141,16 @@ class _PretrainingBatches:
         """Finds the epoch of a batch, its place there, and the epoch's pairs.
 
         Raises:
-            ValueError: the first epoch does not fill one batch.
+            InputError: the first epoch does not fill one batch.
         """
         epoch, index = 0, step
         instances = self.epoch_instances(epoch)
         if len(instances) < self.batch_size:
-            raise ValueError(
-                f"the text gives {len(instances)} pairs of segments an epoch, "
-                f"fewer than one batch of {self.batch_size}: use a smaller "
-                "batch or more text"
+            raise InputError(
+                "training text",
+                f"a batch of {self.batch_size} pairs of segments an epoch "
+                "(use a smaller batch or more text)",
+                f"{len(instances)} pairs",
             )
         while index >= len(instances) // self.batch_size:
             index -= len(instances) // self.batch_size

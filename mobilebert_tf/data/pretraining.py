@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mobilebert_tf.data.corpus import TokenizedCorpus
+from mobilebert_tf.errors import InputError
 
 IS_NEXT = 0  # The released next sentence head's first output: B follows A.
 IS_RANDOM = 1  # B is text of another document.
@@ -87,8 +88,8 @@ def epoch_instances(
         The epoch's pairs. Their number varies a little from epoch to epoch.
 
     Raises:
-        ValueError: the corpus has fewer than two documents, or
-            `max_seq_length` has no room for two segments.
+        InputError: the corpus has fewer than two documents.
+        ValueError: `max_seq_length` has no room for two segments.
     """
     max_num_pieces = max_seq_length - NUM_SPECIAL_PIECES
     if max_num_pieces < 2:
@@ -98,10 +99,11 @@ def epoch_instances(
         )
     num_documents = corpus.num_documents
     if num_documents < 2:
-        raise ValueError(
-            "next sentence prediction needs at least 2 documents, because a "
-            "random next segment comes from another document (documents are "
-            f"separated by a blank line); the text has {num_documents}"
+        raise InputError(
+            "training text",
+            "at least 2 documents, separated by a blank line, because a random "
+            "next segment comes from another document",
+            num_documents,
         )
     targets = np.where(
         rng.random(num_documents) < short_seq_prob,

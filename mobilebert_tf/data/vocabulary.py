@@ -123,14 +123,14 @@ def learn_vocabulary(
         `SPECIAL_TOKENS`, the characters, then pieces from frequent to rare.
 
     Raises:
-        ValueError: `vocab_size` has no room for special tokens and characters,
+        InputError: `vocab_size` has no room for special tokens and characters,
             or there is no text.
     """
     counts = Counter()
     for line in lines:
         counts.update(split_words(normalize(line, do_lower_case)))
     if not counts:
-        raise ValueError("No words to learn a vocabulary from.")
+        raise InputError("training text", "words", "No words")
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     alphabet = _alphabet(ranked, vocab_size)
     characters = sorted(alphabet) + [
@@ -140,9 +140,10 @@ def learn_vocabulary(
     ]
     room = vocab_size - len(SPECIAL_TOKENS) - len(characters)
     if room < 0:
-        raise ValueError(
-            f"vocab_size must be at least {vocab_size - room} for the "
-            f"characters of this text. Received: {vocab_size}."
+        raise InputError(
+            "vocab_size",
+            f"at least {vocab_size - room}, for the characters of this text",
+            vocab_size,
         )
     usable = [item for item in ranked if alphabet.issuperset(item[0])]
     fixed = {*SPECIAL_TOKENS, *characters}

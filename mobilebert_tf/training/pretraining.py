@@ -9,6 +9,7 @@ import tensorflow as tf
 from mobilebert_tf.data.batching import pretraining_dataset
 from mobilebert_tf.data.corpus import TokenizedCorpus
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
 from mobilebert_tf.modeling.models import MobileBertForPretraining
 from mobilebert_tf.training.model_card import write_model_folder
@@ -100,7 +101,7 @@ def held_out_batches(corpus, tokenizer, *, batch_size, **settings):
                 corpus, tokenizer, batch_size=batch_size, seed=0, **settings
             )
             break
-        except ValueError:
+        except InputError:
             if batch_size == 1:
                 raise
             batch_size //= 2

@@ -11,6 +11,7 @@ import tensorflow as tf
 from mobilebert_tf.data.batching import array_dataset, pretraining_dataset
 from mobilebert_tf.data.corpus import TokenizedCorpus
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.errors import InputError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENIZER = WordpieceTokenizer(
@@ -159,14 +160,14 @@ def test_whole_words_reach_the_batches(corpus):
 
 
 def test_text_for_less_than_a_batch_is_refused(corpus):
-    with pytest.raises(ValueError, match="fewer than one batch of 1000"):
+    with pytest.raises(InputError, match="a batch of 1000 .* found"):
         make_dataset(corpus, batch_size=1000)
 
 
 def test_one_document_is_refused_before_the_first_batch(corpus):
     lines = np.array([0, 10, 20])
     single = TokenizedCorpus(corpus.tokens[:20], lines, np.array([0, 2]))
-    with pytest.raises(ValueError, match="at least 2 documents"):
+    with pytest.raises(InputError, match="at least 2 documents"):
         make_dataset(single)
 
 

@@ -15,6 +15,7 @@ from mobilebert_tf.data.pretraining import (
     epoch_instances,
     pair_inputs,
 )
+from mobilebert_tf.errors import InputError
 
 
 def make_corpus(documents):
@@ -270,7 +271,7 @@ def test_same_generator_same_epoch_in_random_order():
 
 
 def test_one_document_is_refused():
-    with pytest.raises(ValueError, match="at least 2 documents.*has 1"):
+    with pytest.raises(InputError, match="at least 2 documents.*found 1"):
         epoch_instances(make_corpus([[5, 5]]), 32, np.random.default_rng(0))
 
 

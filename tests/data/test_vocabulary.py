@@ -183,9 +183,9 @@ def test_hash_seed_does_not_matter():
 
 
 def test_no_room_or_no_text_is_refused():
-    with pytest.raises(ValueError, match="at least 9 .* Received: 8"):
+    with pytest.raises(InputError, match="at least 9, .* found 8"):
         learn_vocabulary(["abcdefgh abcdefgh"], 8)
-    with pytest.raises(ValueError, match="No words"):
+    with pytest.raises(InputError, match="No words"):
         learn_vocabulary(["", " \t\x00"], 100)
 
 
