@@ -75,7 +75,7 @@ def write_model_card(
         "---",
         f"# {title}",
         "",
-        "Made by [mobilebert_tf](https://pypi.org/project/mobilebert-tf) with",
+        "Made by mobilebert_tf with",
         "",
         f"    {command}",
         "",
