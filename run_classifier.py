@@ -30,6 +30,7 @@ from mobilebert_tf.data.text_classification import (
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.shipping import check_kinds, export_and_evaluate
+from mobilebert_tf.modeling.model_folder import CONFIG_FILE
 from mobilebert_tf.training.classification_task import (
     REGRESSION_LABELS,
     ClassificationTask,
@@ -97,13 +98,9 @@ def read_task(tokenizer: WordpieceTokenizer) -> ClassificationTask:
         names = REGRESSION_LABELS
         if not FLAGS.regression:
             names = tuple(label_names(splits["train"]))
-    longest = MobileBertConfig.from_json(
-        Path(FLAGS.model) / "config.json"
-    ).max_position_embeddings
-    if FLAGS.max_seq_length > longest:
-        raise InputError(
-            "--max_seq_length", f"at most {longest}", FLAGS.max_seq_length
-        )
+    shared.check_max_seq_length(
+        MobileBertConfig.from_json(Path(FLAGS.model) / CONFIG_FILE)
+    )
     return encode_task(splits, names, tokenizer, FLAGS.max_seq_length)
 
 

@@ -221,13 +221,21 @@ def config_from_flags(vocab_size: int) -> MobileBertConfig:
     else:
         raise InputError("--preset", "a preset or --config_file", "neither")
     config = dataclasses.replace(config, vocab_size=vocab_size)
-    if FLAGS.max_seq_length > config.max_position_embeddings:
-        raise InputError(
-            "--max_seq_length",
-            f"at most the config's {config.max_position_embeddings} positions",
-            FLAGS.max_seq_length,
-        )
+    check_max_seq_length(config)
     return config
+
+
+def check_max_seq_length(config: MobileBertConfig) -> None:
+    """Checks that a model has positions for sequences that long.
+
+    Raises:
+        InputError: if it has not.
+    """
+    longest = config.max_position_embeddings
+    if FLAGS.max_seq_length > longest:
+        raise InputError(
+            "--max_seq_length", f"at most {longest}", FLAGS.max_seq_length
+        )
 
 
 def pretraining_data_settings() -> dict:

@@ -34,8 +34,8 @@ def build_train_step(
         for variable in variables
     ]
 
-    # Without autograph: there is no Python control flow on tensors here, and
-    # converting every layer's code doubles the time to the first step.
+    # Without autograph: there is no Python control flow on tensors here, so
+    # converting every layer's code would only delay the first step.
     @tf.function(jit_compile=jit_compile, autograph=False)
     def train_step(batch):
         with tf.GradientTape() as tape:
