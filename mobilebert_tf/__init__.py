@@ -2,7 +2,8 @@
 
 Rooms, each importing only from those before it:
 
-    config                      the architecture, its presets, its JSON
+    config presets hub          the architecture, its JSON, its names; where
+                                models lie
     data/ evaluation/           text to batches; predictions to metrics
     modeling/                   layers, encoder, heads, models, model folders
     distillation/               teacher and student
@@ -10,11 +11,15 @@ Rooms, each importing only from those before it:
     tools/, run_*.py            the doors
 """
 
+import importlib
+
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.encoder import EncoderOutput, MobileBertEncoder
 from mobilebert_tf.modeling.models import (
+    MobileBertForMaskedLM,
     MobileBertForMultipleChoice,
+    MobileBertForNextSentencePrediction,
     MobileBertForPretraining,
     MobileBertForQuestionAnswering,
     MobileBertForSequenceClassification,
@@ -28,10 +33,25 @@ __all__ = [
     "InputError",
     "MobileBertConfig",
     "MobileBertEncoder",
+    "MobileBertForMaskedLM",
     "MobileBertForMultipleChoice",
+    "MobileBertForNextSentencePrediction",
     "MobileBertForPretraining",
     "MobileBertForQuestionAnswering",
     "MobileBertForSequenceClassification",
     "MobileBertForTokenClassification",
+    "WordpieceTokenizer",
     "load",
+    "load_tokenizer",
 ]
+
+_OF_THE_TOKENIZER = ("WordpieceTokenizer", "load_tokenizer")
+
+
+def __getattr__(name: str):
+    # The tokenizer needs TensorFlow, whatever the model runs on: only who asks
+    # for it waits for that.
+    if name in _OF_THE_TOKENIZER:
+        module = importlib.import_module("mobilebert_tf.data.wordpiece")
+        return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

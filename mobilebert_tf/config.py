@@ -1,4 +1,4 @@
-"""The architecture as a frozen dataclass, its presets, and both JSON dialects.
+"""The architecture as a frozen dataclass, and both dialects of its JSON.
 
 Field names are those of the published `bert_config.json` files. Two dialects
 of that JSON exist and differ in what an *absent* key means:
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.presets import PRESETS
 
 ACTIVATIONS = ("relu", "relu6", "gelu", "gelu_erf", "tanh", "linear")
 NORMALIZATION_TYPES = ("no_norm", "layer_norm")
@@ -183,80 +184,6 @@ class MobileBertConfig:
             )
 
 
-PRESETS: dict[str, dict] = {
-    # The released student and its published variants.
-    "mobilebert": {},
-    "mobilebert_paper": {"key_query_shared_bottleneck": False},
-    "mobilebert_without_opt": {
-        "normalization_type": "layer_norm",
-        "hidden_act": "gelu",
-    },
-    "mobilebert_tiny": {
-        "num_feedforward_networks": 2,
-        "use_bottleneck_attention": True,
-        "key_query_shared_bottleneck": False,
-    },
-    "mobilebert_multilingual": {"vocab_size": 119547},
-    "mobilebert_edgetpu_xxs": {
-        "num_hidden_layers": 6,
-        "intermediate_size": 1024,
-        "num_feedforward_networks": 2,
-    },
-    "mobilebert_edgetpu_xs": {
-        "num_hidden_layers": 8,
-        "intra_bottleneck_size": 256,
-        "intermediate_size": 1024,
-    },
-    "mobilebert_edgetpu_s": {
-        "num_hidden_layers": 12,
-        "intra_bottleneck_size": 256,
-        "intermediate_size": 1024,
-    },
-    "mobilebert_edgetpu_m": {
-        "num_hidden_layers": 12,
-        "intra_bottleneck_size": 256,
-        "intermediate_size": 1024,
-        "num_feedforward_networks": 6,
-    },
-    # The teacher: an inverted bottleneck, wide inside and narrow between.
-    "ib_bert_large": {
-        "intra_bottleneck_size": 1024,
-        "intermediate_size": 4096,
-        "num_feedforward_networks": 1,
-        "key_query_shared_bottleneck": False,
-        "normalization_type": "layer_norm",
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "classifier_activation": True,
-    },
-    # The pair that two cores can train in minutes.
-    "ib_bert_small": {
-        "vocab_size": 4000,
-        "embedding_size": 48,
-        "hidden_size": 96,
-        "intra_bottleneck_size": 160,
-        "intermediate_size": 384,
-        "num_hidden_layers": 3,
-        "num_feedforward_networks": 1,
-        "key_query_shared_bottleneck": False,
-        "normalization_type": "layer_norm",
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "classifier_activation": True,
-        "max_position_embeddings": 128,
-    },
-    "mobilebert_small": {
-        "vocab_size": 4000,
-        "embedding_size": 48,
-        "hidden_size": 96,
-        "intra_bottleneck_size": 48,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_feedforward_networks": 2,
-        "max_position_embeddings": 128,
-    },
-}
-
 # What an absent key means in the google-research dialect.
 _GOOGLE_DEFAULTS = {
     "hidden_size": 768,
@@ -272,6 +199,26 @@ _GOOGLE_DEFAULTS = {
     "num_feedforward_networks": 1,
     "normalization_type": "layer_norm",
     "classifier_activation": True,
+}
+# Keys of the dialect beyond those above.
+_GOOGLE_KEYS = {
+    *_GOOGLE_DEFAULTS,
+    "vocab_size",
+    "embedding_size",
+    "intra_bottleneck_size",
+    "use_bottleneck_attention",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "initializer_range",
+}
+# What plain BERT's multilingual configs hold, and no code has ever read.
+_GOOGLE_UNUSED = {
+    "directionality",
+    "pooler_fc_size",
+    "pooler_num_attention_heads",
+    "pooler_num_fc_layers",
+    "pooler_size_per_head",
+    "pooler_type",
 }
 
 # Our field -> Hugging Face key, where they differ.
@@ -289,6 +236,22 @@ def to_hugging_face(config: MobileBertConfig) -> dict:
         config.hidden_act, config.hidden_act
     )
     return values | {"model_type": "mobilebert", "pad_token_id": 0}
+
+
+def to_google(config: MobileBertConfig) -> dict:
+    """Returns the google-research `bert_config.json` values of `config`.
+
+    Fields that the dialect does not know are added where they are not at their
+    default; its own reader keeps such keys and ignores them.
+    """
+    defaults = {
+        field.name: field.default for field in dataclasses.fields(config)
+    }
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if name in _GOOGLE_KEYS or value != defaults[name]
+    }
 
 
 def _from_hugging_face(values: dict) -> dict:
@@ -317,6 +280,9 @@ def _from_hugging_face(values: dict) -> dict:
 
 def _from_google(values: dict) -> dict:
     known = {field.name for field in dataclasses.fields(MobileBertConfig)}
+    values = {
+        key: value for key, value in values.items() if key not in _GOOGLE_UNUSED
+    }
     for key in values:
         if key not in known:
             raise KeyError(key)

@@ -8,7 +8,12 @@ import json
 
 import pytest
 
-from mobilebert_tf.config import PRESETS, MobileBertConfig, to_hugging_face
+from mobilebert_tf.config import (
+    PRESETS,
+    MobileBertConfig,
+    to_google,
+    to_hugging_face,
+)
 from mobilebert_tf.errors import InputError
 
 # google-research/mobilebert/config: what all four files share, then each.
@@ -310,3 +315,41 @@ def test_binary_file(tmp_path):
     with pytest.raises(InputError, match="expected UTF-8 text") as caught:
         MobileBertConfig.from_json(tmp_path / "config.json")
     assert_one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "preset, published",
+    [
+        ("mobilebert", STUDENT),
+        ("mobilebert_tiny", TINY),
+        ("ib_bert_large", TEACHER),
+    ],
+)
+def test_google_dialect_is_written_as_it_was_published(preset, published):
+    written = to_google(MobileBertConfig.from_preset(preset))
+    assert published.items() <= written.items()
+    # What was left out of the published file is written with its default.
+    assert all(
+        value in (False, 1, "layer_norm", True)
+        for key, value in written.items()
+        if key not in published
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"zero_pad_embedding": True, "attention_mask_value": -6.0}],
+    ids=["plain", "with switches of ours"],
+)
+def test_google_dialect_comes_back(preset, changes, tmp_path):
+    config = MobileBertConfig.from_preset(preset, **changes)
+    path = tmp_path / "bert_config.json"
+    path.write_text(json.dumps(to_google(config)))
+    assert MobileBertConfig.from_json(path) == config
+
+
+def test_keys_of_multilingual_bert_that_nobody_reads(tmp_path):
+    path = tmp_path / "bert_config.json"
+    path.write_text(json.dumps(STUDENT | {"pooler_fc_size": 768}))
+    assert MobileBertConfig.from_json(path) == MobileBertConfig()

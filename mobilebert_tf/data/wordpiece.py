@@ -22,12 +22,17 @@ from mobilebert_tf.data.normalization import (
     normalize_with_offsets,
     word_spans,
 )
+from mobilebert_tf.data.tokenizer_files import (
+    CONFIG_FILE,
+    VOCAB_FILE,
+    read_tokenizer_files,
+)
 from mobilebert_tf.data.vocabulary import (
     CONTINUATION_PREFIX,
     check_vocabulary,
     read_vocabulary,
 )
-from mobilebert_tf.errors import InputError
+from mobilebert_tf.hub import model_folder
 
 # A longer word is unknown as a whole: Hugging Face's limit (BERT's own code has
 # 200). It counts characters, the kernel bytes, up to four a character.
@@ -36,9 +41,6 @@ _MAX_WORD_BYTES = 4 * MAX_WORD_CHARACTERS
 # Texts handed to the kernel at a time: enough to hide the call, few enough
 # that paragraphs of a large corpus never lie in memory twice.
 _BATCH_SIZE = 4096
-
-_VOCAB_FILE = "vocab.txt"
-_CONFIG_FILE = "tokenizer_config.json"
 
 
 class WordpieceTokenizer:
@@ -91,15 +93,15 @@ class WordpieceTokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike) -> "WordpieceTokenizer":
-        """Reads vocab.txt and, if there is one, tokenizer_config.json.
+        """Reads the tokenizer of a model folder (see `tokenizer_files`).
 
         Raises:
-            InputError: a file is missing or malformed, or the configuration
-                asks for another normalisation than BERT's.
+            InputError: a file is missing or malformed, asks for another
+                normalisation than BERT's, or has not as many pieces as the
+                folder's model.
         """
-        vocab_file = Path(folder) / _VOCAB_FILE
-        do_lower_case = _read_do_lower_case(Path(folder) / _CONFIG_FILE)
-        return cls.from_vocab_file(vocab_file, do_lower_case)
+        pieces, do_lower_case = read_tokenizer_files(Path(folder))
+        return cls(pieces, do_lower_case)
 
     def write(
         self, folder: str | os.PathLike, model_max_length: int = 512
@@ -123,12 +125,12 @@ class WordpieceTokenizer:
             "mask_token": "[MASK]",
         }
         with atomic_files(folder) as temporary:
-            (temporary / _VOCAB_FILE).write_text(
+            (temporary / VOCAB_FILE).write_text(
                 "".join(f"{piece}\n" for piece in self.vocab),
                 encoding="utf-8",
                 newline="\n",
             )
-            (temporary / _CONFIG_FILE).write_text(
+            (temporary / CONFIG_FILE).write_text(
                 json.dumps(config, indent=2) + "\n", encoding="utf-8"
             )
 
@@ -231,6 +233,18 @@ class WordpieceTokenizer:
         return text, origin
 
 
+def load_tokenizer(name_or_path: str | os.PathLike) -> WordpieceTokenizer:
+    """Returns the tokenizer of a model: its vocabulary and its casing.
+
+    Args:
+        name_or_path: a folder, or a name on the hub, as for `load`.
+
+    Raises:
+        InputError: if there is none, or it is not BERT's.
+    """
+    return WordpieceTokenizer.from_folder(model_folder(name_or_path))
+
+
 class _CharacterIndex:
     """Finds characters of a batch of strings by the bytes of each string."""
 
@@ -272,28 +286,3 @@ def _joined(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
 
 def _ragged(values: np.ndarray, lengths: np.ndarray) -> tf.RaggedTensor:
     return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
-
-
-def _read_do_lower_case(path: Path) -> bool:
-    """`do_lower_case` of a tokenizer_config.json; true if there is none."""
-    if not path.exists():
-        return True
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise InputError(path, "a JSON object", error) from error
-    if not isinstance(config, dict):
-        raise InputError(path, "a JSON object", type(config).__name__)
-    do_lower_case = config.get("do_lower_case", True)
-    if not isinstance(do_lower_case, bool):
-        raise InputError(path, "true or false", do_lower_case, "do_lower_case")
-    # Only BERT's own combination is implemented; another would silently give
-    # other tokens than the model was trained on.
-    for name, usual in (
-        ("strip_accents", do_lower_case),
-        ("tokenize_chinese_chars", True),
-    ):
-        value = config.get(name)
-        if value is not None and value != usual:
-            raise InputError(path, f"null or {usual}".lower(), value, name)
-    return do_lower_case

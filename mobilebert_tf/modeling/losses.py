@@ -1,10 +1,56 @@
 """Losses of pre-training and of the tasks, as pure functions.
 
 All take logits and labels, return a scalar, and leave weighting and summing to
-their callers.
+their callers. Every one is a `mean` or a `weighted_mean`: a sum over examples
+divided by a count. Where the examples at hand are a part of the batch, on one
+of several devices say, `dividing_by` puts the whole batch's counts there, so
+that the parts' losses, and their gradients, add up to the batch's.
 """
 
+import contextlib
+import contextvars
+import math
+from collections.abc import Callable, Iterator
+
 from keras import ops
+
+_counts = contextvars.ContextVar("counts", default=None)
+
+
+@contextlib.contextmanager
+def dividing_by(num_examples, sum_of_weights: Callable) -> Iterator[None]:
+    """Makes the means inside divide by counts beyond the examples at hand.
+
+    Args:
+        num_examples: what `mean` divides by, a scalar.
+        sum_of_weights: from the weights that `weighted_mean` was given (the
+            very tensor) to what it divides by, a scalar.
+    """
+    token = _counts.set((num_examples, sum_of_weights))
+    try:
+        yield
+    finally:
+        _counts.reset(token)
+
+
+def mean(values):
+    """Mean of values [B, ...] over everything."""
+    if _counts.get() is None:
+        return ops.mean(values)
+    num_examples, _ = _counts.get()
+    count = ops.cast(num_examples, values.dtype) * math.prod(values.shape[1:])
+    return ops.sum(values) / ops.maximum(count, 1.0)
+
+
+def weighted_mean(values, weights):
+    """Sum of values * weights over the sum of weights; zero if none counts."""
+    if _counts.get() is None:
+        total = ops.sum(ops.cast(weights, values.dtype))
+    else:
+        _, sum_of_weights = _counts.get()
+        total = ops.cast(sum_of_weights(weights), values.dtype)
+    weights = ops.cast(weights, values.dtype)
+    return ops.sum(values * weights) / ops.maximum(total, 1.0)
 
 
 def masked_lm_loss(logits, masked_lm_ids, masked_lm_weights):
@@ -25,30 +71,24 @@ def masked_lm_loss(logits, masked_lm_ids, masked_lm_weights):
 def next_sentence_loss(logits, next_sentence_labels):
     """Mean cross-entropy of [B, 2] logits against labels [B, 1]; 0 is next."""
     labels = ops.reshape(next_sentence_labels, (-1,))
-    return ops.mean(_sparse_cross_entropy(logits, labels))
+    return mean(_sparse_cross_entropy(logits, labels))
 
 
 def classification_loss(logits, labels):
     """Mean cross-entropy of [B, C] logits against int labels [B]."""
-    return ops.mean(_sparse_cross_entropy(logits, labels))
+    return mean(_sparse_cross_entropy(logits, labels))
 
 
 def regression_loss(predictions, labels):
     """Mean squared error of [B, 1] predictions against labels [B]."""
-    return ops.mean(ops.square(ops.squeeze(predictions, -1) - labels))
+    return mean(ops.square(ops.squeeze(predictions, -1) - labels))
 
 
 def span_loss(start_logits, end_logits, start_positions, end_positions):
     """Mean of the two cross-entropies over positions; logits are [B, S]."""
-    start = ops.mean(_sparse_cross_entropy(start_logits, start_positions))
-    end = ops.mean(_sparse_cross_entropy(end_logits, end_positions))
+    start = mean(_sparse_cross_entropy(start_logits, start_positions))
+    end = mean(_sparse_cross_entropy(end_logits, end_positions))
     return (start + end) / 2.0
-
-
-def weighted_mean(values, weights):
-    """Sum of values * weights over the sum of weights; zero if none counts."""
-    weights = ops.cast(weights, values.dtype)
-    return ops.sum(values * weights) / ops.maximum(ops.sum(weights), 1.0)
 
 
 def _sparse_cross_entropy(logits, labels):

@@ -1,24 +1,31 @@
 """What a model folder holds: `config.json` and `model.safetensors`.
 
 A folder is what every command reads and writes. It is a Hugging Face folder
-too: same keys, same names, same layouts.
+too: same keys, same names, same layouts. Weights go in and out a few rows at a
+time, so that a model needs little more memory than itself.
 """
 
-import dataclasses
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.weight_names import match_weights
+from mobilebert_tf.modeling.safetensors_file import write_tensors
+from mobilebert_tf.modeling.stored_weights import (
+    WEIGHTS_FILE,
+    StoredTensor,
+    read_arrays,
+    read_rows,
+    stored_tensors,
+    weights_path,
+)
+from mobilebert_tf.modeling.weight_names import WITH_MASKED_LM, match_weights
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 # What Hugging Face's files may hold beyond our variables: the tied copies of
 # tensors that are read under another name, and the constant 0, 1, 2, ...
@@ -27,7 +34,10 @@ _REDUNDANT = {
     "cls.predictions.decoder.bias",
     "mobilebert.embeddings.position_ids",
 }
-_ENCODER_PREFIX = "mobilebert."
+# Hugging Face has this tensor, empty, even where the word table is so wide
+# that the head needs none.
+_EXTRA_OUTPUT_WEIGHTS = "cls.predictions.dense.weight"
+_MOST_PROBLEMS_SHOWN = 8
 
 
 class ModelFolderMixin:
@@ -46,18 +56,26 @@ class ModelFolderMixin:
         """Writes this model's files into `folder`, each atomically."""
         folder = Path(folder)
         _write_weights(self, folder / WEIGHTS_FILE)
+        self.save_config(folder)
+
+    def save_config(self, folder: str | os.PathLike) -> None:
+        """Writes the config alone, atomically, with the names of classes."""
         extra = {"architectures": [self.architecture]}
         if self.has_label_names:
             names = self.label_names
             extra["id2label"] = {str(i): name for i, name in enumerate(names)}
             extra["label2id"] = {name: i for i, name in enumerate(names)}
-        self.config.to_json(folder / CONFIG_FILE, **extra)
+        self.config.to_json(Path(folder) / CONFIG_FILE, **extra)
 
 
 def load_weights(
     model: keras.Model, folder: str | os.PathLike, heads_may_follow=False
 ) -> None:
-    """Assigns every variable of `model` from the folder's weights file.
+    """Assigns every variable of `model` from the folder's weights.
+
+    Names, shapes and types are checked in the header, values in a first pass
+    over the file; only a second pass assigns. For a moment, a variable is in
+    memory three times.
 
     Args:
         model: a model of the folder's config.
@@ -69,96 +87,114 @@ def load_weights(
         InputError: naming all missing, surplus, misshapen, mistyped or
             non-finite tensors; nothing is assigned then.
     """
-    path = Path(folder) / WEIGHTS_FILE
-    pairs = match_weights(model, model.config, model.architecture)
-    arrays = _read_arrays(path, pairs, heads_may_follow)
-    for (variable, _, _), array in zip(pairs, arrays, strict=True):
+    for variable, array in read_weights(model, folder, heads_may_follow):
         variable.assign(array)
 
 
-def _write_weights(model: keras.Model, path: Path) -> None:
-    tensors = {}
-    for variable, name, transposed in match_weights(
-        model, model.config, model.architecture
-    ):
-        array = keras.ops.convert_to_numpy(variable.value)
-        tensors[name] = np.ascontiguousarray(array.T if transposed else array)
-    with atomic_file(path) as temporary:
-        # Hugging Face refuses a file that does not say it is PyTorch-shaped.
-        save_file(tensors, temporary, metadata={"format": "pt"})
+def read_weights(
+    model: keras.Model, folder: str | os.PathLike, heads_may_follow=False
+) -> Iterator[tuple[keras.Variable, np.ndarray]]:
+    """Yields each variable of `model` with its array, the largest first.
 
-
-@dataclasses.dataclass
-class _Problems:
-    """All that is wrong with a weights file, reported at once."""
-
-    path: Path
-    found: list[str] = dataclasses.field(default_factory=list)
-
-    def raise_if_any(self):
-        if self.found:
-            shown = "; ".join(self.found[:8])
-            more = len(self.found) - 8
-            if more > 0:
-                shown += f"; and {more} more"
-            raise InputError(self.path, "the tensors of its config", shown)
-
-
-def _read_arrays(path: Path, pairs, heads_may_follow) -> list[np.ndarray]:
-    if path.with_name("pytorch_model.bin").exists() and not path.exists():
-        raise InputError(
-            path.with_name("pytorch_model.bin"),
-            f"{WEIGHTS_FILE} (a pickle may run code and is never opened; "
-            "convert it with safetensors' convert script)",
-            "a PyTorch pickle",
-        )
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return _read_open_file(path, file, pairs, heads_may_follow)
-    except FileNotFoundError as error:
-        raise InputError(path, "a weights file", "no such file") from error
-    except (SafetensorError, OSError) as error:
-        raise InputError(path, "a safetensors file", error) from error
-
-
-def _read_open_file(path: Path, file, pairs, heads_may_follow):
-    problems = _Problems(path)
-    in_file = _full_names(file.keys())
-    present = set(in_file)
-    arrays = []
-    for variable, name, transposed in pairs:
-        if name not in present:
-            problems.found.append(f"{name} missing")
-            continue
-        present.discard(name)
-        array = file.get_tensor(in_file[name])
-        array = array.T if transposed else array
-        if array.shape != tuple(variable.shape):
-            problems.found.append(
-                f"{name} of shape {array.shape}, not {tuple(variable.shape)}"
-            )
-        elif array.dtype != np.float32:
-            problems.found.append(f"{name} of type {array.dtype}, not float32")
-        elif not np.isfinite(array).all():
-            problems.found.append(f"{name} with non-finite values")
-        arrays.append(array)
-    present -= _REDUNDANT
-    if heads_may_follow:
-        present = {
-            name for name in present if name.startswith("mobilebert.encoder.")
-        }
-    problems.found.extend(f"{name} surplus" for name in sorted(present))
-    problems.raise_if_any()
-    return arrays
-
-
-def _full_names(names) -> dict[str, str]:
-    """Maps full tensor names to those in the file.
-
-    Hugging Face writes an encoder alone without the prefix that the encoder
-    of a task model has.
+    The largest first, so that nothing else is in memory yet while it is there
+    twice. Args and errors as in `load_weights`: nothing is yielded from a
+    folder that will be refused.
     """
-    names = list(names)
-    if any(name.startswith(_ENCODER_PREFIX) for name in names):
-        return {name: name for name in names}
-    return {_ENCODER_PREFIX + name: name for name in names}
+    folder = Path(folder)
+    tensors = stored_tensors(folder)
+    pairs = match_weights(model, model.config, model.architecture)
+    _check(weights_path(folder), tensors, pairs, heads_may_follow)
+    pairs.sort(key=lambda pair: math.prod(pair[0].shape), reverse=True)
+    wanted = {tensors[name]: transposed for _, name, transposed in pairs}
+    arrays = read_arrays(wanted)
+    for (variable, _, _), (_, array) in zip(pairs, arrays, strict=True):
+        yield variable, array
+
+
+def _check(path: Path, tensors, pairs, heads_may_follow: bool) -> None:
+    """Refuses a file that does not hold exactly the tensors asked for."""
+    dtypes = {tensors[name].dtype for _, name, _ in pairs if name in tensors}
+    if len(dtypes) == 1 and dtypes != {"float32"}:
+        raise InputError(path, "float32 weights", f"only {dtypes.pop()}")
+    problems, readable, surplus = [], {}, dict(tensors)
+    for variable, name, transposed in pairs:
+        tensor = surplus.pop(name, None)
+        problem = _problem(tensor, _file_shape(variable, transposed))
+        if problem:
+            problems.append(f"{name} {problem}")
+        else:
+            readable[tensor] = name
+    non_finite = {
+        readable[tensor]: None
+        for tensor, _, rows in read_rows(readable)
+        if not np.isfinite(rows).all()
+    }
+    problems += [f"{name} with non-finite values" for name in non_finite]
+    problems += [
+        f"{name} surplus"
+        for name in sorted(surplus)
+        if not _may_be_left(name, surplus[name], heads_may_follow)
+    ]
+    if problems:
+        shown = "; ".join(problems[:_MOST_PROBLEMS_SHOWN])
+        more = len(problems) - _MOST_PROBLEMS_SHOWN
+        if more > 0:
+            shown += f"; and {more} more"
+        raise InputError(path, "the tensors of its config", shown)
+
+
+def _problem(tensor: StoredTensor | None, shape: tuple[int, ...]) -> str | None:
+    """Says what the header shows to be wrong with one tensor."""
+    if tensor is None:
+        return "missing"
+    if tensor.shape != shape:
+        return f"of shape {tensor.shape}, not {shape}"
+    if tensor.dtype != "float32":
+        return f"of type {tensor.dtype}, not float32"
+    return None
+
+
+def _may_be_left(name: str, tensor: StoredTensor, heads_may_follow: bool):
+    if name in _REDUNDANT:
+        return True
+    if heads_may_follow and not name.startswith("mobilebert.encoder."):
+        return True
+    return name == _EXTRA_OUTPUT_WEIGHTS and 0 in tensor.shape
+
+
+def _file_shape(variable: keras.Variable, transposed: bool) -> tuple[int, ...]:
+    shape = tuple(variable.shape)
+    return shape[::-1] if transposed else shape
+
+
+def file_shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor of a model's file, by name."""
+    shapes = {
+        name: _file_shape(variable, transposed)
+        for variable, name, transposed in match_weights(
+            model, model.config, model.architecture
+        )
+    }
+    if model.architecture in WITH_MASKED_LM:
+        shapes.setdefault(_EXTRA_OUTPUT_WEIGHTS, (0, model.config.vocab_size))
+    return shapes
+
+
+def _write_weights(model: keras.Model, path: Path) -> None:
+    entries = {
+        name: (variable, transposed)
+        for variable, name, transposed in match_weights(
+            model, model.config, model.architecture
+        )
+    }
+    shapes = file_shapes(model)
+
+    def read(name: str) -> np.ndarray:
+        if name not in entries:
+            return np.zeros(shapes[name], "float32")
+        variable, transposed = entries[name]
+        # Not `convert_to_numpy`, which copies.
+        array = np.asarray(variable.value)
+        return array.T if transposed else array
+
+    write_tensors(path, shapes, read)

@@ -88,18 +88,76 @@ class MobileBertForPretraining(_TaskModel):
 
     def heads(self, outputs, masked_lm_positions=None, training=None) -> dict:
         """Applies both heads to an `EncoderOutput`."""
-        features = outputs.sequence_output
-        if masked_lm_positions is not None:
-            features = gather_positions(features, masked_lm_positions)
-        logits = self.masked_lm(
-            features, self.encoder.embeddings.word_embeddings
-        )
         return {
-            "masked_lm_logits": ops.cast(logits, "float32"),
+            "masked_lm_logits": _masked_lm_logits(
+                self, outputs, masked_lm_positions
+            ),
             "next_sentence_logits": self.next_sentence(
                 outputs.pooled_output, training=training
             ),
         }
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class MobileBertForMaskedLM(_TaskModel):
+    """Masked LM alone, as language models are shared.
+
+    Call arguments:
+        inputs: as `MobileBertForPretraining`'s.
+        training: whether dropout is on.
+
+    Returns:
+        Logits, [B, P, V] ([B, S, V] without `masked_lm_positions`).
+    """
+
+    architecture = "MobileBertForMaskedLM"
+    reads_pooled_output = False
+
+    def __init__(self, config, name="masked_lm_model", **kwargs):
+        super().__init__(config, name=name, **kwargs)
+        self.masked_lm = MaskedLMHead(config, name="masked_lm")
+        self.build()
+
+    def build(self, input_shape=None):
+        self.masked_lm.build()
+
+    def call(self, inputs, training=None):
+        outputs = self.encoder(inputs, training=training)
+        return _masked_lm_logits(
+            self, outputs, inputs.get("masked_lm_positions")
+        )
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class MobileBertForNextSentencePrediction(_TaskModel):
+    """Says whether the second segment follows the first.
+
+    Returns:
+        Logits, [B, 2] (class 0: B follows A).
+    """
+
+    architecture = "MobileBertForNextSentencePrediction"
+
+    def __init__(self, config, name="next_sentence_model", **kwargs):
+        super().__init__(config, name=name, **kwargs)
+        self.next_sentence = self._head(2, 0.0, "next_sentence")
+        self.build()
+
+    def build(self, input_shape=None):
+        self.next_sentence.build((None, self.config.hidden_size))
+
+    def call(self, inputs, training=None):
+        outputs = self.encoder(inputs, training=training)
+        return self.next_sentence(outputs.pooled_output, training=training)
+
+
+def _masked_lm_logits(model, outputs, masked_lm_positions):
+    """Float32 logits of a model's MLM head, [B, P, V] or [B, S, V]."""
+    features = outputs.sequence_output
+    if masked_lm_positions is not None:
+        features = gather_positions(features, masked_lm_positions)
+    table = model.encoder.embeddings.word_embeddings
+    return ops.cast(model.masked_lm(features, table), "float32")
 
 
 class _ClassModel(_TaskModel):

@@ -1,16 +1,24 @@
 """Opening a model folder as the class that was saved."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 
 from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.hub import model_folder
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
-from mobilebert_tf.modeling.model_folder import CONFIG_FILE, load_weights
+from mobilebert_tf.modeling.model_folder import (
+    CONFIG_FILE,
+    load_weights,
+    read_weights,
+)
 from mobilebert_tf.modeling.models import (
+    MobileBertForMaskedLM,
     MobileBertForMultipleChoice,
+    MobileBertForNextSentencePrediction,
     MobileBertForPretraining,
     MobileBertForQuestionAnswering,
     MobileBertForSequenceClassification,
@@ -22,6 +30,8 @@ MODEL_CLASSES = {
     for model_class in (
         MobileBertEncoder,
         MobileBertForPretraining,
+        MobileBertForMaskedLM,
+        MobileBertForNextSentencePrediction,
         MobileBertForSequenceClassification,
         MobileBertForTokenClassification,
         MobileBertForQuestionAnswering,
@@ -30,27 +40,26 @@ MODEL_CLASSES = {
 }
 
 
-def load(folder: str | os.PathLike) -> keras.Model:
-    """Returns the model a folder holds, as the class that was saved.
+def load(name_or_path: str | os.PathLike) -> keras.Model:
+    """Returns the model of a folder or of the hub, as the class it was saved.
+
+    Args:
+        name_or_path: see `hub.model_folder`.
 
     Raises:
-        InputError: if a file is missing, unreadable, or does not hold exactly
-            the tensors that its config asks for.
+        InputError: if there is no such model, a file is missing, unreadable,
+            or does not hold exactly the tensors that its config asks for.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(folder, "a model folder", "no such folder")
+    folder = model_folder(name_or_path)
     config_file = folder / CONFIG_FILE
     config = MobileBertConfig.from_json(config_file)
     values = read_json_object(config_file)
-    architecture = _architecture(config_file, values)
+    architecture = architecture_of(config_file, values)
     model_class = MODEL_CLASSES[architecture]
     arguments = {}
     if model_class.has_label_names:
         arguments["label_names"] = label_names_of(config_file, values)
-    model = model_class(config, **arguments)
-    load_weights(model, folder)
-    return model
+    return _build_with_weights(lambda: model_class(config, **arguments), folder)
 
 
 def load_encoder_weights(
@@ -65,7 +74,12 @@ def load_encoder_weights(
     load_weights(encoder, folder, heads_may_follow=True)
 
 
-def _architecture(config_file: Path, values: dict) -> str:
+def architecture_of(config_file: Path, values: dict) -> str:
+    """Returns the class that a folder's `config.json` values name.
+
+    Raises:
+        InputError: if there is no such class.
+    """
     found = values.get("architectures") or ["(none)"]
     if found[0] not in MODEL_CLASSES:
         known = ", ".join(MODEL_CLASSES)
@@ -95,3 +109,39 @@ def label_names_of(config_file: Path, values: dict) -> list[str]:
             config_file, "keys 0, 1, ...", sorted(names), place="id2label"
         )
     return [str(names[index]) for index in wanted]
+
+
+def _build_with_weights(
+    build: Callable[[], keras.Model], folder: Path
+) -> keras.Model:
+    """Builds a model whose variables begin with a folder's weights.
+
+    Drawing random weights first would take seconds and, for a moment, more
+    than twice their memory. Here they are read before there are variables,
+    which then take them over without a copy.
+    """
+    # Keras gives variables made in this scope their values when it ends.
+    with keras.StatelessScope():
+        model = build()
+        for variable in model.weights:
+            # Costs nothing, should the folder be refused.
+            variable._initializer = _nothing
+        for variable, array in read_weights(model, folder):
+            # A copy: TensorFlow's own tensor of an array keeps the array.
+            variable._initializer = _Once(keras.ops.copy(array))
+    return model
+
+
+class _Once:
+    """An initializer that hands over a tensor, and does not keep it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __call__(self, shape, dtype=None):
+        tensor, self.tensor = self.tensor, None
+        return tensor
+
+
+def _nothing(shape, dtype=None):
+    return keras.ops.zeros((), dtype)

@@ -45,7 +45,7 @@ FEED_FORWARD = (
     ("norm", "output.LayerNorm"),
 )
 
-PRETRAINING = (
+MASKED_LM = (
     ("masked_lm/transform/kernel", "transform.dense.weight", True),
     ("masked_lm/transform/bias", "transform.dense.bias", False),
     ("masked_lm/norm/gamma", "transform.LayerNorm.weight", False),
@@ -54,15 +54,22 @@ PRETRAINING = (
     ("masked_lm/bias", "bias", False),
 )
 
-# The task head's name in the file, by Hugging Face architecture.
+# Dense layers outside the encoder, by Hugging Face architecture: our path, and
+# the name in the file.
 HEADS = {
     "MobileBertModel": None,
-    "MobileBertForPreTraining": "cls.seq_relationship",
-    "MobileBertForSequenceClassification": "classifier",
-    "MobileBertForTokenClassification": "classifier",
-    "MobileBertForMultipleChoice": "classifier",
-    "MobileBertForQuestionAnswering": "qa_outputs",
+    "MobileBertForPreTraining": ("next_sentence/dense", "cls.seq_relationship"),
+    "MobileBertForMaskedLM": None,
+    "MobileBertForNextSentencePrediction": (
+        "next_sentence/dense",
+        "cls.seq_relationship",
+    ),
+    "MobileBertForSequenceClassification": ("head/dense", "classifier"),
+    "MobileBertForTokenClassification": ("head/dense", "classifier"),
+    "MobileBertForMultipleChoice": ("head/dense", "classifier"),
+    "MobileBertForQuestionAnswering": ("head/dense", "qa_outputs"),
 }
+WITH_MASKED_LM = ("MobileBertForPreTraining", "MobileBertForMaskedLM")
 
 
 def weight_names(
@@ -82,12 +89,11 @@ def weight_names(
     for block in range(config.num_hidden_layers):
         yield from _block_names(block, config.num_feedforward_networks)
     yield from _layer("encoder/pooler", "mobilebert.pooler.dense")
-    if architecture == "MobileBertForPreTraining":
-        for ours, theirs, transposed in PRETRAINING:
+    if architecture in WITH_MASKED_LM:
+        for ours, theirs, transposed in MASKED_LM:
             yield ours, f"cls.predictions.{theirs}", transposed
-        yield from _layer("next_sentence/dense", HEADS[architecture])
-    elif HEADS[architecture] is not None:
-        yield from _layer("head/dense", HEADS[architecture])
+    if HEADS[architecture] is not None:
+        yield from _layer(*HEADS[architecture])
 
 
 def match_weights(
@@ -101,7 +107,7 @@ def match_weights(
     Raises:
         ValueError: if a variable has no name; that is a defect of the tables.
     """
-    by_path = _variables_by_path(model)
+    by_path = variables_by_path(model)
     pairs = [
         (by_path.pop(ours), theirs, transposed)
         for ours, theirs, transposed in weight_names(config, architecture)
@@ -112,7 +118,7 @@ def match_weights(
     return pairs
 
 
-def _variables_by_path(model: keras.Model) -> dict[str, keras.Variable]:
+def variables_by_path(model: keras.Model) -> dict[str, keras.Variable]:
     """Returns the variables by their path without the names users choose."""
     encoder = getattr(model, "encoder", model)
     inside = {id(variable) for variable in encoder.weights}

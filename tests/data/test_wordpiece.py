@@ -242,13 +242,13 @@ def test_folder_without_configuration_is_uncased(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("{", "expected a JSON object"),
+        ("{", "line 1: expected JSON"),
         ("[]", "expected a JSON object, found list"),
         ('{"do_lower_case": "no"}', "do_lower_case: expected true or false"),
         ('{"strip_accents": false}', "strip_accents: expected null or true"),
         (
             '{"tokenize_chinese_chars": false}',
-            "tokenize_chinese_chars: expected null or true, found False",
+            "tokenize_chinese_chars: expected null or true, found false",
         ),
     ],
 )

@@ -4,10 +4,13 @@ Nothing here imports a backend: the tests of this folder run on TensorFlow and,
 with KERAS_BACKEND=jax, on JAX.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
+import mobilebert_tf as mb
 from mobilebert_tf.config import MobileBertConfig
 
 
@@ -45,3 +48,21 @@ def batch(rng) -> dict[str, np.ndarray]:
         "input_mask": mask,
         "segment_ids": segments * mask,
     }
+
+
+@pytest.fixture
+def config(small_config):
+    """One block of two unlike networks: all names, few tensors."""
+    return dataclasses.replace(
+        small_config, num_hidden_layers=1, classifier_activation=True
+    )
+
+
+@pytest.fixture
+def folder(config, tmp_path):
+    """A classifier's folder."""
+    model = mb.MobileBertForSequenceClassification(
+        config, ["no", "maybe", "yes"]
+    )
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"

@@ -34,6 +34,22 @@ def pretraining(config, batch):
     )
 
 
+def masked_lm(config, batch):
+    positions = np.array([[1, 4], [2, 3], [0, 2]], "int32")
+    return (
+        mb.MobileBertForMaskedLM(config),
+        batch | {"masked_lm_positions": positions},
+        np.array([[5, 6], [7, 8], [9, 10]]),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+
+
+def next_sentence(config, batch):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = mb.MobileBertForNextSentencePrediction(config)
+    return model, batch, np.array([0, 1, 0]), loss
+
+
 def classification(config, batch):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model = mb.MobileBertForSequenceClassification(config, LABEL_NAMES)
@@ -69,6 +85,8 @@ def multiple_choice(config, batch):
 
 TASKS = [
     pretraining,
+    masked_lm,
+    next_sentence,
     classification,
     regression,
     tagging,
@@ -87,6 +105,8 @@ SHAPES = {
         "masked_lm_logits": (3, 2, 50),
         "next_sentence_logits": (3, 2),
     },
+    masked_lm: {"logits": (3, 2, 50)},
+    next_sentence: {"logits": (3, 2)},
     classification: {"logits": (3, 3)},
     regression: {"logits": (3, 1)},
     tagging: {"logits": (3, 10, 3)},
@@ -162,6 +182,19 @@ def test_masked_positions_are_the_full_logits_at_those(small_config, batch):
         )
 
 
+def test_heads_alone_are_the_heads_of_both(small_config, batch):
+    """The same weights give the same logits, apart or together."""
+    both = mb.MobileBertForPretraining(small_config)
+    expected = as_dict(both(batch))
+    for model, name in (
+        (mb.MobileBertForMaskedLM(small_config), "masked_lm"),
+        (mb.MobileBertForNextSentencePrediction(small_config), "next_sentence"),
+    ):
+        model.encoder.set_weights(both.encoder.get_weights())
+        getattr(model, name).set_weights(getattr(both, name).get_weights())
+        assert np.array_equal(numpy(model(batch)), expected[f"{name}_logits"])
+
+
 def test_word_table_is_tied(small_config, batch):
     """The head predicts through the encoder's own table."""
     model = mb.MobileBertForPretraining(small_config)
@@ -202,6 +235,7 @@ def test_pooler_only_where_it_is_read(small_config):
     reads = mb.MobileBertForSequenceClassification(config, ["a", "b"])
     assert reads.encoder.pooler is not None
     for model in (
+        mb.MobileBertForMaskedLM(config),
         mb.MobileBertForQuestionAnswering(config),
         mb.MobileBertForTokenClassification(config, ["a", "b"]),
     ):

@@ -1,0 +1,113 @@
+"""A model's name: a folder of this machine's, or a repository on the hub.
+
+Everything that takes a model takes both. What is downloaded lies in Hugging
+Face's cache and is found there again without a connection.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import model_info, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from mobilebert_tf.errors import InputError
+
+# Weights as safetensors only: a PyTorch pickle is not even fetched.
+_WANTED = [
+    "config.json",
+    "model*.safetensors*",
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "README.md",
+]
+# user/model, and behind an @ a branch, tag or commit.
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_ANSWER_SECONDS = 10
+
+
+def model_folder(name_or_path: str | os.PathLike) -> Path:
+    """Returns the folder of a model, fetched from the hub if need be.
+
+    Args:
+        name_or_path: a folder, which wins where both exist, or a name on the
+            hub: `user/model` or `user/model@revision`.
+
+    Raises:
+        InputError: if there is neither, or the hub neither hands it out nor
+            has done so before.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return folder
+    name = os.fspath(name_or_path)
+    if folder.exists() or not _HUB_NAME.fullmatch(name):
+        found = "a file" if folder.exists() else "no such folder"
+        raise InputError(name, "a model folder", found)
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(_fetch(repository, revision or None))
+    except HFValidationError as error:
+        raise InputError(name, "a model folder", "no such folder") from error
+    except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise InputError(
+            name,
+            "a model folder, or a model on the hub",
+            f"no such folder; {_reason(error)}",
+        ) from error
+
+
+def _fetch(repository: str, revision: str | None) -> str:
+    """Asks the hub first, and the cache where that has no answer."""
+    try:
+        # `snapshot_download` would wait for an answer as long as TCP does.
+        model_info(repository, revision=revision, timeout=_ANSWER_SECONDS)
+    except RevisionNotFoundError:
+        raise
+    except (HTTPError, OfflineModeIsEnabled) as refusal:
+        try:
+            return snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=_WANTED,
+                local_files_only=True,
+            )
+        except LocalEntryNotFoundError:
+            raise refusal from None
+    return snapshot_download(
+        repository, revision=revision, allow_patterns=_WANTED
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Says why the hub gave nothing, in words for the end of a line."""
+    if isinstance(error, GatedRepoError):
+        return (
+            "the hub hands it out only to those who have accepted its terms "
+            "(log in with `hf auth login`)"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            "the hub has none of that name, or it is private (log in with "
+            "`hf auth login`)"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return "the hub has it without this revision"
+    if isinstance(error, HfHubHTTPError):
+        return f"the hub answers {error.response.status_code}"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "the cache has none, and HF_HUB_OFFLINE is set"
+    return (
+        "the cache has none, and the hub cannot be reached "
+        f"({type(error).__name__}: {error})"
+    )

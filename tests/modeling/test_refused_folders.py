@@ -1,0 +1,190 @@
+"""Model folders that do not hold what they should: one line says so."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import mobilebert_tf as mb
+from mobilebert_tf.modeling import model_folder
+from tests.modeling.folders import (
+    TASKS,
+    edit_config,
+    refusal,
+    rewrite,
+    values,
+    weights_file,
+)
+
+KEY = "mobilebert.encoder.layer.0.attention.self.key.weight"
+
+
+def replace_by(convert):
+    def change(tensors):
+        tensors[KEY] = convert(tensors[KEY])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (lambda tensors: tensors.pop(KEY), f"{KEY} missing"),
+        (
+            lambda tensors: tensors.update(extra=np.ones(2, "float32")),
+            "extra surplus",
+        ),
+        (
+            replace_by(lambda tensor: tensor[:, :-1].copy()),
+            f"{KEY} of shape (16, 15), not (16, 16)",
+        ),
+        (
+            replace_by(lambda tensor: tensor.ravel()),
+            f"{KEY} of shape (256,), not (16, 16)",
+        ),
+        (
+            replace_by(lambda tensor: tensor.astype("float16")),
+            f"{KEY} of type float16, not float32",
+        ),
+        (
+            replace_by(lambda tensor: tensor * np.nan),
+            f"{KEY} with non-finite values",
+        ),
+        (
+            replace_by(lambda tensor: tensor + np.inf),
+            f"{KEY} with non-finite values",
+        ),
+    ],
+    ids=[
+        "missing",
+        "surplus",
+        "misshapen",
+        "flat",
+        "float16",
+        "nan",
+        "infinite",
+    ],
+)
+def test_wrong_tensors_are_named(config, folder, change, expected):
+    rewrite(folder, change)
+    assert expected in refusal(folder)
+    # Nothing was assigned, not even the tensors that are right.
+    model = TASKS["classifier"](config)
+    before = values(model)
+    refusal(folder, lambda path: model_folder.load_weights(model, path))
+    for found, wanted in zip(values(model), before, strict=True):
+        assert np.array_equal(found, wanted)
+
+
+def test_all_problems_are_counted(config, folder):
+    rewrite(folder, lambda tensors: tensors.clear())
+    message = refusal(folder)
+    assert message.count("missing") == 8
+    others = len(TASKS["classifier"](config).weights) - 8
+    assert f"; and {others} more" in message
+
+
+def test_another_tasks_head_is_refused(config, folder, tmp_path):
+    other = tmp_path / "other"
+    mb.MobileBertForQuestionAnswering(config).save_pretrained(other)
+    weights_file(other).replace(weights_file(folder))
+    message = refusal(folder)
+    assert "classifier.weight missing" in message
+    assert "qa_outputs.weight surplus" in message
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -100])
+def test_truncated_file(folder, size):
+    content = weights_file(folder).read_bytes()
+    weights_file(folder).write_bytes(content[:size])
+    assert "expected a safetensors file" in refusal(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_another_float_type_is_named_once(folder, dtype):
+    """NumPy knows no bfloat16: the header does."""
+    tensors = load_file(weights_file(folder))
+    width = {"float16": 2, "bfloat16": 2, "float64": 8}[dtype]
+    code = {"float16": "F16", "bfloat16": "BF16", "float64": "F64"}[dtype]
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + width * tensor.size
+        header[name] = {
+            "dtype": code,
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    encoded = json.dumps(header).encode()
+    weights_file(folder).write_bytes(
+        len(encoded).to_bytes(8, "little") + encoded + bytes(end)
+    )
+    message = refusal(folder)
+    assert message.endswith(f"expected float32 weights, found only {dtype}")
+
+
+def test_refused_folder_costs_no_initial_values(folder, monkeypatch):
+    """A teacher given as a student is refused before 1.2 GB are made."""
+    weights_file(folder).write_bytes(b"")
+    drawn = []
+    monkeypatch.setattr(
+        keras.initializers.TruncatedNormal,
+        "__call__",
+        lambda self, shape, dtype=None: drawn.append(shape),
+    )
+    refusal(folder)
+    assert drawn == []
+
+
+def test_a_refused_folder_leaves_keras_as_it_was(config, folder):
+    """Variables that were never given values must not haunt later scopes."""
+    weights_file(folder).unlink()
+    refusal(folder)
+    with keras.StatelessScope():
+        model = TASKS["classifier"](config)
+    assert all(np.isfinite(value).all() for value in values(model))
+
+
+def test_garbage(folder):
+    weights_file(folder).write_bytes(b"PK\x03\x04" + bytes(range(256)) * 9)
+    assert "expected a safetensors file" in refusal(folder)
+
+
+def test_no_weights(folder):
+    weights_file(folder).unlink()
+    assert "expected a weights file" in refusal(folder)
+
+
+def test_pickle_is_not_opened(folder):
+    weights_file(folder).rename(folder / "pytorch_model.bin")
+    message = refusal(folder)
+    assert "pytorch_model.bin" in message
+    assert "pickle" in message
+
+
+def test_no_folder(tmp_path):
+    assert "no such folder" in refusal(tmp_path / "absent")
+
+
+def test_no_config(folder):
+    (folder / "config.json").unlink()
+    assert "config.json: expected a config file" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"architectures": ["BertModel"]}, "architectures: expected one of"),
+        ({"architectures": None}, "found (none)"),
+        ({"architectures": []}, "found (none)"),
+        ({"id2label": {}}, "id2label: expected the names of the classes"),
+        ({"id2label": ["no"]}, "id2label: expected the names of the classes"),
+        ({"id2label": {"1": "a", "2": "b"}}, "id2label: expected keys 0, 1"),
+        ({"id2label": {"0": "a", "1": "b"}}, "classifier.bias of shape (3,)"),
+        ({"vocab_size": 49}, "of shape (50, 12), not (49, 12)"),
+    ],
+)
+def test_config_that_does_not_fit(folder, changes, expected):
+    edit_config(folder, **changes)
+    assert expected in refusal(folder)
