@@ -51,7 +51,7 @@ def write_model_card(
         model: the model it holds.
         title: the first heading.
         command: what made it.
-        results: metric names and values, on held-out data.
+        results: metric names and values, on held-out data; may be empty.
         notes: anything else worth a line, by name.
     """
     folder = Path(folder)
@@ -81,8 +81,7 @@ def write_model_card(
         "",
         *_table("Model", "", rows),
         "",
-        *_table("Metric (held-out)", "Value", _rounded(results)),
-        "",
+        *_results(results),
         *[f"- {name}: {value}" for name, value in notes.items()],
         "",
         "Open it with `mobilebert_tf.load(folder)`, or, unless it is a "
@@ -98,6 +97,12 @@ def _table(left: str, right: str, rows: Mapping[str, object]) -> list[str]:
         "|---|---|",
         *[f"| {name} | {value} |" for name, value in rows.items()],
     ]
+
+
+def _results(results: Mapping[str, float]) -> list[str]:
+    if not results:
+        return []
+    return [*_table("Metric (held-out)", "Value", _rounded(results)), ""]
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, str]:

@@ -1,0 +1,205 @@
+"""From somebody else's tensors to ours, every one of them accounted for."""
+
+import dataclasses
+import re
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.modeling.pretrained import MODEL_CLASSES
+from mobilebert_tf.modeling.safetensors_file import Tensor
+from mobilebert_tf.modeling.weight_names import (
+    match_weights,
+    variables_by_path,
+)
+
+# A path's block and feed-forward numbers stand in tables as {block} and {ffn}.
+Row = tuple[str, str, "Rule"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How a source stores one of our variables.
+
+    Attributes:
+        source_shape: from our shape and the number of heads to the source's.
+        transposed: whether its axes are swapped; otherwise it is reshaped.
+    """
+
+    source_shape: Callable[[tuple[int, ...], int], tuple[int, ...]]
+    transposed: bool = False
+
+    def to_ours(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns a source's array in our layout, a view of it."""
+        return array.T if self.transposed else array.reshape(shape)
+
+    def from_ours(self, array: np.ndarray, num_heads: int) -> np.ndarray:
+        """Returns our array as the source stores it, a view of it."""
+        if self.transposed:
+            return array.T
+        return array.reshape(self.source_shape(array.shape, num_heads))
+
+
+SAME = Rule(lambda shape, num_heads: shape)
+TRANSPOSED = Rule(lambda shape, num_heads: shape[::-1], transposed=True)
+# Attention kernels and biases with an axis of their own for the heads.
+HEADS_OUT = Rule(
+    lambda shape, num_heads: (*shape[:-1], num_heads, shape[-1] // num_heads)
+)
+HEADS_IN = Rule(
+    lambda shape, num_heads: (num_heads, shape[0] // num_heads, *shape[1:])
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """One variable of a model and where its values are.
+
+    Attributes:
+        name: its name in our file.
+        transposed: whether our file stores it transposed.
+        tensor: its values, in our layout once read.
+    """
+
+    name: str
+    transposed: bool
+    tensor: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """What a model takes from a source.
+
+    Attributes:
+        model: a model without memory; its variables have shapes and paths.
+        variables: by our path.
+        dropped: how many tensors were left behind, by reason.
+        unsound: the source's names of tensors with non-finite values, filled
+            while tensors are read.
+    """
+
+    model: keras.Model
+    variables: dict[str, Matched]
+    dropped: dict[str, int]
+    unsound: list[str]
+
+
+def blank_model(
+    config: MobileBertConfig, architecture: str, label_names: Sequence[str]
+) -> keras.Model:
+    """Returns a model of shapes only, which takes no memory for weights.
+
+    Args:
+        config: its config.
+        architecture: a key of `MODEL_CLASSES`.
+        label_names: used where the class has them.
+    """
+    model_class = MODEL_CLASSES[architecture]
+    arguments = {}
+    if model_class.has_label_names:
+        arguments["label_names"] = label_names
+    with keras.StatelessScope(initialize_variables=False):
+        return model_class(config, **arguments)
+
+
+def match(
+    path: Path,
+    model: keras.Model,
+    source: Mapping[str, Tensor],
+    table: Iterable[Row],
+    dropped: Iterable[tuple[str, str]] = (),
+) -> Match:
+    """Accounts for every tensor of a source and every variable of a model.
+
+    Args:
+        path: the source, for messages.
+        model: of `blank_model`.
+        source: its tensors by name.
+        table: rows (the source's name, our variable's path, rule); rows whose
+            path the model does not have are passed over.
+        dropped: (pattern, reason) of names that are knowingly left behind.
+
+    Raises:
+        InputError: listing every missing, surplus, misshapen and mistyped
+            tensor.
+    """
+    rows = {ours: (theirs, rule) for theirs, ours, rule in table}
+    rest, problems, unsound, matched = dict(source), [], [], {}
+    for path_of_ours, variable, name, transposed in _variables(model):
+        theirs, rule = rows[path_of_ours]
+        tensor = rest.pop(theirs, None)
+        if tensor is None:
+            problems.append(f"{theirs} missing")
+            continue
+        shape = tuple(variable.shape)
+        wanted = rule.source_shape(shape, model.config.num_attention_heads)
+        if tensor.shape != wanted:
+            problems.append(f"{theirs} of shape {tensor.shape}, not {wanted}")
+        elif tensor.dtype != "float32":
+            problems.append(f"{theirs} of type {tensor.dtype}, not float32")
+        ours = _in_our_layout(theirs, tensor, rule, shape, unsound)
+        matched[path_of_ours] = Matched(name, transposed, ours)
+    counts = {}
+    for theirs in sorted(rest):
+        reason = _reason(theirs, dropped)
+        counts[reason] = counts.get(reason, 0) + 1
+    counts.pop(None, None)
+    problems += [f"{theirs} surplus" for theirs in surplus((), rest, dropped)]
+    raise_problems(path, problems)
+    return Match(model, matched, counts, unsound)
+
+
+def surplus(known: Collection[str], source: Mapping, dropped) -> list[str]:
+    """Returns a source's names that are neither known nor left behind."""
+    return [
+        name
+        for name in sorted(source)
+        if name not in known and _reason(name, dropped) is None
+    ]
+
+
+def raise_problems(path: Path, problems: Sequence[str]) -> None:
+    """Raises an `InputError` that lists all problems, if there are any."""
+    if problems:
+        raise InputError(
+            path, "exactly the tensors of its config", "; ".join(problems)
+        )
+
+
+def _variables(model: keras.Model):
+    """Yields (our path, variable, name in our file, whether transposed)."""
+    paths = {
+        id(variable): path
+        for path, variable in variables_by_path(model).items()
+    }
+    for variable, name, transposed in match_weights(
+        model, model.config, model.architecture
+    ):
+        yield paths[id(variable)], variable, name, transposed
+
+
+def _in_our_layout(theirs, tensor, rule, shape, unsound) -> Tensor:
+    def read():
+        array = tensor.read()
+        if not np.isfinite(array).all():
+            unsound.append(f"{theirs} with non-finite values")
+        return rule.to_ours(array, shape)
+
+    return Tensor(shape, tensor.dtype, read)
+
+
+def _reason(name: str, dropped) -> str | None:
+    for pattern, reason in dropped:
+        if re.fullmatch(pattern, name):
+            return reason
+    return None

@@ -1,0 +1,129 @@
+"""Reading and writing TensorFlow 1 checkpoints.
+
+Also the `variables/` of a SavedModel, which is the same format. Written in
+groups of tensors that TensorFlow merges, so that no more than a group is in
+memory.
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from mobilebert_tf.conversion.tensors import Tensor
+from mobilebert_tf.errors import InputError
+
+# TensorFlow reports data that end too early as an IndexError.
+_READ_ERRORS = (tf.errors.OpError, OSError, ValueError, IndexError)
+
+
+def open_checkpoint(prefix: str | os.PathLike):
+    """Returns TensorFlow's reader of a checkpoint.
+
+    Raises:
+        InputError: if its index is missing or damaged.
+    """
+    index = Path(f"{prefix}.index")
+    if not index.is_file():
+        raise InputError(index, "a checkpoint's index", "no such file")
+    try:
+        return tf.train.load_checkpoint(os.fspath(prefix))
+    except _READ_ERRORS as error:
+        raise InputError(index, "a checkpoint's index", error) from error
+
+
+def read_checkpoint(
+    prefix: str | os.PathLike, scope: str | None = None
+) -> dict[str, Tensor]:
+    """Lists a checkpoint's tensors by variable name.
+
+    Args:
+        prefix: the checkpoint's, without `.index`.
+        scope: list only what is below `scope/`, without that.
+
+    Raises:
+        InputError: if the index is damaged, or has nothing in the scope; when
+            a tensor is read, if the data are.
+    """
+    reader = open_checkpoint(prefix)
+    dtypes = reader.get_variable_to_dtype_map()
+    before = f"{scope}/" if scope else ""
+    tensors = {}
+    for name, shape in reader.get_variable_to_shape_map().items():
+        if name.startswith(before):
+            tensors[name.removeprefix(before)] = Tensor(
+                tuple(shape),
+                dtypes[name].name,
+                lambda name=name: _read(reader, prefix, name),
+            )
+    if not tensors:
+        raise InputError(f"{prefix}.index", f"tensors below {before}", "none")
+    return tensors
+
+
+def write_checkpoint(
+    prefix: str | os.PathLike, tensors: Mapping[str, Tensor]
+) -> None:
+    """Writes a TensorFlow 1 checkpoint.
+
+    Args:
+        prefix: of its files.
+        tensors: what to write, by variable name.
+    """
+    prefix = Path(prefix)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=prefix.parent) as folder:
+        parts = []
+        for group in _groups(tensors):
+            part = os.path.join(folder, f"part-{len(parts):05d}")
+            tf.raw_ops.SaveV2(
+                prefix=part,
+                tensor_names=group,
+                shape_and_slices=[""] * len(group),
+                tensors=[_tensor(tensors[name]) for name in group],
+            )
+            parts.append(part)
+        tf.raw_ops.MergeV2Checkpoints(
+            checkpoint_prefixes=parts,
+            destination_prefix=os.fspath(prefix),
+            delete_old_dirs=False,
+        )
+
+
+def _groups(tensors: Mapping[str, Tensor]):
+    """Yields names whose tensors are an eighth of all, or one larger.
+
+    The largest come first, while nothing else is in memory yet: TensorFlow
+    copies an array twice, and does not give small tensors' memory back.
+    """
+    sizes = {name: math.prod(tensors[name].shape) for name in tensors}
+    sizes = dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))
+    limit = sum(sizes.values()) // 8
+    group, size = [], 0
+    for name in sizes:
+        if group and size + sizes[name] > limit:
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += sizes[name]
+    if group:
+        yield group
+
+
+def _tensor(tensor: Tensor) -> tf.Tensor:
+    # In two steps, so that a transposed view's origin is gone before the copy.
+    array = np.ascontiguousarray(tensor.read())
+    return tf.constant(array)
+
+
+def _read(reader, prefix, name: str) -> np.ndarray:
+    try:
+        return np.asarray(reader.get_tensor(name))
+    except _READ_ERRORS as error:
+        raise InputError(
+            f"{prefix}.data", "readable data", error, place=name
+        ) from error

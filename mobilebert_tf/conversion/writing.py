@@ -1,0 +1,82 @@
+"""A conversion's weights and config, written where they go."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from mobilebert_tf.atomic import atomic_file
+from mobilebert_tf.config import to_google
+from mobilebert_tf.conversion import tf1
+from mobilebert_tf.conversion.reading import Conversion
+from mobilebert_tf.conversion.tensors import Tensor, raise_problems
+from mobilebert_tf.conversion.tf1_names import HEADS, tf1_names
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.modeling.model_folder import file_shapes
+from mobilebert_tf.modeling.safetensors_file import write_tensors
+from mobilebert_tf.modeling.stored_weights import WEIGHTS_FILE
+
+# The names of the published archive.
+TF1_PREFIX = "mobilebert_variables.ckpt"
+TF1_CONFIG = "bert_config.json"
+
+
+def write_folder(conversion: Conversion, folder: str | os.PathLike) -> None:
+    """Writes a model folder's weights and config.
+
+    Raises:
+        InputError: if the source cannot be read to its end, or has non-finite
+            values, all listed.
+    """
+    match = conversion.match
+    by_name = {matched.name: matched for matched in match.variables.values()}
+    shapes = file_shapes(match.model)
+
+    def read(name: str) -> np.ndarray:
+        if name not in by_name:
+            return np.zeros(shapes[name], "float32")
+        array = by_name[name].tensor.read()
+        return array.T if by_name[name].transposed else array
+
+    write_tensors(Path(folder) / WEIGHTS_FILE, shapes, read)
+    raise_problems(conversion.source.path, match.unsound)
+    match.model.save_config(folder)
+
+
+def write_tf1(conversion: Conversion, folder: str | os.PathLike) -> None:
+    """Writes a TensorFlow 1 checkpoint with the released names, and its config.
+
+    Raises:
+        InputError: as `write_folder`, and if the original code has no such
+            class.
+    """
+    folder, match = Path(folder), conversion.match
+    model = match.model
+    if model.architecture not in HEADS:
+        raise InputError(
+            conversion.source.path,
+            f"a class of the original code ({', '.join(HEADS)})",
+            model.architecture,
+        )
+    num_heads = model.config.num_attention_heads
+    tensors = {
+        theirs: _stored(match.variables[ours].tensor, rule, num_heads)
+        for theirs, ours, rule in tf1_names(model.config, model.architecture)
+        if ours in match.variables
+    }
+    if len(tensors) != len(match.variables):
+        raise ValueError("a variable has no name in the table")
+    tf1.write_checkpoint(folder / TF1_PREFIX, tensors)
+    raise_problems(conversion.source.path, match.unsound)
+    with atomic_file(folder / TF1_CONFIG) as temporary:
+        values = to_google(model.config)
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _stored(tensor: Tensor, rule, num_heads: int) -> Tensor:
+    return Tensor(
+        rule.source_shape(tensor.shape, num_heads),
+        tensor.dtype,
+        lambda: rule.from_ours(tensor.read(), num_heads),
+    )

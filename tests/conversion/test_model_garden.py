@@ -1,0 +1,395 @@
+"""Object checkpoints put together by hand, with Model Garden's names.
+
+What its real models write is compared in `tests/peers`.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import (
+    TrackableObjectGraph,
+)
+
+from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.conversion.model_garden import (
+    OBJECT_GRAPH,
+    is_object_checkpoint,
+    normalization_type,
+    read_model_garden,
+)
+from mobilebert_tf.conversion.model_garden_names import (
+    DROPPED,
+    HEADS,
+    model_garden_names,
+)
+from mobilebert_tf.conversion.tensors import blank_model, match
+from mobilebert_tf.conversion.tf1 import open_checkpoint
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.modeling.weight_names import variables_by_path
+
+CONFIG = MobileBertConfig(
+    vocab_size=11,
+    embedding_size=4,
+    hidden_size=8,
+    intra_bottleneck_size=6,
+    num_attention_heads=2,
+    intermediate_size=5,
+    num_hidden_layers=2,
+    num_feedforward_networks=2,
+    max_position_embeddings=7,
+)
+
+# Names and shapes of a student's variables at CONFIG's sizes, as Model Garden's
+# encoder lists them.
+EMBEDDINGS = {
+    "mobile_bert_embedding/word_embedding/embeddings": (11, 4),
+    "mobile_bert_embedding/type_embedding/embeddings": (2, 8),
+    "mobile_bert_embedding/position_embedding/embeddings": (7, 8),
+    "mobile_bert_embedding/embedding_projection/kernel": (12, 8),
+    "mobile_bert_embedding/embedding_projection/bias": (8,),
+    "mobile_bert_embedding/embedding_norm/beta": (8,),
+    "mobile_bert_embedding/embedding_norm/gamma": (8,),
+}
+BLOCK = {
+    "bottleneck_input/dense/kernel": (8, 6),
+    "bottleneck_input/dense/bias": (6,),
+    "bottleneck_input/norm/beta": (6,),
+    "bottleneck_input/norm/gamma": (6,),
+    "kq_shared_bottleneck/dense/kernel": (8, 6),
+    "kq_shared_bottleneck/dense/bias": (6,),
+    "kq_shared_bottleneck/norm/beta": (6,),
+    "kq_shared_bottleneck/norm/gamma": (6,),
+    "attention/query/kernel": (6, 2, 3),
+    "attention/query/bias": (2, 3),
+    "attention/key/kernel": (6, 2, 3),
+    "attention/key/bias": (2, 3),
+    "attention/value/kernel": (8, 2, 3),
+    "attention/value/bias": (2, 3),
+    "attention/attention_output/kernel": (2, 3, 6),
+    "attention/attention_output/bias": (6,),
+    "attention/norm/beta": (6,),
+    "attention/norm/gamma": (6,),
+    "bottleneck_output/dense/kernel": (6, 8),
+    "bottleneck_output/dense/bias": (8,),
+    "bottleneck_output/norm/beta": (8,),
+    "bottleneck_output/norm/gamma": (8,),
+}
+FEED_FORWARD = {
+    "intermediate_dense/kernel": (6, 5),
+    "intermediate_dense/bias": (5,),
+    "output_dense/kernel": (5, 6),
+    "output_dense/bias": (6,),
+    "norm/beta": (6,),
+    "norm/gamma": (6,),
+}
+MASKED_LM = {
+    "bert/cls/predictions/extra_output_weights": (11, 4),
+    "bert/cls/predictions/output_bias/bias": (11,),
+    "bert/cls/predictions/transform/dense/kernel": (8, 8),
+    "bert/cls/predictions/transform/dense/bias": (8,),
+    "bert/cls/predictions/transform/LayerNorm/gamma": (8,),
+    "bert/cls/predictions/transform/LayerNorm/beta": (8,),
+}
+
+
+def encoder_shapes() -> dict[str, tuple[int, ...]]:
+    shapes = dict(EMBEDDINGS)
+    for block in range(CONFIG.num_hidden_layers):
+        scope = f"transformer_layer_{block}"
+        shapes |= {f"{scope}/{name}": BLOCK[name] for name in BLOCK}
+        for ffn in range(CONFIG.num_feedforward_networks):
+            for name, shape in FEED_FORWARD.items():
+                shapes[f"{scope}/ffn_layer_{ffn}/{name}"] = shape
+    return shapes
+
+
+class Objects(tf.Module):
+    """Variables at paths that say nothing, like `variables/17`."""
+
+    def __init__(self, shapes, rng, rename=str):
+        super().__init__()
+        self.held = [
+            tf.Variable(
+                rng.standard_normal(shape).astype("float32"), name=rename(name)
+            )
+            for name, shape in shapes.items()
+        ]
+
+
+def save(folder: Path, **objects) -> str:
+    return tf.train.Checkpoint(**objects).save(str(folder / "ckpt"))
+
+
+def save_again(prefix: str, edited) -> str:
+    """Writes a checkpoint with an edited graph of objects."""
+    reader = open_checkpoint(prefix)
+    values = {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+    }
+    graph = TrackableObjectGraph.FromString(values[OBJECT_GRAPH])
+    result = edited(graph)
+    if not isinstance(result, bytes):
+        result = graph.SerializeToString()
+    values[OBJECT_GRAPH] = result
+    tf.raw_ops.SaveV2(
+        prefix=f"{prefix}-edited",
+        tensor_names=list(values),
+        shape_and_slices=[""] * len(values),
+        tensors=[tf.constant(value) for value in values.values()],
+    )
+    return f"{prefix}-edited"
+
+
+def held_values(objects: Objects) -> dict[str, np.ndarray]:
+    return {
+        variable.name.removesuffix(":0"): variable.numpy()
+        for variable in objects.held
+    }
+
+
+def bookkeeping(tensors) -> list[str]:
+    return [
+        name
+        for name in tensors
+        if any(re.fullmatch(pattern, name) for pattern, _ in DROPPED)
+    ]
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        pytest.param(str, id="as_is"),
+        pytest.param(
+            lambda name: name.replace("embedding/", "embedding_13/", 1),
+            id="numbered_embedding",
+        ),
+        pytest.param(lambda name: f"student/encoder/{name}", id="nested"),
+        pytest.param(
+            lambda name: re.sub(r"(_layer_\d+)/", r"\1_2/", name, count=1),
+            id="numbered_blocks",
+        ),
+    ],
+)
+def test_lists_every_variable_by_its_own_name(tmp_path, rng, rename):
+    shapes = encoder_shapes()
+    objects = Objects(shapes, rng, rename)
+    tensors = read_model_garden(save(tmp_path, model=objects))
+    assert bookkeeping(tensors) == ["save_counter"]
+    del tensors["save_counter"]
+    assert {name: tensors[name].shape for name in tensors} == shapes
+    assert {tensor.dtype for tensor in tensors.values()} == {"float32"}
+    for name, value in held_values(objects).items():
+        plain = next(plain for plain in shapes if rename(plain) == name)
+        np.testing.assert_array_equal(tensors[plain].read(), value)
+
+
+def test_strange_variables_are_listed_by_their_paths(tmp_path, rng):
+    shapes = {"alien/kernel": (2, 3), "pooler/kernel": (8, 8)}
+    prefix = save(tmp_path, model=Objects(shapes, rng))
+    assert set(read_model_garden(prefix)) == {
+        "alien/kernel (model/held/0)",
+        "pooler/kernel",
+        "save_counter",
+    }
+
+    def without_names(graph):
+        for node in graph.nodes:
+            for attribute in node.attributes:
+                attribute.full_name = ""
+
+    prefix = save_again(prefix, edited=without_names)
+    assert set(read_model_garden(prefix)) == {
+        "model/held/0",
+        "model/held/1",
+        "save_counter",
+    }
+
+
+@pytest.mark.parametrize("optimizers", ["legacy", "current"])
+def test_training_state_is_dropped(tmp_path, rng, optimizers):
+    objects = Objects(encoder_shapes(), rng)
+    if optimizers == "legacy":
+        optimizer = tf_keras.optimizers.legacy.Adam()
+    else:
+        optimizer = tf_keras.optimizers.Adam()
+    gradients = [tf.ones_like(variable) for variable in objects.held]
+    optimizer.apply_gradients(zip(gradients, objects.held, strict=True))
+    prefix = save(
+        tmp_path,
+        model=objects,
+        optimizer=optimizer,
+        global_step=tf.Variable(3, dtype=tf.int64, name="iteration"),
+    )
+    tensors = read_model_garden(prefix)
+    kept = set(tensors) - set(bookkeeping(tensors))
+    assert kept == set(encoder_shapes())
+    assert len(tensors) > 3 * len(kept)  # Two moments a variable were there.
+    for name, value in held_values(objects).items():
+        np.testing.assert_array_equal(tensors[name].read(), value)
+
+
+def test_the_head_with_a_hidden_layer_is_dropped(tmp_path, rng):
+    head = {
+        "bert/next_sentence/pooler_dense/kernel": (8, 8),
+        "bert/next_sentence/pooler_dense/bias": (8,),
+        "bert/next_sentence/logits/kernel": (8, 2),
+        "bert/next_sentence/logits/bias": (2,),
+    }
+    objects = Objects(encoder_shapes() | MASKED_LM | head, rng)
+    tensors = read_model_garden(save(tmp_path, model=objects))
+    model = blank_model(CONFIG, "MobileBertForMaskedLM", ())
+    rows = model_garden_names(CONFIG, "MobileBertForMaskedLM")
+    matched = match(tmp_path, model, tensors, rows, DROPPED)
+    assert matched.dropped == {
+        "training state": 1,
+        "next sentence head with a hidden layer of its own": 4,
+    }
+
+
+def test_heads_merge_as_the_attention_contracts_them(tmp_path, rng):
+    objects = Objects(encoder_shapes(), rng)
+    tensors = read_model_garden(save(tmp_path, model=objects))
+    rows = {
+        ours: (tensors[theirs].read(), rule)
+        for theirs, ours, rule in model_garden_names(CONFIG, "MobileBertModel")
+        if theirs in tensors
+    }
+
+    def ours_and_theirs(name, shape):
+        theirs, rule = rows[f"encoder/block_01/attention/{name}"]
+        assert theirs.shape == rule.source_shape(shape, 2)
+        return rule.to_ours(theirs, shape), theirs
+
+    hidden = rng.standard_normal((4, 8))
+    kernel, their_kernel = ours_and_theirs("value/kernel", (8, 6))
+    bias, their_bias = ours_and_theirs("value/bias", (6,))
+    value = np.einsum("fi,inh->fnh", hidden, their_kernel) + their_bias
+    np.testing.assert_allclose(
+        (hidden @ kernel + bias).reshape(4, 2, 3), value, rtol=1e-6
+    )
+    kernel, their_kernel = ours_and_theirs("output_dense/kernel", (6, 6))
+    np.testing.assert_allclose(
+        value.reshape(4, 6) @ kernel,
+        np.einsum("fnh,nho->fo", value, their_kernel),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("architecture", HEADS)
+def test_every_variable_has_one_row(architecture):
+    model = blank_model(CONFIG, architecture, ("no", "yes"))
+    rows = list(model_garden_names(CONFIG, architecture))
+    theirs, ours, _ = zip(*rows, strict=True)
+    assert len(set(theirs)) == len(set(ours)) == len(rows)
+    assert set(variables_by_path(model)) <= set(ours)
+
+
+def test_a_classifiers_hidden_layer_is_a_pooler(tmp_path, rng):
+    head = {
+        "sentence_prediction/pooler_dense/kernel": (8, 8),
+        "sentence_prediction/pooler_dense/bias": (8,),
+        "sentence_prediction/logits/kernel": (8, 3),
+        "sentence_prediction/logits/bias": (3,),
+    }
+    unread = {"pooler/kernel": (8, 8), "pooler/bias": (8,)}
+    objects = Objects(head | unread, rng)
+    tensors = read_model_garden(save(tmp_path, model=objects))
+    assert sorted(bookkeeping(tensors)) == [
+        "save_counter",
+        "unread_pooler/bias",
+        "unread_pooler/kernel",
+    ]
+    np.testing.assert_array_equal(
+        tensors["pooler/kernel"].read(),
+        held_values(objects)["sentence_prediction/pooler_dense/kernel"],
+    )
+
+
+def test_one_of_several_models_is_named_by_its_scope(tmp_path, rng):
+    student, teacher = (Objects(encoder_shapes(), rng) for _ in range(2))
+    prefix = save(tmp_path, student=student, teacher=teacher)
+    with pytest.raises(InputError, match="one model, .*student, teacher"):
+        read_model_garden(prefix)
+    with pytest.raises(InputError, match="one of student, teacher .*'?tutor"):
+        read_model_garden(prefix, scope="tutor")
+    for scope, objects in (("student", student), ("teacher", teacher)):
+        tensors = read_model_garden(prefix, scope=scope)
+        values = held_values(objects)
+        assert set(tensors) == set(values)
+        for name, value in values.items():
+            np.testing.assert_array_equal(tensors[name].read(), value)
+
+
+def test_the_kind_of_norm_is_seen(tmp_path):
+    norm = tf_keras.layers.LayerNormalization()
+    norm.build((None, 4))
+    prefix = save(tmp_path, model=norm)
+    assert normalization_type(prefix) == "layer_norm"
+
+    student = tf.Module()
+    student.head, student.no_norm = norm, tf.Module()
+    student.no_norm.beta = student.no_norm.bias = tf.Variable([0.0])
+    student.no_norm.gamma = student.no_norm.scale = tf.Variable([1.0])
+    assert normalization_type(save(tmp_path, model=student)) == "no_norm"
+    assert normalization_type(save(tmp_path, model=tf.Module())) is None
+
+
+def test_other_checkpoints_are_refused(tmp_path):
+    prefix = str(tmp_path / "tf1")
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=["bert/pooler/dense/bias"],
+        shape_and_slices=[""],
+        tensors=[tf.zeros(3)],
+    )
+    assert not is_object_checkpoint(open_checkpoint(prefix))
+    with pytest.raises(InputError, match="expected a TensorFlow 2 object"):
+        read_model_garden(prefix)
+    with pytest.raises(InputError, match="no such file"):
+        read_model_garden(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+def test_truncated_files_are_refused(tmp_path, rng, suffix, share):
+    prefix = save(tmp_path, model=Objects(encoder_shapes(), rng))
+    assert is_object_checkpoint(open_checkpoint(prefix))
+    path = Path(prefix + suffix)
+    os.truncate(path, int(path.stat().st_size * share))
+    with pytest.raises(InputError, match=re.escape(str(tmp_path))):
+        for tensor in read_model_garden(prefix).values():
+            tensor.read()
+
+
+def test_a_flipped_bit_is_refused(tmp_path, rng):
+    prefix = save(tmp_path, model=Objects(encoder_shapes(), rng))
+    path = Path(prefix + ".data-00000-of-00001")
+    damaged = bytearray(path.read_bytes())
+    damaged[40] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="expected readable data"):
+        for tensor in read_model_garden(prefix).values():
+            tensor.read()
+
+
+def no_objects(graph):
+    del graph.nodes[:]
+
+
+def children_nowhere(graph):
+    graph.nodes[0].children.add(node_id=10_000, local_name="model")
+
+
+@pytest.mark.parametrize(
+    "edited", [no_objects, children_nowhere, lambda graph: b"\xff no graph"]
+)
+def test_a_damaged_graph_is_refused(tmp_path, rng, edited):
+    prefix = save(tmp_path, model=Objects({"pooler/bias": (3,)}, rng))
+    with pytest.raises(InputError, match=OBJECT_GRAPH):
+        read_model_garden(save_again(prefix, edited))

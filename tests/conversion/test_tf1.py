@@ -1,0 +1,252 @@
+"""TensorFlow 1 checkpoints: names, what is left behind, there and back."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mobilebert_tf import load
+from mobilebert_tf.config import MobileBertConfig, to_google
+from mobilebert_tf.conversion.reading import read_source
+from mobilebert_tf.conversion.tensors import blank_model
+from mobilebert_tf.conversion.tf1_names import tf1_names
+from mobilebert_tf.conversion.writing import (
+    TF1_PREFIX,
+    write_folder,
+    write_tf1,
+)
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.modeling.weight_names import variables_by_path
+from tests.conversion.checkpoints import (
+    STUDENT,
+    TEACHER,
+    draw,
+    encoder_shapes,
+    head_shapes,
+    read,
+    write,
+)
+
+ARCHITECTURES = {
+    "none": "MobileBertModel",
+    "pretraining": "MobileBertForPreTraining",
+    "masked_lm": "MobileBertForMaskedLM",
+    "next_sentence": "MobileBertForNextSentencePrediction",
+    "squad": "MobileBertForQuestionAnswering",
+    "classes": "MobileBertForSequenceClassification",
+}
+
+
+def values_of(config, head, rng):
+    return draw(encoder_shapes(config) | head_shapes(config, head), rng)
+
+
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert found[name].dtype == value.dtype
+        assert found[name].tobytes() == value.tobytes(), name
+
+
+def test_names_and_shapes_of_the_published_model(shared_data):
+    """1,114 variables of the published float SQuAD model, and no other."""
+    path = shared_data / "mobilebert_real/tf1_float_squad_variables.json"
+    published = {
+        entry["name"]: tuple(entry["shape"])
+        for entry in json.loads(path.read_text())
+    }
+    assert len(published) == 1114
+    assert published.pop("global_step") == ()
+    config = MobileBertConfig.from_preset("mobilebert")
+    architecture = "MobileBertForQuestionAnswering"
+    model = blank_model(config, architecture, ())
+    ours = variables_by_path(model)
+    stored = {
+        theirs: rule.source_shape(tuple(ours.pop(path).shape), 4)
+        for theirs, path, rule in tf1_names(config, architecture)
+        if path in ours
+    }
+    assert not ours
+    assert stored == published
+
+
+@pytest.mark.parametrize("config", [STUDENT, TEACHER], ids=["NoNorm", "IB"])
+@pytest.mark.parametrize("head", ARCHITECTURES)
+def test_there_and_back_is_bit_identical(config, head, rng, tmp_path):
+    values = values_of(config, head, rng)
+    write(tmp_path / "in" / "bert_model.ckpt", values)
+    conversion = read_source(tmp_path / "in", config=config)
+    write_folder(conversion, tmp_path / "ours")
+    model = load(tmp_path / "ours")
+    assert model.architecture == ARCHITECTURES[head]
+    assert model.config == config
+    write_tf1(
+        read_source(tmp_path / "ours"),
+        tmp_path / "back",
+    )
+    wanted = values
+    if head in ("squad", "masked_lm"):
+        # These heads read no pooler, so that no model of them has one.
+        wanted = {
+            name: value
+            for name, value in values.items()
+            if "pooler" not in name
+        }
+    assert_same(read(tmp_path / "back" / TF1_PREFIX), wanted)
+    assert (
+        MobileBertConfig.from_json(tmp_path / "back/bert_config.json") == config
+    )
+
+
+def test_every_variable_gets_its_own_tensor(rng, tmp_path):
+    """By value, against a table of a few rows written out by hand."""
+    values = values_of(STUDENT, "pretraining", rng)
+    write(tmp_path / "bert_model.ckpt", values)
+    write_folder(read_source(tmp_path, config=STUDENT), tmp_path / "ours")
+    found = {
+        path: np.asarray(variable.value)
+        for path, variable in variables_by_path(load(tmp_path / "ours")).items()
+    }
+    assert len(found) == len(values)
+    block = "encoder/block_01"
+    scope = "bert/encoder/layer_1"
+    for ours, theirs in {
+        "encoder/embeddings/segment_embeddings": (
+            "bert/embeddings/token_type_embeddings"
+        ),
+        f"{block}/shared_qk_bottleneck/norm/beta": (
+            f"{scope}/bottleneck/attention/FakeLayerNorm/beta"
+        ),
+        f"{block}/attention/key/kernel": f"{scope}/attention/self/key/kernel",
+        f"{block}/feed_forward_1/output_dense/kernel": (
+            f"{scope}/ffn_layer_1/output/dense/kernel"
+        ),
+        # The last network has plain BERT's names.
+        f"{block}/feed_forward_2/intermediate_dense/bias": (
+            f"{scope}/intermediate/dense/bias"
+        ),
+        f"{block}/output_bottleneck/norm/gamma": (
+            f"{scope}/output/bottleneck/FakeLayerNorm/gamma"
+        ),
+    }.items():
+        np.testing.assert_array_equal(found[ours], values[theirs])
+    np.testing.assert_array_equal(
+        found["next_sentence/dense/kernel"],
+        values["cls/seq_relationship/output_weights"].T,
+    )
+
+
+def test_training_state_stays_behind(rng, tmp_path):
+    values = values_of(STUDENT, "classes", rng)
+    slots = {
+        f"{name}/{slot}": np.zeros_like(value)
+        for name, value in values.items()
+        for slot in ("adam_m", "adam_v")
+    }
+    write(
+        tmp_path / "model.ckpt-7",
+        values | slots | {"global_step": np.array(7, "int64")},
+    )
+    conversion = read_source(tmp_path / "model.ckpt-7", config=STUDENT)
+    assert conversion.match.dropped == {"training state": 2 * len(values) + 1}
+    assert conversion.match.model.label_names == (
+        "LABEL_0",
+        "LABEL_1",
+        "LABEL_2",
+    )
+
+
+def test_ranges_of_the_published_quantised_model_stay_behind(
+    shared_data, rng, tmp_path
+):
+    path = shared_data / "mobilebert_real/tf1_qat_fakequant_names.json"
+    names = json.loads(path.read_text())
+    values = values_of(STUDENT, "squad", rng)
+    ranges = {name: np.array(0.0, "float32") for name in names}
+    write(tmp_path / "model.ckpt", values | ranges)
+    conversion = read_source(tmp_path, config=STUDENT)
+    assert conversion.match.dropped == {"ranges of quantisers": len(names)}
+
+
+def distillation_checkpoint(rng):
+    """Student, teacher and the norms of the release's transfer loss."""
+    student = values_of(STUDENT, "pretraining", rng)
+    teacher = values_of(TEACHER, "masked_lm", rng)
+    norms = {
+        f"hidden_distill_{block}/LayerNorm{twin}/{leaf}": np.zeros(
+            16, "float32"
+        )
+        for block in range(2)
+        for twin in ("", "_1")
+        for leaf in ("beta", "gamma")
+    }
+    scoped = {f"teacher/{name}": value for name, value in teacher.items()}
+    return student, teacher, student | scoped | norms
+
+
+def test_student_of_a_distillation_checkpoint(rng, tmp_path):
+    student, teacher, everything = distillation_checkpoint(rng)
+    write(tmp_path / "in/model.ckpt", everything)
+    conversion = read_source(tmp_path / "in", config=STUDENT)
+    assert conversion.match.dropped == {
+        "the teacher": len(teacher),
+        "norms of the transfer loss, not trained": 8,
+    }
+    write_tf1(conversion, tmp_path / "out")
+    assert_same(read(tmp_path / "out" / TF1_PREFIX), student)
+
+
+def test_teacher_of_a_distillation_checkpoint(rng, tmp_path):
+    _, teacher, everything = distillation_checkpoint(rng)
+    write(tmp_path / "in/model.ckpt", everything)
+    conversion = read_source(tmp_path / "in", config=TEACHER, scope="teacher")
+    assert conversion.match.model.architecture == "MobileBertForMaskedLM"
+    assert conversion.notes["Scope"] == "`teacher/` only"
+    write_tf1(conversion, tmp_path / "out")
+    teacher = {
+        name: value for name, value in teacher.items() if "pooler" not in name
+    }
+    assert_same(read(tmp_path / "out" / TF1_PREFIX), teacher)
+
+
+def test_no_such_scope(rng, tmp_path):
+    write(tmp_path / "model.ckpt", values_of(STUDENT, "none", rng))
+    with pytest.raises(InputError, match="expected tensors below teacher/"):
+        read_source(tmp_path, config=STUDENT, scope="teacher")
+
+
+def test_tagger_by_name(rng, tmp_path):
+    write(tmp_path / "model.ckpt", values_of(STUDENT, "classes", rng))
+    conversion = read_source(
+        tmp_path,
+        config=STUDENT,
+        architecture="MobileBertForTokenClassification",
+        label_names=["O", "B", "I"],
+    )
+    write_folder(conversion, tmp_path / "ours")
+    model = load(tmp_path / "ours")
+    assert model.architecture == "MobileBertForTokenClassification"
+    assert model.label_names == ("O", "B", "I")
+
+
+def test_config_lies_beside(rng, tmp_path):
+    write(tmp_path / "model.ckpt", values_of(TEACHER, "pretraining", rng))
+    (tmp_path / "bert_config.json").write_text(json.dumps(to_google(TEACHER)))
+    assert read_source(tmp_path).match.model.config == TEACHER
+
+
+def test_presets_that_fit_are_named(rng, tmp_path):
+    config = MobileBertConfig.from_preset("mobilebert_small")
+    shapes = encoder_shapes(config)
+    shapes["bert/embeddings/position_embeddings"] = (128, config.hidden_size)
+    write(tmp_path / "model.ckpt", draw(shapes, rng))
+    with pytest.raises(InputError, match="fit --preset=mobilebert_small\\)"):
+        read_source(tmp_path)
+
+
+def test_class_that_the_original_code_lacks(tmp_path):
+    from mobilebert_tf import MobileBertForMultipleChoice
+
+    MobileBertForMultipleChoice(STUDENT).save_pretrained(tmp_path / "ours")
+    with pytest.raises(InputError, match="expected a class of the original"):
+        write_tf1(read_source(tmp_path / "ours"), tmp_path / "out")
