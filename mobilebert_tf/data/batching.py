@@ -12,17 +12,21 @@ Shape letters: B batch, S sequence length, P predictions per sequence.
 import collections
 import concurrent.futures
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.data import masking, pretraining
+from mobilebert_tf.data import pretraining
 from mobilebert_tf.data.corpus import TokenizedCorpus
+from mobilebert_tf.data.masking import masked_examples
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
 
 NUM_BATCHES_AHEAD = 8
+
+_INPUT_ERROR = re.compile(r"InputError: (.+?): expected (.+), found (.+)")
 
 # Second word of a generator's seed. NumPy pads seeds with zeros, so [seed, 1]
 # and [seed, 1, 0] are the same stream: the two kinds must differ before the
@@ -43,13 +47,15 @@ def pretraining_dataset(
     short_seq_prob: float = 0.1,
     whole_word_mask: bool = False,
     start_step: int = 0,
+    num_input_pipelines: int = 1,
+    input_pipeline_id: int = 0,
 ) -> tf.data.Dataset:
     """Endless batches for MLM and NSP, with new pairs and masks every epoch.
 
     Args:
         corpus: the text; at least two documents.
         tokenizer: the one that made it.
-        batch_size: B, over all replicas.
+        batch_size: B, over all replicas and pipelines.
         max_seq_length: S.
         max_predictions_per_seq: P.
         seed: 0 or more.
@@ -59,6 +65,9 @@ def pretraining_dataset(
         start_step: number of the first batch. Skipped epochs are packed again,
             to learn how many batches they held (0.1 s for 2.5 million pieces);
             skipped batches are not made.
+        num_input_pipelines: number of processes that feed one model.
+        input_pipeline_id: which of them this is: it gets its rows of every
+            batch, so that the batch is the same however many there are.
 
     Returns:
         Dictionaries of `input_ids`, `input_mask`, `segment_ids` int32 [B, S];
@@ -69,12 +78,14 @@ def pretraining_dataset(
     Raises:
         InputError: an epoch does not fill one batch, or `corpus` has a single
             document.
-        ValueError: `max_seq_length` is unfit for pairs.
+        ValueError: `max_seq_length` is unfit for pairs, or `batch_size` does
+            not divide among the pipelines.
     """
     batches = _PretrainingBatches(
         corpus,
         tokenizer,
         batch_size,
+        pipeline_rows(batch_size, num_input_pipelines, input_pipeline_id),
         max_seq_length,
         max_predictions_per_seq,
         seed,
@@ -85,7 +96,7 @@ def pretraining_dataset(
     # Looked up here and not in the generator, whose errors would reach the
     # caller as errors of a TensorFlow operation.
     epoch, index, instances = batches.locate(start_step)
-    return _dataset(
+    return generated_dataset(
         lambda: batches.run(start_step, epoch, index, instances),
         batches.make(start_step, instances.take(slice(batch_size))),
         tf.data.INFINITE_CARDINALITY,
@@ -99,6 +110,7 @@ class _PretrainingBatches:
     corpus: TokenizedCorpus
     tokenizer: WordpieceTokenizer
     batch_size: int
+    rows: slice
     max_seq_length: int
     max_predictions_per_seq: int
     seed: int
@@ -117,25 +129,18 @@ class _PretrainingBatches:
     def make(
         self, step: int, instances: pretraining.Instances
     ) -> dict[str, np.ndarray]:
-        """Makes batch number `step` of its B pairs."""
-        batch = pretraining.pair_inputs(
+        """Makes batch number `step` of its B pairs, and keeps its rows."""
+        batch = masked_examples(
             self.corpus.tokens,
             instances,
-            self.max_seq_length,
-            pad_id=self.tokenizer.pad_id,
-            cls_id=self.tokenizer.cls_id,
-            sep_id=self.tokenizer.sep_id,
-        )
-        masked = masking.mask_tokens(
-            batch["input_ids"],
             self.tokenizer,
+            max_seq_length=self.max_seq_length,
             max_predictions_per_seq=self.max_predictions_per_seq,
             rng=np.random.default_rng([self.seed, MASK_STREAM, step]),
             masked_lm_prob=self.masked_lm_prob,
             whole_word_mask=self.whole_word_mask,
         )
-        labels = instances.next_sentence_labels[:, None]  # [B, 1]
-        return batch | masked | {"next_sentence_labels": labels}
+        return {name: array[self.rows] for name, array in batch.items()}
 
     def locate(self, step: int) -> tuple[int, int, pretraining.Instances]:
         """Finds the epoch of a batch, its place there, and the epoch's pairs.
@@ -174,6 +179,39 @@ class _PretrainingBatches:
                 step, index = step + 1, index + 1
             epoch, index = epoch + 1, 0
             instances = self.epoch_instances(epoch)
+
+
+def input_error(error: tf.errors.OpError) -> InputError | None:
+    """Returns the `InputError` with which making a batch ended, if it did.
+
+    A dataset's Python code runs inside a TensorFlow operation, and what it
+    raises comes out as that operation's failure, the error's text in its own.
+    """
+    match = _INPUT_ERROR.search(error.message)
+    return InputError(*match.groups()) if match else None
+
+
+def pipeline_rows(
+    batch_size: int, num_input_pipelines: int, input_pipeline_id: int
+) -> slice:
+    """Returns the rows of every batch that one of several processes makes.
+
+    Raises:
+        ValueError: the batch does not divide, or there is no such process.
+    """
+    if not 0 <= input_pipeline_id < num_input_pipelines:
+        raise ValueError(
+            f"input_pipeline_id must be below {num_input_pipelines}. "
+            f"Received: {input_pipeline_id}"
+        )
+    num_rows, rest = divmod(batch_size, num_input_pipelines)
+    if rest:
+        raise ValueError(
+            f"batch_size must divide among {num_input_pipelines} input "
+            f"pipelines. Received: {batch_size}"
+        )
+    first = input_pipeline_id * num_rows
+    return slice(first, first + num_rows)
 
 
 def array_dataset(
@@ -241,7 +279,7 @@ def array_dataset(
     if not repeat:
         cardinality = max(0, num_batches - start_step)
     example = make_batch(np.arange(num_examples), 0)
-    return _dataset(generate, example, cardinality)
+    return generated_dataset(generate, example, cardinality)
 
 
 def _num_examples(arrays: dict[str, np.ndarray]) -> int:
@@ -255,7 +293,7 @@ def _num_examples(arrays: dict[str, np.ndarray]) -> int:
     return next(iter(lengths.values()))
 
 
-def _dataset(
+def generated_dataset(
     generate: Callable[[], Iterator[dict[str, np.ndarray]]],
     example: dict[str, np.ndarray],
     cardinality: int,

@@ -1,24 +1,16 @@
-"""Corpora of plain text: reading documents, cutting sentences, tokenizing.
+"""Corpora: cutting documents into sentences, and tokenizing them.
 
-A corpus file holds one sentence or paragraph a line and a blank line between
-documents, as the original BERT's pre-training data does. Reading streams;
-the tokenized corpus is four bytes a piece, in three flat arrays.
+Documents come and go one at a time (`text_files` reads them); the tokenized
+corpus is four bytes a piece, in three flat arrays.
 """
 
 import dataclasses
-import glob
-import gzip
-import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.errors import InputError
 
 # Lines tokenized at a time.
 _LINES_AT_A_TIME = 8192
@@ -34,102 +26,6 @@ _ABBREVIATIONS = frozenset(
     "vs cf eg ie e.g i.e etc Inc Ltd Co Corp Mt approx ca".split()
 )
 _ABBREVIATIONS_BEFORE_NUMBERS = frozenset("No Nos no Vol vol p pp Fig".split())
-
-
-def read_documents(
-    patterns: str | os.PathLike | Sequence[str | os.PathLike],
-) -> Iterator[list[str]]:
-    """Reads documents from text files, a document at a time.
-
-    Args:
-        patterns: file names or globs, several separated by commas or given as
-            a sequence. Names ending in ".gz" are decompressed. The files of a
-            pattern are read in sorted order, a file matched twice once.
-
-    Returns:
-        An iterator over documents, each the list of its lines without
-        surrounding white space. A document ends at a blank line and with its
-        file.
-
-    Raises:
-        InputError: a pattern matches no file (at once), or, when the iterator
-            reaches it, a file cannot be read, is a broken gzip stream, is not
-            UTF-8 or holds no text.
-    """
-    return _documents_of(_matching_files(patterns))
-
-
-def _matching_files(
-    patterns: str | os.PathLike | Sequence[str | os.PathLike],
-) -> list[str]:
-    if isinstance(patterns, str):
-        patterns = [part.strip() for part in patterns.split(",")]
-    elif isinstance(patterns, os.PathLike):
-        patterns = [patterns]
-    files = {}
-    for pattern in map(os.fspath, patterns):
-        # A name that exists may well have brackets in it.
-        matches = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
-        matches = sorted(name for name in matches if os.path.isfile(name))
-        if not matches:
-            raise InputError(
-                pattern or "input files",
-                "a text file, or a pattern that matches some",
-                "no such file",
-            )
-        files.update(dict.fromkeys(matches))
-    if not files:
-        raise InputError("input files", "at least one file", "none")
-    return list(files)
-
-
-def _documents_of(files: Sequence[str]) -> Iterator[list[str]]:
-    for name in files:
-        document = []
-        is_empty = True
-        for line in _lines_of(name):
-            if line:
-                document.append(line)
-                is_empty = False
-            elif document:
-                yield document
-                document = []
-        if document:
-            yield document
-        if is_empty:
-            raise InputError(name, "text", "blank lines only or nothing")
-
-
-def _lines_of(name: str) -> Iterator[str]:
-    """Lines of a file without surrounding white space."""
-    number = 0
-    try:
-        with _opened(name) as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                yield line.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise InputError(
-            name, "UTF-8 text", f"byte {byte:#04x}", number
-        ) from error
-    # Python reports a damaged gzip stream in three ways, by where it is
-    # damaged: a stream cut short, a wrong header or checksum, wrong codes.
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(
-            name, "a whole gzip file", error, f"after line {number}"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            name, "a readable file", error.strerror or error
-        ) from error
-
-
-def _opened(name: str) -> BinaryIO:
-    if Path(name).suffix == ".gz":
-        return gzip.open(name, "rb")
-    return open(name, "rb")
 
 
 def sentences(line: str) -> list[str]:

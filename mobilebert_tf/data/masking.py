@@ -14,10 +14,45 @@ Shape letters: B batch, S sequence length, P predictions per sequence, W words.
 
 import numpy as np
 
+from mobilebert_tf.data.pretraining import Instances, pair_inputs
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 
 MASK_SHARE = 0.8
 RANDOM_SHARE = 0.1  # The remaining tenth keeps its piece.
+
+
+def masked_examples(
+    tokens: np.ndarray,
+    instances: Instances,
+    tokenizer: WordpieceTokenizer,
+    *,
+    max_seq_length: int,
+    **masking,
+) -> dict[str, np.ndarray]:
+    """Makes complete examples of segment pairs.
+
+    Args:
+        tokens: int32, the flat pieces that `instances` points into.
+        instances: B pairs.
+        tokenizer: the one that made `tokens`.
+        max_seq_length: S.
+        **masking: of `mask_tokens`.
+
+    Returns:
+        The arrays of `pair_inputs` and `mask_tokens`, and
+        `next_sentence_labels` int32 [B, 1].
+    """
+    inputs = pair_inputs(
+        tokens,
+        instances,
+        max_seq_length,
+        pad_id=tokenizer.pad_id,
+        cls_id=tokenizer.cls_id,
+        sep_id=tokenizer.sep_id,
+    )
+    masked = mask_tokens(inputs["input_ids"], tokenizer, **masking)
+    labels = instances.next_sentence_labels[:, None]  # [B, 1]
+    return inputs | masked | {"next_sentence_labels": labels}
 
 
 def mask_tokens(

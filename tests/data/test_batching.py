@@ -140,6 +140,32 @@ def test_a_dataset_can_be_read_twice(corpus):
     assert_same(first_batches(dataset, 15), first_batches(dataset, 15))
 
 
+@pytest.mark.parametrize("num_pipelines", [2, 4])
+def test_pipelines_share_the_batches_of_one(corpus, num_pipelines):
+    whole = first_batches(make_dataset(corpus), 15)
+    shares = [
+        first_batches(
+            make_dataset(
+                corpus,
+                num_input_pipelines=num_pipelines,
+                input_pipeline_id=pipeline,
+            ),
+            15,
+        )
+        for pipeline in range(num_pipelines)
+    ]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for name, array in batch.items():
+            np.testing.assert_array_equal(
+                np.concatenate([part[name] for part in parts]), array
+            )
+
+
+def test_pipelines_that_do_not_fit_are_refused(corpus):
+    with pytest.raises(ValueError, match="divide among 3 input pipelines"):
+        make_dataset(corpus, num_input_pipelines=3)
+
+
 def test_whole_words_reach_the_batches(corpus):
     piecewise = first_batches(make_dataset(corpus), 10)
     whole = first_batches(make_dataset(corpus, whole_word_mask=True), 10)

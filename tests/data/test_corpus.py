@@ -1,6 +1,4 @@
-"""Reading, cutting and tokenizing corpora, on files a few lines long."""
-
-import gzip
+"""Cutting and tokenizing corpora a few lines long."""
 
 import numpy as np
 import pytest
@@ -8,102 +6,13 @@ import pytest
 from mobilebert_tf.data import corpus
 from mobilebert_tf.data.corpus import (
     TokenizedCorpus,
-    read_documents,
     sentences,
     split_into_sentences,
     tokenize_documents,
 )
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.errors import InputError
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] a b c ##a ##b ##c .".split()
-
-
-def test_documents_end_at_blank_lines_and_files(tmp_path):
-    (tmp_path / "2.txt").write_bytes(b"\xef\xbb\xbfone\r\n two \r\n \t\r\n")
-    (tmp_path / "1.txt").write_text("\n\n\nthree\n\n\nfour\x85five\u2028six")
-    with gzip.open(tmp_path / "3.txt.gz", "wt", encoding="utf-8") as file:
-        file.write("sévèn\n")
-    documents = list(read_documents(str(tmp_path / "*")))
-    assert documents == [
-        ["three"],
-        ["four\x85five\u2028six"],
-        ["one", "two"],
-        ["sévèn"],
-    ]
-
-
-def test_patterns_as_list_commas_and_paths(tmp_path):
-    for name in ("a.txt", "b.txt", "c[1].txt"):
-        (tmp_path / name).write_text(name)
-    (tmp_path / "d.txt").mkdir()
-    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
-    assert list(read_documents(f"{b}, {a}")) == [["b.txt"], ["a.txt"]]
-    assert list(read_documents([b, str(tmp_path / "[ab].txt")])) == (
-        [["b.txt"], ["a.txt"]]
-    )
-    assert list(read_documents(tmp_path / "c[1].txt")) == [["c[1].txt"]]
-    assert len(list(read_documents(f"{tmp_path}/*.txt"))) == 3
-
-
-def test_a_pattern_without_files_is_refused_at_once(tmp_path):
-    (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(InputError, match=r"b\*: expected .* no such file"):
-        read_documents([tmp_path / "a.txt", tmp_path / "b*"])
-    with pytest.raises(InputError, match="no such file"):
-        read_documents(f"{tmp_path}/a.txt,")
-    with pytest.raises(InputError, match="found none"):
-        read_documents([])
-
-
-def test_invalid_utf8_names_file_and_line(tmp_path):
-    path = tmp_path / "latin.txt"
-    path.write_bytes("good é\n\ncafé\n".encode() + b"caf\xe9\n")
-    documents = read_documents(path)
-    assert next(documents) == ["good é"]
-    message = f"{path}, line 4: expected UTF-8 text, found byte 0xe9"
-    with pytest.raises(InputError) as error:
-        next(documents)
-    assert str(error.value) == message
-
-
-@pytest.mark.parametrize("content", [b"", b"\n \n\t\n", b"\xef\xbb\xbf\n"])
-def test_a_file_without_text_is_refused(tmp_path, content):
-    (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(InputError, match="a.txt: expected text, found blank"):
-        list(read_documents(tmp_path / "a.txt"))
-
-
-def damaged(content, kind):
-    if kind == "truncated":
-        return content[:-20]
-    if kind == "not gzip":
-        return b"plain text\n"
-    if kind == "checksum":
-        return content[:-8] + bytes(8)
-    # An impossible block type right behind the ten-byte header.
-    return content[:10] + b"\xff" + content[11:]
-
-
-@pytest.mark.parametrize(
-    "kind", ["truncated", "not gzip", "checksum", "corrupted"]
-)
-def test_a_damaged_gzip_file_is_refused(tmp_path, kind):
-    path = tmp_path / "a.gz"
-    lines = "".join(f"line {number}\n" for number in range(5000))
-    path.write_bytes(damaged(gzip.compress(lines.encode()), kind))
-    with pytest.raises(InputError, match="a whole gzip file") as error:
-        list(read_documents(path))
-    assert str(path) in str(error.value)
-
-
-def test_reading_streams(tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
-    documents = read_documents([tmp_path / "a.txt"])
-    (tmp_path / "a.txt").unlink()
-    # The file is opened only when its turn comes.
-    with pytest.raises(InputError, match="readable file, found No such file"):
-        next(documents)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,290 @@
+"""Shards: what is in them, that nothing but settings decides it, and room."""
+
+import dataclasses
+import itertools
+import json
+import resource
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mobilebert_tf.data import example_shards
+from mobilebert_tf.data.example_protos import parse_examples
+from mobilebert_tf.data.example_shards import (
+    ShardSettings,
+    missing_shards,
+    shard_path,
+    write_shard,
+)
+from mobilebert_tf.errors import InputError
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+NUM_WORDS = 900
+WORDS = [f"w{k}" for k in range(NUM_WORDS)] + ["."]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Sixty documents whose lines are sentences, and a vocabulary."""
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n")
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        with open(folder / f"{name}.txt", "w") as file:
+            for _ in range(30):
+                for _ in range(rng.integers(5, 30)):
+                    line = rng.integers(0, NUM_WORDS, rng.integers(3, 12))
+                    file.write(" ".join(f"w{k}" for k in line) + " .\n")
+                file.write("\n")
+    return folder
+
+
+def make_settings(folder, **options):
+    settings = dict(
+        input_files=(f"{folder}/a.txt", f"{folder}/b.txt"),
+        tfds_name=None,
+        tfds_data_dir=None,
+        vocab_file=f"{folder}/vocab.txt",
+        do_lower_case=True,
+        max_seq_length=48,
+        max_predictions_per_seq=7,
+        masked_lm_prob=0.15,
+        short_seq_prob=0.1,
+        whole_word_mask=False,
+        dupe_factor=2,
+        num_shards=2,
+        seed=1,
+    )
+    return ShardSettings(**(settings | options))
+
+
+def write(output, settings, shard=0):
+    reports = list(write_shard(output, settings, settings.tokenizer(), shard))
+    return reports, shard_path(output, shard, settings.num_shards)
+
+
+def read(path, settings):
+    records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    return parse_examples(
+        records,
+        [(str(path), number) for number in range(len(records))],
+        max_seq_length=settings.max_seq_length,
+        max_predictions_per_seq=settings.max_predictions_per_seq,
+        vocab_size=len(SPECIAL + WORDS),
+    )
+
+
+def unmasked(examples):
+    ids = examples["input_ids"].copy()
+    rows, slots = np.nonzero(examples["masked_lm_weights"])
+    columns = examples["masked_lm_positions"][rows, slots]
+    ids[rows, columns] = examples["masked_lm_ids"][rows, slots]
+    return ids
+
+
+def test_examples_are_pairs_of_the_text(tmp_path, folder):
+    settings = make_settings(folder)
+    pieces = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    text = [
+        [pieces[word] for word in document.split()]
+        for name in "ab"
+        for document in (folder / f"{name}.txt").read_text().split("\n\n")
+        if document
+    ]
+    documents = [" ".join(map(str, ids)) + " " for ids in text]
+    for shard in range(2):
+        reports, path = write(tmp_path, settings, shard)
+        examples = read(path, settings)
+        assert len(examples["input_ids"]) == sum(
+            report.num_examples for report in reports
+        )
+        assert examples["input_mask"].sum() == sum(
+            report.num_tokens for report in reports
+        )
+        for ids, mask, segments, label in zip(
+            unmasked(examples),
+            examples["input_mask"],
+            examples["segment_ids"],
+            examples["next_sentence_labels"][:, 0],
+            strict=True,
+        ):
+            end = mask.sum()
+            first_b = np.argmax(segments)
+            assert [ids[0], ids[first_b - 1], ids[end - 1]] == [2, 3, 3]
+            a, b = (
+                " ".join(map(str, part)) + " "
+                for part in (ids[1 : first_b - 1], ids[first_b : end - 1])
+            )
+            of_a = [number for number, d in enumerate(documents) if a in d]
+            of_b = [number for number, d in enumerate(documents) if b in d]
+            assert of_a and of_b
+            if label == 0:
+                assert set(of_a) & set(of_b)
+            elif len(of_a) == len(of_b) == 1:
+                assert of_a != of_b
+
+
+def test_every_line_is_in_some_shard(tmp_path, folder):
+    settings = make_settings(folder, max_seq_length=400, num_shards=3)
+    seen = set()
+    for shard in range(3):
+        _, path = write(tmp_path, settings, shard)
+        seen.update(unmasked(read(path, settings)).ravel().tolist())
+    text = "".join((folder / f"{name}.txt").read_text() for name in "ab")
+    pieces = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    assert {pieces[word] for word in text.split()} <= seen
+
+
+def test_masks_follow_the_recipe_and_differ_between_copies(tmp_path, folder):
+    settings = make_settings(folder, dupe_factor=8, num_shards=1)
+    examples = read(write(tmp_path, settings)[1], settings)
+    rows, slots = np.nonzero(examples["masked_lm_weights"])
+    columns = examples["masked_lm_positions"][rows, slots]
+    shown = examples["input_ids"][rows, columns]
+    hidden = examples["masked_lm_ids"][rows, slots]
+    count = len(rows)
+    assert count > 5000
+    kept = np.mean(shown == hidden)
+    masked = np.mean(shown == 4)
+    deviation = np.sqrt(0.8 * 0.2 / count)
+    assert abs(masked - 0.8) < 4.9 * deviation
+    assert abs(kept - (0.1 + 0.1 / 901)) < 4.9 * np.sqrt(0.1 * 0.9 / count)
+    assert not np.isin(shown[shown != 4], range(5)).any()
+    # The same beginning of a document, again and again, with other masks.
+    positions = examples["masked_lm_positions"]
+    pairs = {}
+    for ids, where in zip(unmasked(examples), positions, strict=True):
+        pairs.setdefault(ids.tobytes(), []).append(where.tobytes())
+    repeated = [where for where in pairs.values() if len(where) > 1]
+    assert repeated
+    same = sum(len(where) - len(set(where)) for where in repeated)
+    assert same == 0
+
+
+def test_the_seed_and_the_shard_decide(tmp_path, folder):
+    settings = make_settings(folder)
+    other = dataclasses.replace(settings, seed=2)
+    one = write(tmp_path / "one", settings)[1].read_bytes()
+    same = write(tmp_path / "same", settings)[1].read_bytes()
+    another = write(tmp_path / "other", other)[1].read_bytes()
+    assert one == same != another
+
+
+def test_memory_holds_a_block(folder, monkeypatch):
+    monkeypatch.setattr(example_shards, "BLOCK_CHARACTERS", 500)
+    monkeypatch.setattr(example_shards, "MIN_BLOCK_DOCUMENTS", 3)
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        for taken in itertools.count(1):
+            yield ["x" * 100]
+
+    blocks = example_shards._blocks(endless())
+    for number in range(1, 50):
+        assert len(next(blocks)) == 5
+        assert taken <= 5 * (number + 1)
+
+
+@pytest.mark.parametrize("count", [*range(1, 20)])
+def test_no_block_is_left_with_few_documents(monkeypatch, count):
+    monkeypatch.setattr(example_shards, "BLOCK_CHARACTERS", 500)
+    monkeypatch.setattr(example_shards, "MIN_BLOCK_DOCUMENTS", 3)
+    documents = [[f"{number:100}"] for number in range(count)]
+    blocks = list(example_shards._blocks(iter(documents)))
+    assert sum(blocks, []) == documents
+    assert all(len(block) >= min(3, count) for block in blocks)
+    assert len(blocks) == max(1, (count + 2) // 5)
+
+
+def test_blocks_make_no_pairs_with_each_other(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(example_shards, "BLOCK_CHARACTERS", 4000)
+    monkeypatch.setattr(example_shards, "MIN_BLOCK_DOCUMENTS", 4)
+    reports, path = write(tmp_path, make_settings(folder))
+    assert len(reports) > 4
+    assert reports[-1].is_finished
+    examples = read(path, make_settings(folder))
+    assert len(examples["input_ids"]) == sum(r.num_examples for r in reports)
+
+
+def test_too_many_shards_are_refused(tmp_path, folder):
+    settings = make_settings(folder, num_shards=500)
+    with pytest.raises(InputError, match="shard 0 of 500: .*--num_shards"):
+        write(tmp_path, settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, folder):
+    # A limit on the size of files is the same to the writer as a full disk.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
+    try:
+        with pytest.raises(InputError) as error:
+            write(tmp_path, make_settings(folder))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    message = str(error.value)
+    assert "00000-of-00002.tfrecord: expected room and permission" in message
+    assert "\n" not in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, folder):
+    (tmp_path / "file").write_text("in the way")
+    settings = make_settings(folder)
+    with pytest.raises(InputError, match="a folder that can be written"):
+        missing_shards(tmp_path / "file" / "folder", settings)
+
+
+def test_finished_shards_are_not_missing(tmp_path, folder):
+    settings = make_settings(folder)
+    assert missing_shards(tmp_path, settings) == [0, 1]
+    _, path = write(tmp_path, settings, 1)
+    (tmp_path / ".examples-00000-of-00002.tfrecord.abc").touch()
+    assert missing_shards(tmp_path, settings) == [0]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["examples-00001-of-00002.tfrecord", "settings.json"]
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path, folder):
+    missing_shards(tmp_path, make_settings(folder))
+    other = make_settings(folder, seed=2, dupe_factor=5)
+    with pytest.raises(InputError) as error:
+        missing_shards(tmp_path, other)
+    assert str(error.value) == (
+        f"{tmp_path / 'settings.json'}: expected the settings that the shards "
+        "there were made with (dupe_factor=2, seed=1), or another folder, "
+        "found dupe_factor=5, seed=2"
+    )
+
+
+def test_another_vocabulary_or_text_is_refused(tmp_path, folder):
+    vocab_file, text_file = tmp_path / "vocab.txt", tmp_path / "a.txt"
+    vocab_file.write_text("\n".join(SPECIAL + WORDS) + "\n")
+    text_file.write_text("w1 .\n\nw2 .\n")
+    settings = make_settings(
+        folder, vocab_file=str(vocab_file), input_files=(str(text_file),)
+    )
+    missing_shards(tmp_path / "out", settings)
+    text_file.write_text("w1 .\n\nw2 w3 .\n")
+    with pytest.raises(InputError, match=r"input_files=\[\['.*a.txt', 11\]\]"):
+        missing_shards(tmp_path / "out", settings)
+    text_file.write_text("w1 .\n\nw2 .\n")
+    vocab_file.write_text("\n".join(SPECIAL + WORDS[::-1]) + "\n")
+    with pytest.raises(InputError, match="vocab_file="):
+        missing_shards(tmp_path / "out", settings)
+
+
+def test_a_damaged_record_of_settings_is_refused(tmp_path, folder):
+    settings = make_settings(folder)
+    for content in ("{", "[]", json.dumps("x")):
+        (tmp_path / "settings.json").write_text(content)
+        with pytest.raises(InputError, match="settings.json: expected"):
+            missing_shards(tmp_path, settings)
+
+
+def test_a_folder_of_other_records_is_refused(tmp_path, folder):
+    (tmp_path / "theirs.tfrecord").touch()
+    with pytest.raises(InputError, match="a new folder or settings.json"):
+        missing_shards(tmp_path, make_settings(folder))
