@@ -1,37 +1,35 @@
 """Teacher and student as one Keras model whose output is its loss."""
 
-import dataclasses
+from collections.abc import Sequence
 
 import keras
 from keras import ops
 
-from mobilebert_tf.distillation import losses
-from mobilebert_tf.distillation.schedule import TransferStage
-from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
+from mobilebert_tf.distillation.objectives import (
+    BlockPair,
+    LegacyObjectives,
+    Objectives,
+    TransferWeights,
+    frozen,
+)
+from mobilebert_tf.distillation.schedule import (
+    TransferStage,
+    check_teacher_blocks,
+    uniform_teacher_blocks,
+)
 from mobilebert_tf.modeling.models import MobileBertForPretraining
 
-
-@dataclasses.dataclass(frozen=True)
-class TransferWeights:
-    """What each term of the loss counts; the defaults are the release's.
-
-    Attributes:
-        feature_map: of the normalised feature map loss.
-        feature_mean: of the mean loss.
-        feature_variance: of the variance loss.
-        attention: of attention transfer. A block's weights are all divided by
-            the number of blocks.
-        pd_alpha: in pre-training distillation, the weight of the true label;
-            1 - alpha is the teacher's (paper, equation 4 and appendix D).
-        temperature: of the soft labels.
-    """
-
-    feature_map: float = 100.0
-    feature_mean: float = 5000.0
-    feature_variance: float = 5.0
-    attention: float = 1.0
-    pd_alpha: float = 0.5
-    temperature: float = 1.0
+# What a student takes over from its teacher, or is compared with it by.
+_SHARED_FIELDS = (
+    "vocab_size",
+    "embedding_size",
+    "hidden_size",
+    "num_attention_heads",
+    "trigram_input",
+    "trigram_order",
+    "type_vocab_size",
+    "max_position_embeddings",
+)
 
 
 class Distiller(keras.Model):
@@ -39,16 +37,22 @@ class Distiller(keras.Model):
 
     A stage runs only the blocks, and the heads, that its loss needs. The
     teacher runs in inference mode and gets no gradient. The student runs
-    without dropout, as in the release.
+    without dropout, as in the release, unless its loss does not read the
+    teacher at all (pre-training distillation with a `pd_alpha` of 1).
 
     Calling the model on a batch returns its loss terms, so our own loop, which
-    calls it, and Keras' `fit`, through `compute_loss`, train alike.
+    calls it, and Keras' `fit`, through `compute_loss`, train alike. The
+    teacher may have a dtype of its own: its tensors become float32 where they
+    meet the student's.
 
     Args:
         student: a `MobileBertForPretraining`.
-        teacher: a `MobileBertForPretraining` of the same depth, feature map
-            width, heads and vocabulary.
+        teacher: a `MobileBertForPretraining` with the same embeddings, feature
+            map width, heads and vocabulary.
         weights: `TransferWeights`.
+        teacher_blocks: for each of the student's blocks, the number of the
+            teacher's that it learns from; `uniform_teacher_blocks` when None.
+        legacy_release_losses: compute the terms exactly as the release does.
 
     Call arguments:
         inputs: a pre-training batch (`input_ids`, `input_mask`, `segment_ids`,
@@ -57,7 +61,7 @@ class Distiller(keras.Model):
 
     Returns:
         A dict of scalars: `loss` and the terms it was summed from, by the name
-        of their function; transfer terms end in `_block_NN`.
+        of their function; transfer terms end in `_block_NN`, the student's.
 
     Raises:
         ValueError: if the two do not fit each other.
@@ -68,23 +72,43 @@ class Distiller(keras.Model):
         student: MobileBertForPretraining,
         teacher: MobileBertForPretraining,
         weights: TransferWeights | None = None,
+        *,
+        teacher_blocks: Sequence[int] | None = None,
+        legacy_release_losses: bool = False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # Autocasting would round the batch's weights to bfloat16.
+        super().__init__(autocast=False, **kwargs)
         check_pair(student.config, teacher.config)
+        depths = len(student.encoder.blocks), len(teacher.encoder.blocks)
+        if teacher_blocks is None:
+            self.teacher_blocks = uniform_teacher_blocks(*depths)
+        else:
+            self.teacher_blocks = check_teacher_blocks(teacher_blocks, *depths)
         self.student = student
         self.teacher = teacher
         self.teacher.trainable = False
-        self.transfer_weights = weights or TransferWeights()
+        make = LegacyObjectives if legacy_release_losses else Objectives
+        self.objectives = make(weights or TransferWeights())
         self.stage = None
         self.built = True
 
-    def set_stage(self, stage: TransferStage) -> None:
+    def set_stage(
+        self, stage: TransferStage, freeze_lower_blocks: bool = False
+    ) -> None:
         """Makes `stage` current and marks what it trains as trainable.
 
         Transfer stages train the blocks up to their highest one, and neither
         embeddings nor heads, which were copied from the teacher. Recompile or
         retrace after a change.
+
+        Args:
+            stage: what to train.
+            freeze_lower_blocks: train the stage's own blocks only.
+
+        Raises:
+            ValueError: if the student has no such block, or all terms of the
+                stage's loss have weight 0.
         """
         blocks = self.student.encoder.blocks
         if stage.transfer_blocks and max(stage.transfer_blocks) >= len(blocks):
@@ -92,16 +116,27 @@ class Distiller(keras.Model):
                 f"the student has {len(blocks)} blocks. Received: a stage for "
                 f"block {max(stage.transfer_blocks)}"
             )
+        weights = self.objectives.weights
+        whole = self._distils = bool(
+            stage.pretraining_distillation and weights.pretraining_distillation
+        )
+        self._transfers = bool(stage.transfer_blocks and weights.transfer)
+        if not (self._distils or self._transfers):
+            raise ValueError(f"all weights of stage {stage.name} are 0")
         self.stage = stage
         self.student.trainable = True
-        whole = stage.pretraining_distillation
         self.student.encoder.embeddings.trainable = whole
         self.student.masked_lm.trainable = whole
         self.student.next_sentence.trainable = whole
         if self.student.encoder.pooler is not None:
             self.student.encoder.pooler.trainable = whole
+        lowest = min(stage.transfer_blocks, default=0)
         for index, block in enumerate(blocks):
-            block.trainable = whole or index < stage.num_blocks
+            in_reach = stage.num_blocks is None or index < stage.num_blocks
+            is_lower = index < lowest and not whole
+            block.trainable = in_reach and not (
+                is_lower and freeze_lower_blocks
+            )
 
     def lower_block_variables(self) -> list[keras.Variable]:
         """The variables that a progressive stage trains at a lower rate.
@@ -121,16 +156,29 @@ class Distiller(keras.Model):
     def call(self, inputs, training=None):
         if self.stage is None:
             raise ValueError("set_stage must be called first")
-        num_blocks = self.stage.num_blocks
+        soft_labels = self._distils and self.objectives.weights.soft_labels
+        reads_teacher = self._transfers or soft_labels
         student = self.student.encoder(
-            inputs, training=False, num_blocks=num_blocks
+            inputs,
+            training=bool(training) and not reads_teacher,
+            num_blocks=self.stage.num_blocks,
         )
-        teacher = self.teacher.encoder(
-            inputs, training=False, num_blocks=num_blocks
-        )
-        terms = self._transfer_terms(student, teacher, inputs["input_mask"])
-        if self.stage.pretraining_distillation:
-            terms |= self._distillation_terms(student, teacher, inputs)
+        teacher = None
+        if reads_teacher:
+            teacher = self.teacher.encoder(
+                inputs,
+                training=False,
+                num_blocks=self._num_teacher_blocks(soft_labels),
+            )
+        terms = {}
+        if self._transfers:
+            terms |= self._transfer_terms(
+                student, teacher, inputs["input_mask"]
+            )
+        if self._distils:
+            terms |= self._distillation_terms(
+                student, teacher if soft_labels else None, inputs
+            )
         loss = sum(weight * value for weight, value in terms.values())
         return {"loss": loss} | {
             name: value for name, (_, value) in terms.items()
@@ -141,63 +189,42 @@ class Distiller(keras.Model):
     ):
         return y_pred["loss"]
 
+    def _num_teacher_blocks(self, soft_labels) -> int | None:
+        if soft_labels or self.objectives.reads_all_teacher_maps:
+            return None
+        return self.teacher_blocks[max(self.stage.transfer_blocks)] + 1
+
     def _transfer_terms(self, student, teacher, input_mask) -> dict:
-        weights = self.transfer_weights
         share = 1.0 / len(self.student.encoder.blocks)
+        teacher_maps = [frozen(maps) for maps in teacher.feature_maps]
         terms = {}
         for block in self.stage.transfer_blocks:
-            ours = ops.cast(student.feature_maps[block + 1], "float32")
-            theirs = _frozen(teacher.feature_maps[block + 1])
-            maps = {
-                losses.normalized_feature_map_loss: weights.feature_map,
-                losses.feature_mean_loss: weights.feature_mean,
-                losses.feature_variance_loss: weights.feature_variance,
-            }
-            for function, weight in maps.items():
-                terms[f"{function.__name__}_block_{block:02d}"] = (
-                    weight * share,
-                    function(ours, theirs, input_mask),
-                )
-            terms[f"attention_transfer_loss_block_{block:02d}"] = (
-                weights.attention * share,
-                losses.attention_transfer_loss(
-                    ops.cast(student.attention_logits[block], "float32"),
-                    _frozen(teacher.attention_logits[block]),
-                    input_mask,
-                ),
+            theirs = self.teacher_blocks[block]
+            pair = BlockPair(
+                ops.cast(student.feature_maps[block + 1], "float32"),
+                teacher_maps[theirs + 1],
+                ops.cast(student.attention_logits[block], "float32"),
+                frozen(teacher.attention_logits[theirs]),
+                teacher_maps,
+                input_mask,
             )
+            for name, term in self.objectives.transfer_terms(pair).items():
+                weight, value = term
+                terms[f"{name}_block_{block:02d}"] = (weight * share, value)
         return terms
 
     def _distillation_terms(self, student, teacher, inputs) -> dict:
-        weights = self.transfer_weights
         positions = inputs["masked_lm_positions"]
-        ours = self.student.heads(student, positions)
-        theirs = self.teacher.heads(teacher, positions)
-        return {
-            "masked_lm_loss": (
-                weights.pd_alpha,
-                masked_lm_loss(
-                    ours["masked_lm_logits"],
-                    inputs["masked_lm_ids"],
-                    inputs["masked_lm_weights"],
-                ),
-            ),
-            "masked_lm_distillation_loss": (
-                1.0 - weights.pd_alpha,
-                losses.masked_lm_distillation_loss(
-                    ours["masked_lm_logits"],
-                    _frozen(theirs["masked_lm_logits"]),
-                    inputs["masked_lm_weights"],
-                    weights.temperature,
-                ),
-            ),
-            "next_sentence_loss": (
-                1.0,
-                next_sentence_loss(
-                    ours["next_sentence_logits"], inputs["next_sentence_labels"]
-                ),
-            ),
-        }
+        teacher_logits = None
+        if teacher is not None:
+            features = self.objectives.soften(teacher.sequence_output)
+            theirs = self.teacher.heads(
+                teacher._replace(sequence_output=features), positions
+            )
+            teacher_logits = frozen(theirs["masked_lm_logits"])
+        return self.objectives.distillation_terms(
+            self.student.heads(student, positions), teacher_logits, inputs
+        )
 
 
 def check_pair(student, teacher) -> None:
@@ -206,19 +233,10 @@ def check_pair(student, teacher) -> None:
     Raises:
         ValueError: naming the field that differs.
     """
-    for name in (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-    ):
+    for name in _SHARED_FIELDS:
         ours, theirs = getattr(student, name), getattr(teacher, name)
         if ours != theirs:
             raise ValueError(
                 f"student and teacher must have the same {name}. "
                 f"Received: {ours} and {theirs}"
             )
-
-
-def _frozen(tensor):
-    return ops.stop_gradient(ops.cast(tensor, "float32"))

@@ -1,14 +1,37 @@
 """What the student takes over from the teacher before the first step."""
 
+from typing import NamedTuple
+
 import keras
 from keras import ops
 
 from mobilebert_tf.modeling.models import MobileBertForPretraining
 
 
+class CopiedVariables(NamedTuple):
+    """Which of a student's variables outside its blocks were copied.
+
+    Attributes:
+        copied: their paths.
+        left: the paths of the others.
+    """
+
+    copied: list[str]
+    left: list[str]
+
+    def __str__(self):
+        text = (
+            f"Copied {len(self.copied)} variables from the teacher: "
+            f"{', '.join(self.copied)}"
+        )
+        if self.left:
+            text += f"\nNot copied: {', '.join(self.left)}"
+        return text
+
+
 def copy_from_teacher(
     student: MobileBertForPretraining, teacher: MobileBertForPretraining
-) -> list[str]:
+) -> CopiedVariables:
     """Copies everything outside the blocks that the two have in common.
 
     By name: embedding tables and projection, masked LM head and next sentence
@@ -18,22 +41,23 @@ def copy_from_teacher(
     both have the same kind.
 
     Returns:
-        The paths that were copied.
+        The paths that were copied and those that were not.
     """
     same_norm = (
         student.config.normalization_type == teacher.config.normalization_type
     )
     sources = {variable.path: variable for variable in _outside_blocks(teacher)}
-    copied = []
+    copied, left = [], []
     for variable in _outside_blocks(student):
         source = sources.get(variable.path)
-        if source is None or source.shape != variable.shape:
+        other_norm = "embeddings/norm" in variable.path and not same_norm
+        if source is None or other_norm:
+            left.append(variable.path)
             continue
-        if "embeddings/norm" in variable.path and not same_norm:
-            continue
+        # Raises where the shapes differ.
         variable.assign(source.value)
         copied.append(variable.path)
-    return copied
+    return CopiedVariables(copied, left)
 
 
 def match_embedding_norm(
@@ -49,11 +73,16 @@ def match_embedding_norm(
     teacher's scale instead of that of raw embeddings (which is smaller by the
     order of `initializer_range`, and which the release makes block 0 undo).
 
+    Does nothing for any other pair of norms: equal ones were copied.
+
     Args:
         student: a student whose tables were copied from `teacher`.
-        teacher: a layer norm teacher.
+        teacher: its teacher.
         inputs: one batch of encoder inputs.
     """
+    kinds = [m.config.normalization_type for m in (student, teacher)]
+    if kinds != ["no_norm", "layer_norm"]:
+        return
     ours, theirs = student.encoder.embeddings, teacher.encoder.embeddings
     mask = inputs["input_mask"]
     raw = _input_of_norm(ours, inputs)
@@ -63,8 +92,10 @@ def match_embedding_norm(
     total = ops.sum(weight)
     scale = ops.sum(inverse_std * weight) / total
     shift = ops.sum(mean * inverse_std * weight) / total
-    ours.norm.gamma.assign(theirs.norm.gamma * scale)
-    ours.norm.beta.assign(theirs.norm.beta - theirs.norm.gamma * shift)
+    gamma = ops.cast(theirs.norm.gamma, raw.dtype)
+    beta = ops.cast(theirs.norm.beta, raw.dtype)
+    ours.norm.gamma.assign(gamma * scale)
+    ours.norm.beta.assign(beta - gamma * shift)
 
 
 def _input_of_norm(embeddings, inputs):

@@ -6,6 +6,7 @@ numbered from 0, below.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,59 @@ STRATEGIES = {
     "progressive": progressive_stages,
     "joint": joint_stages,
     "auxiliary": auxiliary_stages,
+    # The paper's abbreviations of the same.
+    "pkt": progressive_stages,
+    "jkt": joint_stages,
+    "akt": auxiliary_stages,
 }
+
+
+def uniform_teacher_blocks(
+    num_student_blocks: int, num_teacher_blocks: int
+) -> tuple[int, ...]:
+    """Returns the teacher's block that each student block learns from.
+
+    Each student block stands for an equal run of teacher blocks and learns
+    from the last of them, so that the last learns from the last: 6 blocks
+    against 24 learn from 3, 7, 11, 15, 19 and 23.
+
+    Raises:
+        ValueError: if the runs cannot be equal.
+    """
+    if num_teacher_blocks % num_student_blocks:
+        raise ValueError(
+            f"a student of {num_student_blocks} blocks cannot divide the "
+            f"teacher's {num_teacher_blocks} evenly; name the block that each "
+            "learns from (teacher_blocks)"
+        )
+    run = num_teacher_blocks // num_student_blocks
+    return tuple(range(run - 1, num_teacher_blocks, run))
+
+
+def check_teacher_blocks(
+    teacher_blocks: Sequence[int],
+    num_student_blocks: int,
+    num_teacher_blocks: int,
+) -> tuple[int, ...]:
+    """Returns an explicit map from student to teacher blocks, checked.
+
+    Raises:
+        ValueError: unless it names one block for each of the student's, in
+            rising order, all of which the teacher has.
+    """
+    rising = all(
+        lower < upper
+        for lower, upper in zip(
+            (-1, *teacher_blocks), (*teacher_blocks, num_teacher_blocks)
+        )
+    )
+    if len(teacher_blocks) != num_student_blocks or not rising:
+        raise ValueError(
+            f"teacher_blocks must be {num_student_blocks} rising numbers, one "
+            "for each of the student's blocks, between 0 and "
+            f"{num_teacher_blocks - 1}. Received: {list(teacher_blocks)}"
+        )
+    return tuple(teacher_blocks)
 
 
 def transfer_rate(progress: float) -> float:
@@ -107,8 +160,8 @@ def transfer_rate(progress: float) -> float:
         progress: the part of the stage that is done, in [0, 1].
 
     Returns:
-        A factor: a linear ramp over the first tenth, then a slow fall
-        from 1.0 to 0.9.
+        A factor: a linear ramp to 0.995 over the first tenth, then a slow
+        fall to 0.9.
     """
     return min(0.9 + 0.1 * math.sqrt(1.0 - progress), 10.0 * progress)
 

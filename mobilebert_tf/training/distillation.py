@@ -1,14 +1,102 @@
-"""From a transfer stage to the step that trains it."""
+"""From a teacher to its student's stages, and from a stage to its step."""
+
+import functools
+from collections.abc import Callable, Sequence
 
 import keras
+import tensorflow as tf
 
-from mobilebert_tf.distillation.distiller import Distiller
+from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.distillation.distiller import Distiller, check_pair
+from mobilebert_tf.distillation.initialization import copy_from_teacher
+from mobilebert_tf.distillation.objectives import TransferWeights
 from mobilebert_tf.distillation.schedule import TransferStage
+from mobilebert_tf.distillation.teacher import cast_teacher
+from mobilebert_tf.modeling.models import MobileBertForPretraining
 from mobilebert_tf.training.optimization import (
     TransferStageSchedule,
-    WarmupLinearDecay,
+    describe_parameters,
 )
-from mobilebert_tf.training.step import build_train_step
+from mobilebert_tf.training.run import Run
+from mobilebert_tf.training.step import StepOptions, build_train_step
+
+# What the progress line shows of a stage's terms, where the stage has them.
+SHOWN_TERMS = (
+    "loss",
+    "masked_lm_loss",
+    "masked_lm_distillation_loss",
+    "mixed_masked_lm_loss",
+)
+
+
+def build_distiller(
+    config: MobileBertConfig,
+    teacher: MobileBertForPretraining,
+    weights: TransferWeights,
+    stages: Sequence[TransferStage],
+    *,
+    teacher_dtype: str = "float32",
+    **settings,
+) -> Distiller:
+    """Makes a student, copies into it, and pairs it with its teacher.
+
+    Prints what was copied, and what the optimizer will not decay.
+
+    Args:
+        config: the student's.
+        teacher: in float32.
+        weights: of the loss.
+        stages: what the pair is for, checked here rather than hours later.
+        teacher_dtype: what the teacher computes in, of `TEACHER_DTYPES`.
+        **settings: of `Distiller`.
+
+    Raises:
+        ValueError: if student, teacher, weights and stages do not fit.
+    """
+    check_pair(config, teacher.config)
+    student = MobileBertForPretraining(config)
+    copied = copy_from_teacher(student, teacher)
+    distiller = Distiller(
+        student, cast_teacher(teacher, teacher_dtype), weights, **settings
+    )
+    for stage in stages:
+        distiller.set_stage(stage)
+    print(copied, flush=True)
+    print(describe_parameters(student.weights), flush=True)
+    return distiller
+
+
+def run_stages(
+    run: Run,
+    distiller: Distiller,
+    stages: Sequence[TransferStage],
+    dataset_from: Callable[[int, int], tf.data.Dataset],
+    *,
+    tokens_per_step: int,
+    **settings,
+) -> None:
+    """Runs all stages, or what is left of them.
+
+    Args:
+        run: the run they are phases of.
+        distiller: the pair.
+        stages: of `distillation.schedule`.
+        dataset_from: from the steps of the stages before, and of the current
+            one, to endless batches from there on.
+        tokens_per_step: for the rate.
+        **settings: of `build_stage`.
+    """
+    first_step = 0
+    for stage in stages:
+        run.phase(
+            stage.name,
+            stage.num_steps,
+            functools.partial(build_stage, distiller, stage, **settings),
+            functools.partial(dataset_from, first_step),
+            tokens_per_step,
+            shown=SHOWN_TERMS,
+        )
+        first_step += stage.num_steps
 
 
 def build_stage(
@@ -17,47 +105,51 @@ def build_stage(
     *,
     optimizer_class: type[keras.optimizers.Optimizer],
     optimizer_settings: dict,
-    learning_rate: float,
-    warmup_proportion: float,
+    build_schedule: Callable,
     transfer_learning_rate: float,
     lower_block_multiplier: float,
+    step_options: StepOptions = StepOptions(),
 ):
     """Returns the train step and the fresh optimizer of a stage.
 
-    Fresh, because the release's moments, too, are reset at every stage
-    boundary. With a `lower_block_multiplier` of 0 the lower blocks are not
-    trained at all, and no gradient is computed for them.
+    What is the release's here: moments start afresh at every stage; in a
+    transfer stage embeddings, heads and blocks above have no rate, the block
+    itself has the one of `TransferStageSchedule`, blocks below a tenth of it
+    (`lower_block_multiplier`), decay included. The release has this under
+    LAMB only; here it holds under every optimizer. With a multiplier of 0 the
+    lower blocks are not trained at all, and no gradient is computed for them.
 
     Args:
         distiller: the pair; `stage` becomes its current stage.
         stage: what to train.
         optimizer_class: of `training.optimization`.
         optimizer_settings: its arguments besides schedule and multipliers.
-        learning_rate: peak of the distillation stage, with linear decay.
-        warmup_proportion: share of that stage's steps to warm up.
+        build_schedule: from the steps of the distillation stage to the
+            schedule of its learning rate.
         transfer_learning_rate: peak within a transfer stage.
         lower_block_multiplier: rate of the blocks below, relative to it.
+        step_options: how a step is carried out.
     """
-    distiller.set_stage(stage)
-    lower = distiller.lower_block_variables()
-    variables = distiller.student.trainable_variables
-    if not lower_block_multiplier:
-        frozen = {id(variable) for variable in lower}
-        variables = [v for v in variables if id(v) not in frozen]
-        lower = []
+    distiller.set_stage(stage, freeze_lower_blocks=not lower_block_multiplier)
     if stage.pretraining_distillation:
-        schedule = WarmupLinearDecay(
-            learning_rate,
-            stage.num_steps,
-            round(warmup_proportion * stage.num_steps),
-        )
+        schedule = build_schedule(stage.num_steps)
     else:
         schedule = TransferStageSchedule(
             transfer_learning_rate, stage.num_steps
         )
     optimizer = optimizer_class(
         schedule,
-        multipliers=[(variable, lower_block_multiplier) for variable in lower],
+        multipliers=[
+            (variable, lower_block_multiplier)
+            for variable in distiller.lower_block_variables()
+        ],
         **optimizer_settings,
     )
-    return build_train_step(distiller, variables, optimizer), optimizer
+    train_step = build_train_step(
+        # Dropout is the distiller's to switch off.
+        functools.partial(distiller, training=True),
+        distiller.student.trainable_variables,
+        optimizer,
+        step_options,
+    )
+    return train_step, optimizer

@@ -4,12 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from mobilebert_tf.distillation import losses
-from mobilebert_tf.distillation.distiller import Distiller, TransferWeights
+from mobilebert_tf.distillation import losses, objectives
+from mobilebert_tf.distillation.distiller import Distiller
+from mobilebert_tf.distillation.objectives import TransferWeights
 from mobilebert_tf.distillation.schedule import (
     TransferStage,
     progressive_stages,
 )
+from mobilebert_tf.distillation.teacher import cast_teacher
 from tests.distillation.pairs import tiny_pretraining
 
 TRANSFER_SECOND = TransferStage("transfer_block_01", 1, (1,))
@@ -55,20 +57,110 @@ def test_distillation_loss_is_the_papers_equation(pair, batch):
     )
 
 
-def test_a_stage_runs_its_blocks_and_no_heads(pair, batch, monkeypatch):
+TERMS = [
+    (TRANSFER_SECOND, "normalized_feature_map", "normalized_feature_map_loss"),
+    (TRANSFER_SECOND, "feature_mean", "feature_mean_loss"),
+    (TRANSFER_SECOND, "feature_variance", "feature_variance_loss"),
+    (TRANSFER_SECOND, "feature_map_transfer", "feature_map_transfer_loss"),
+    (TRANSFER_SECOND, "attention_transfer", "attention_transfer_loss"),
+    (DISTIL, "pd_alpha", "masked_lm_loss"),
+    (DISTIL, "next_sentence", "next_sentence_loss"),
+]
+
+
+@pytest.mark.parametrize("stage, weight, function", TERMS)
+def test_a_term_of_weight_0_is_not_computed(
+    stage, weight, function, pair, batch, monkeypatch
+):
+    def refuse(*arguments):
+        raise AssertionError(f"{function} was computed")
+
+    module = losses if stage is TRANSFER_SECOND else objectives
+    refuse.__name__ = function
+    monkeypatch.setattr(module, function, refuse)
+    settings = {"feature_map_transfer": 1.0, "pd_alpha": 0.5}
+    for weights in (settings, settings | {weight: 0.0}):
+        distiller = Distiller(
+            pair.student, pair.teacher, TransferWeights(**weights)
+        )
+        distiller.set_stage(stage)
+        if weights is settings:
+            with pytest.raises(AssertionError, match="was computed"):
+                distiller(batch)
+        else:
+            terms = distiller(batch)
+    computed = {name.removesuffix("_block_01") for name in terms}
+    assert function not in computed
+    others = {name for other, _, name in TERMS if other is stage}
+    assert others - {function} <= computed
+
+
+def test_the_plain_feature_map_loss_can_be_had(pair, batch):
+    """Paper, equation 2, with the three losses of the release off."""
+    plain = Distiller(
+        pair.student,
+        pair.teacher,
+        TransferWeights(0.0, 0.0, 0.0, 2.0, attention_transfer=0.0),
+    )
+    plain.set_stage(TRANSFER_SECOND)
+    terms = plain(batch)
+    assert set(terms) == {"loss", "feature_map_transfer_loss_block_01"}
+    ours, theirs = (
+        np.asarray(model.encoder(batch).feature_maps[2])
+        for model in (pair.student, pair.teacher)
+    )
+    real = batch["input_mask"].astype(bool)
+    expected = 2.0 / 3 * np.mean((ours - theirs)[real] ** 2)
+    assert float(terms["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_stage_without_any_weight_is_refused(pair):
+    nothing = Distiller(
+        pair.student, pair.teacher, TransferWeights(0.0, 0.0, 0.0, 0.0, 0.0)
+    )
+    with pytest.raises(ValueError, match="all weights of stage transfer"):
+        nothing.set_stage(TRANSFER_SECOND)
+    nothing.set_stage(DISTIL)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{"pd_alpha": 1.5}, {"feature_mean": -1.0}, {"temperature": 0.0}],
+)
+def test_impossible_weights_are_refused(weights):
+    with pytest.raises(ValueError, match=next(iter(weights))):
+        TransferWeights(**weights)
+
+
+@pytest.fixture
+def ran(pair, monkeypatch):
+    return watch(pair, monkeypatch)
+
+
+def watch(pair, monkeypatch):
+    """Notes which blocks and heads run, as (model, layer)."""
     ran = []
-    for model in (pair.student, pair.teacher):
+    for owner in ("student", "teacher"):
+        model = getattr(pair, owner)
         for layer in (*model.encoder.blocks, model.masked_lm):
             call = layer.call
 
-            def counted(*args, layer=layer, call=call, **kwargs):
-                ran.append(layer.name)
+            def noted(*args, owner=owner, layer=layer, call=call, **kwargs):
+                ran.append((owner, layer.name))
                 return call(*args, **kwargs)
 
-            monkeypatch.setattr(layer, "call", counted)
+            monkeypatch.setattr(layer, "call", noted)
+    return ran
+
+
+def test_a_stage_runs_its_blocks_and_no_heads(pair, batch, ran):
     pair.set_stage(TRANSFER_SECOND)
     pair(batch)
-    assert sorted(ran) == ["block_00", "block_00", "block_01", "block_01"]
+    assert sorted(ran) == [
+        (owner, f"block_{block:02d}")
+        for owner in ("student", "teacher")
+        for block in (0, 1)
+    ]
     ran.clear()
     pair.set_stage(DISTIL)
     pair(batch)
@@ -95,10 +187,101 @@ def test_distillation_trains_the_whole_student_only(pair):
     assert not pair.teacher.trainable_variables
 
 
+def test_frozen_lower_blocks_are_not_trained(pair):
+    pair.set_stage(TRANSFER_SECOND, freeze_lower_blocks=True)
+    trained = paths(pair.trainable_variables)
+    assert trained and all("block_01" in path for path in trained)
+    assert pair.lower_block_variables() == []
+
+
 def test_the_teacher_has_no_dropout(pair, batch):
+    """Its soft labels are those of inference, whatever `training` says."""
     pair.set_stage(DISTIL)
-    first, second = pair(batch, training=True), pair(batch, training=True)
-    assert float(first["loss"]) == float(second["loss"])
+    calm, wild = (
+        losses.masked_lm_distillation_loss(
+            pair.student(batch)["masked_lm_logits"],
+            pair.teacher(batch, training=training)["masked_lm_logits"],
+            batch["masked_lm_weights"],
+        )
+        for training in (False, True)
+    )
+    found = pair(batch, training=True)["masked_lm_distillation_loss"]
+    assert float(found) == pytest.approx(float(calm), rel=1e-6)
+    assert abs(float(wild) - float(calm)) > 1e-3 * float(calm)
+
+
+def test_without_soft_labels_no_teacher_runs_and_dropout_is_on(
+    pair, batch, monkeypatch
+):
+    alone = Distiller(
+        tiny_pretraining("mobilebert_small", hidden_dropout_prob=0.1),
+        pair.teacher,
+        TransferWeights(pd_alpha=1.0),
+    )
+    ran = watch(alone, monkeypatch)
+    alone.set_stage(DISTIL)
+    first, second = (float(alone(batch, training=True)["loss"]) for _ in "12")
+    assert {owner for owner, _ in ran} == {"student"}
+    assert first != second
+    calm = [float(alone(batch, training=False)["loss"]) for _ in "12"]
+    assert calm[0] == calm[1]
+
+
+def test_heads_see_masked_positions_only(pair, batch, monkeypatch):
+    shapes = []
+    for model in (pair.student, pair.teacher):
+        call = model.masked_lm.call
+
+        def noted(features, *args, call=call, **kwargs):
+            shapes.append(tuple(features.shape))
+            return call(features, *args, **kwargs)
+
+        monkeypatch.setattr(model.masked_lm, "call", noted)
+    pair.set_stage(DISTIL)
+    pair(batch)
+    assert shapes == [(4, 2, 16)] * 2  # [B, P, D], where S is 12
+
+
+@pytest.mark.parametrize("stage", [TRANSFER_SECOND, DISTIL])
+def test_a_bfloat16_teacher_gives_nearly_the_same_loss(stage, batch):
+    student = tiny_pretraining("mobilebert_small")
+    teacher = tiny_pretraining("ib_bert_small")
+    values = []
+    for dtype in ("float32", "bfloat16"):
+        cast = cast_teacher(teacher, dtype)
+        assert {weight.dtype for weight in cast.weights} == {dtype}
+        pair = Distiller(student, cast)
+        pair.set_stage(stage)
+        terms = pair(batch)
+        values.append({name: float(value) for name, value in terms.items()})
+    assert {weight.dtype for weight in student.weights} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+    exact, rounded = values
+    assert exact.keys() == rounded.keys()
+    assert exact != rounded
+    for name in exact:
+        # The L1 statistics are sums of small differences.
+        assert rounded[name] == pytest.approx(exact[name], rel=0.02), name
+
+
+def test_padding_does_not_count(pair, batch):
+    """Segments of padded tokens change their feature maps, and no loss."""
+    changed = dict(batch)
+    changed["segment_ids"] = np.where(
+        batch["input_mask"] == 1, batch["segment_ids"], 1
+    ).astype("int32")
+    maps = [
+        np.asarray(pair.student.encoder(inputs).feature_maps[2])
+        for inputs in (batch, changed)
+    ]
+    assert np.abs(maps[0] - maps[1]).max() > 0.1
+    legacy = Distiller(pair.student, pair.teacher, legacy_release_losses=True)
+    for distiller, counts in ((pair, False), (legacy, True)):
+        distiller.set_stage(TRANSFER_SECOND)
+        before, after = (
+            float(distiller(inputs)["loss"]) for inputs in (batch, changed)
+        )
+        assert (abs(before - after) > 1e-4 * before) == counts
 
 
 def test_no_loss_where_student_equals_teacher(batch):
@@ -106,7 +289,8 @@ def test_no_loss_where_student_equals_teacher(batch):
     student = tiny_pretraining("ib_bert_small")
     for ours, theirs in zip(student.weights, teacher.weights, strict=True):
         ours.assign(theirs.value)
-    pair = Distiller(student, teacher, TransferWeights(pd_alpha=0.0))
+    weights = TransferWeights(feature_map_transfer=1.0, pd_alpha=0.0)
+    pair = Distiller(student, teacher, weights)
     for stage in progressive_stages(3, 3, 0):
         pair.set_stage(stage)
         assert abs(float(pair(batch)["loss"])) < 1e-6
@@ -133,9 +317,11 @@ def test_fit_lowers_a_stages_loss_and_leaves_the_rest_alone(pair, batch):
     "name, value",
     [
         ("hidden_size", 24),
-        ("num_hidden_layers", 2),
         ("num_attention_heads", 4),
         ("vocab_size", 41),
+        ("embedding_size", 12),
+        ("trigram_input", False),
+        ("max_position_embeddings", 16),
     ],
 )
 def test_a_pair_that_does_not_fit_is_refused(name, value):

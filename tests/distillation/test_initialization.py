@@ -7,6 +7,7 @@ from mobilebert_tf.distillation.initialization import (
     copy_from_teacher,
     match_embedding_norm,
 )
+from tests.distillation.pairs import tiny_pretraining
 
 
 def by_path(model):
@@ -15,7 +16,8 @@ def by_path(model):
 
 def test_embeddings_and_heads_are_copied_and_nothing_else(pair):
     before = by_path(pair.student)
-    copied = copy_from_teacher(pair.student, pair.teacher)
+    report = copy_from_teacher(pair.student, pair.teacher)
+    copied, left = report
     assert sorted(copied) == sorted(
         f"{prefix}/{name}"
         for prefix, names in {
@@ -42,6 +44,27 @@ def test_embeddings_and_heads_are_copied_and_nothing_else(pair):
     for path, value in after.items():
         source = teacher if path in copied else before
         np.testing.assert_array_equal(value, source[path], err_msg=path)
+
+
+def test_what_was_copied_is_listed(pair):
+    text = str(copy_from_teacher(pair.student, pair.teacher))
+    assert text.startswith("Copied 13 variables from the teacher: encoder/emb")
+    assert text.endswith(
+        "\nNot copied: encoder/embeddings/norm/gamma, "
+        "encoder/embeddings/norm/beta"
+    )
+
+
+def test_a_layer_norm_student_copies_the_norm_and_keeps_it(pair, batch):
+    student = tiny_pretraining("mobilebert_without_opt")
+    norm, theirs = (
+        model.encoder.embeddings.norm for model in (student, pair.teacher)
+    )
+    theirs.gamma.assign(np.linspace(0.5, 2.0, 16))
+    assert not copy_from_teacher(student, pair.teacher).left
+    match_embedding_norm(student, pair.teacher, batch)
+    np.testing.assert_array_equal(norm.gamma.numpy(), theirs.gamma.numpy())
+    np.testing.assert_array_equal(norm.beta.numpy(), theirs.beta.numpy())
 
 
 def test_matched_norm_brings_the_first_map_to_the_teachers(pair, batch):
