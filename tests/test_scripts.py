@@ -219,7 +219,7 @@ BAD_INPUT = {
     "student of another depth": (
         "run_distillation.py --teacher={files}/teacher --max_seq_length=32 "
         "--preset=mobilebert_small --output_dir={out}",
-        "must have the same hidden_size",
+        "must have the same embedding_size",
     ),
     "row with a missing column": (
         "run_classifier.py --model={files}/teacher --max_seq_length=32 "

@@ -13,7 +13,7 @@ from mobilebert_tf.mobile.quantization import QuantizationAwareModel
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from mobilebert_tf.modeling.models import MobileBertForSequenceClassification
 from mobilebert_tf.training.fine_tuning import task_metrics
-from mobilebert_tf.training.optimization import AdamW, WarmupLinearDecay
+from mobilebert_tf.training.optimization import AdamW, WarmupPolynomialDecay
 from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.step import build_train_step
 
@@ -71,7 +71,7 @@ def train_quantized(
     variables = quantized.trainable_variables
 
     def build():
-        schedule = WarmupLinearDecay(learning_rate, num_steps)
+        schedule = WarmupPolynomialDecay(learning_rate, num_steps)
         optimizer = AdamW(
             schedule,
             decay_rate=0.0,

@@ -25,14 +25,22 @@ class MetricsLog:
     Args:
         folder: the run's output folder.
         global_step: where the run goes on; later lines are dropped.
+        is_chief: whether this process writes; others keep silent.
     """
 
-    def __init__(self, folder: str | os.PathLike, global_step: int = 0):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        global_step: int = 0,
+        is_chief: bool = True,
+    ):
         self._path = Path(folder) / METRICS_FILE
-        self._drop_after(global_step)
-        self._writer = tf.summary.create_file_writer(
-            str(Path(folder) / "tensorboard")
-        )
+        self._is_chief = is_chief
+        if is_chief:
+            self._drop_after(global_step)
+            self._writer = tf.summary.create_file_writer(
+                str(Path(folder) / "tensorboard")
+            )
 
     def write(
         self,
@@ -42,6 +50,8 @@ class MetricsLog:
         values: Mapping[str, float],
     ) -> None:
         """Records `values` under a phase and its step."""
+        if not self._is_chief:
+            return
         line = {"phase": phase, "step": step, "global_step": global_step}
         # Opened anew each time: a run may end without a chance to close.
         with self._path.open("a", encoding="utf-8") as file:
@@ -58,7 +68,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes the TensorBoard writer."""
-        self._writer.close()
+        if self._is_chief:
+            self._writer.close()
 
     def _drop_after(self, global_step: int) -> None:
         if not self._path.exists():
@@ -81,40 +92,55 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 class Progress:
-    """Rate and time left, as lines that also read well in a log file.
+    """Rates and time left, as lines that also read well in a log file.
 
     Args:
         phase: what is running.
         num_steps: the phase's length.
         step: where it starts.
         tokens_per_step: to turn steps into a rate people can compare.
+        later_steps: steps of the phases after this one.
     """
 
     def __init__(
-        self, phase: str, num_steps: int, step: int, tokens_per_step: int
+        self,
+        phase: str,
+        num_steps: int,
+        step: int,
+        tokens_per_step: int,
+        later_steps: int = 0,
     ):
         self._phase = phase
         self._num_steps = num_steps
         self._tokens_per_step = tokens_per_step
+        self._later_steps = later_steps
         self._start = self._last = time.monotonic()
-        self._start_step = self._last_step = step
+        self._last_step = step
 
-    def line(self, step: int, values: Mapping[str, float]) -> str:
-        """Returns the line for `step`; rates count from the previous one."""
+    def line(
+        self, step: int, values: Mapping[str, float], examples_per_step: int
+    ) -> str:
+        """Returns the line for `step`; rates count from the previous one.
+
+        The time left in all takes later phases to be as fast as this one.
+        """
         now = time.monotonic()
         steps = max(step - self._last_step, 1)
-        seconds = max(now - self._last, 1e-9)
-        rate = steps * self._tokens_per_step / seconds
-        left = (self._num_steps - step) * seconds / steps
+        step_seconds = max(now - self._last, 1e-9) / steps
         self._last, self._last_step = now, step
-        shown = "  ".join(
-            f"{name} {value:.4g}" for name, value in values.items()
-        )
-        width = len(str(self._num_steps))
-        return (
-            f"{self._phase}  {step:{width}d}/{self._num_steps}  {shown}  "
-            f"{rate:,.0f} tokens/s  {format_duration(left)} left"
-        )
+        parts = [
+            f"{self._phase}  {step:{len(str(self._num_steps))}d}/"
+            f"{self._num_steps}",
+            *(f"{name} {value:.4g}" for name, value in values.items()),
+            f"{examples_per_step / step_seconds:,.1f} examples/s",
+            f"{self._tokens_per_step / step_seconds:,.0f} tokens/s",
+        ]
+        left = self._num_steps - step
+        time_left = f"{format_duration(left * step_seconds)} left"
+        if self._later_steps:
+            in_all = (left + self._later_steps) * step_seconds
+            time_left += f" ({format_duration(in_all)} in all)"
+        return "  ".join([*parts, time_left])
 
     def seconds(self) -> float:
         """Seconds since the phase began (or was resumed)."""

@@ -6,10 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.data.batching import pretraining_dataset
-from mobilebert_tf.data.corpus import TokenizedCorpus
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.errors import InputError
+from mobilebert_tf.data.pretraining_input import PretrainingInput
 from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
 from mobilebert_tf.modeling.models import MobileBertForPretraining
 from mobilebert_tf.training.model_card import write_model_folder
@@ -89,50 +86,22 @@ def evaluate_pretraining(
     }
 
 
-def held_out_batches(corpus, tokenizer, *, batch_size, **settings):
-    """Returns (dataset, number of batches) over a held-out corpus.
-
-    A small corpus gives small batches rather than none; seed and masks are
-    fixed, so that every model is asked the same.
-    """
-    while True:
-        try:
-            dataset = pretraining_dataset(
-                corpus, tokenizer, batch_size=batch_size, seed=0, **settings
-            )
-            break
-        except InputError:
-            if batch_size == 1:
-                raise
-            batch_size //= 2
-    tokens_per_batch = batch_size * settings["max_seq_length"]
-    return dataset, max(1, corpus.num_tokens // tokens_per_batch)
-
-
 def finish_pretraining(
     run: Run,
     model: MobileBertForPretraining,
-    tokenizer: WordpieceTokenizer,
-    held_out: TokenizedCorpus,
-    *,
-    batch_size: int,
-    data_settings: dict,
+    data: PretrainingInput,
     **card,
 ) -> None:
-    """Evaluates on held-out text, logs, and writes the model folder.
+    """Evaluates on held-out examples, logs, and writes the model folder.
 
     Args:
         run: the run that trained `model`; its folder is written.
         model: the pre-trained model.
-        tokenizer: its tokenizer.
-        held_out: text that was not trained on.
-        batch_size: sequences at once.
-        data_settings: how examples are made, of `pretraining_dataset`.
+        data: its input.
         **card: of `write_model_card`, besides the results.
     """
-    batches = held_out_batches(
-        held_out, tokenizer, batch_size=batch_size, **data_settings
-    )
-    results = evaluate_pretraining(model, *batches)
+    results = evaluate_pretraining(model, *data.held_out_batches())
     run.finish(results)
-    write_model_folder(run.folder, model, tokenizer, results=results, **card)
+    write_model_folder(
+        run.folder, model, data.tokenizer, results=results, **card
+    )

@@ -5,36 +5,31 @@ A run owns an output folder: `run.json` (the settings it was started with),
 settings it goes on where it stopped; with other settings it refuses.
 """
 
+import dataclasses
 import json
-import math
 import os
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 
 from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.training.checkpoints import Checkpoint, CheckpointFolder
 from mobilebert_tf.training.metrics_log import (
     MetricsLog,
     Progress,
     format_duration,
 )
+from mobilebert_tf.training.step import TrainStep
+from mobilebert_tf.training.stopping import SignalCatcher, Stopped
+from mobilebert_tf.training.strategies import Distribution
+from mobilebert_tf.training.window import Window
 
 SETTINGS_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
-
-
-class Stopped(Exception):
-    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved its state."""
-
-
-class NonFiniteLoss(ArithmeticError):
-    """A loss term became NaN or infinite."""
 
 
 class Run:
@@ -44,10 +39,16 @@ class Run:
         output_dir: the run's folder, created if need be.
         settings: what the run was asked to do, JSON values. A folder with
             other settings is refused.
-        variables: the model's variables, saved in every checkpoint and
-            restored at once if there is one.
+        variables: the model's variables, the states of its random numbers
+            among them, saved in every checkpoint and restored at once if
+            there is one.
         log_every: steps between two log lines.
         save_every_seconds: time between two checkpoints.
+        distribution: the devices; `variables` were made in its scope.
+        num_steps: of all phases together, for the time that is left; None if
+            it is not known.
+        max_skipped: steps with losses or gradients that are not finite that
+            are left out before the run stops for one.
 
     Raises:
         InputError: if the folder belongs to a run with other settings.
@@ -60,44 +61,50 @@ class Run:
         variables: Sequence[keras.Variable],
         log_every: int = 50,
         save_every_seconds: float = 120.0,
+        distribution: Distribution | None = None,
+        num_steps: int | None = None,
+        max_skipped: int = 0,
     ):
         self.folder = Path(output_dir)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _check_settings(self.folder / SETTINGS_FILE, dict(settings))
-        self._model_variables = _tf_variables(variables)
+        self.distribution = distribution or Distribution()
+        self._model_variables = list(variables)
         self._log_every = log_every
         self._save_every_seconds = save_every_seconds
-        self._prefix = str(self.folder / CHECKPOINTS / "ckpt")
-        self._latest = tf.train.latest_checkpoint(
-            str(self.folder / CHECKPOINTS)
+        self._num_steps = num_steps
+        self._max_skipped = max_skipped
+        is_chief = self.distribution.is_chief
+        if is_chief:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _check_settings(self.folder / SETTINGS_FILE, dict(settings))
+        self._checkpoints = CheckpointFolder(
+            self.folder / CHECKPOINTS, is_chief
         )
-        # Phases that are over, and steps done in the one that is not.
-        self._position = tf.Variable([0, 0], dtype=tf.int64)
-        self._global_step = tf.Variable(0, dtype=tf.int64)
+        self._latest = self._agree_on_checkpoint()
+        # Phases that are over, steps done in the one that is not, steps in
+        # all, and what the log window has summed up so far.
+        self._state = {"phase": 0, "step": 0, "global_step": 0, "window": {}}
         if self._latest:
-            self._position.assign(_read_variable(self._latest, "position"))
-            self._global_step.assign(
-                _read_variable(self._latest, "global_step")
-            )
+            self._state = self._latest.state
             # The optimizer follows when its phase is built.
-            tf.train.Checkpoint(model=self._model_variables).restore(
-                self._latest
-            ).expect_partial()
-            print(f"Going on from {self._latest}", flush=True)
-        self.log = MetricsLog(self.folder, int(self._global_step))
+            self._checkpoints.restore(
+                self._latest, {"model": self._model_variables}
+            )
+            print(f"Going on from {self._latest.prefix}", flush=True)
+        self._saved_step = self.global_step
+        self.log = MetricsLog(self.folder, self.global_step, is_chief)
         self._phase_index = 0
 
     @property
     def global_step(self) -> int:
         """Steps taken in all phases so far."""
-        return int(self._global_step)
+        return self._state["global_step"]
 
     def phase(
         self,
         name: str,
         num_steps: int,
-        build: Callable[[], tuple[Callable, keras.optimizers.Optimizer]],
-        dataset: Callable[[int], tf.data.Dataset],
+        build: Callable[[], tuple[TrainStep, keras.optimizers.Optimizer]],
+        dataset: Callable[[int], Iterable[dict]],
         tokens_per_step: int,
         shown: Sequence[str] = ("loss",),
     ) -> None:
@@ -114,48 +121,54 @@ class Run:
 
         Raises:
             Stopped: after saving, when a signal asked for it.
-            NonFiniteLoss: if a term is not finite; the checkpoint before it
-                stays.
+            NonFiniteLoss: if a loss or gradient is not finite; the
+                checkpoint before it stays.
+            CannotSave: if a checkpoint cannot be written.
         """
         index, self._phase_index = self._phase_index, self._phase_index + 1
-        phases_done, step = (int(value) for value in self._position)
-        if index < phases_done:
+        state = self._state
+        if index < state["phase"]:
             return
-        train_step, optimizer = build()
-        checkpoint = self._checkpoint(optimizer)
-        if step:
-            checkpoint.restore(self._latest).assert_consumed()
-        manager = tf.train.CheckpointManager(
-            checkpoint,
-            str(self.folder / CHECKPOINTS),
-            max_to_keep=2,
-            step_counter=self._global_step,
-        )
-
-        def save(phases_done, step):
-            self._position.assign([phases_done, step])
-            manager.save(checkpoint_number=self._global_step)
-
-        progress = Progress(name, num_steps, step, tokens_per_step)
-        window = _Window(name, shown, self.log, progress)
-        batches, saved = iter(dataset(step)), time.monotonic()
-        with _SignalCatcher() as signals:
-            while step < num_steps and not signals.received:
-                window.add(train_step(next(batches)))
-                step += 1
-                self._global_step.assign_add(1)
-                if step % self._log_every == 0 or step == num_steps:
-                    window.flush(step, self.global_step)
-                if time.monotonic() - saved > self._save_every_seconds:
-                    save(index, step)
-                    saved = time.monotonic()
-            save(*((index + 1, 0) if step == num_steps else (index, step)))
-        if signals.received:
-            raise Stopped(
-                f"{signals.received} received: stopped at step {step} of "
-                f"{name} and saved. The same command goes on from here."
+        with SignalCatcher(self._may_stop_now) as signals:
+            with self.distribution.scope():
+                train_step, optimizer = build()
+            phase = _Phase(
+                name,
+                num_steps,
+                shown,
+                train_step,
+                {
+                    "model": self._model_variables,
+                    "optimizer": optimizer.variables,
+                },
+                Window(
+                    name,
+                    train_step,
+                    state["step"],
+                    self._max_skipped,
+                    state["window"],
+                ),
+                Progress(
+                    name,
+                    num_steps,
+                    state["step"],
+                    tokens_per_step,
+                    self._steps_after(num_steps - state["step"]),
+                ),
             )
-        duration = format_duration(progress.seconds())
+            if state["step"]:
+                self._checkpoints.restore(self._latest, phase.variables)
+            batches = iter(dataset(state["step"]))
+            stopped = self._train(phase, batches, signals)
+        if stopped:
+            # Another process may have been asked rather than this one.
+            cause = signals.received or "SIGTERM"
+            raise Stopped(
+                f"{cause} received: stopped at step {self.global_step}, in "
+                f"{name}, and saved. The same command goes on from here.",
+                cause,
+            )
+        duration = format_duration(phase.progress.seconds())
         print(f"{name}: {num_steps} steps in {duration}", flush=True)
 
     def finish(self, results: Mapping[str, float]) -> None:
@@ -165,91 +178,95 @@ class Run:
         for name, value in results.items():
             print(f"{name}: {value:.4f}", flush=True)
 
-    def _checkpoint(self, optimizer) -> tf.train.Checkpoint:
-        return tf.train.Checkpoint(
-            model=self._model_variables,
-            optimizer=_tf_variables(optimizer.variables),
-            position=self._position,
-            global_step=self._global_step,
-        )
+    def _agree_on_checkpoint(self) -> Checkpoint | None:
+        """Finds where to go on; the chief does, and the others follow."""
+        if self.distribution.is_chief:
+            self._checkpoints.remove_leftovers()
+            newest = self._checkpoints.newest()
+            self.distribution.from_chief(newest.step if newest else -1)
+            return newest
+        step = self.distribution.from_chief(-1)
+        return self._checkpoints.read(step) if step >= 0 else None
+
+    def _train(self, phase, batches, signals) -> bool:
+        """Takes steps and saves; returns whether a signal cut them short."""
+        state, saved = self._state, time.monotonic()
+        stopping = False
+        while state["step"] < phase.num_steps and not stopping:
+            number = min(
+                phase.train_step.options.steps_per_execution,
+                phase.num_steps - state["step"],
+                self._log_every - state["step"] % self._log_every,
+            )
+            some = [next(batches) for _ in range(number)]
+            phase.window.add(*phase.train_step.run(some))
+            state["step"] += number
+            state["global_step"] += number
+            at_end = state["step"] == phase.num_steps
+            logs = state["step"] % self._log_every == 0 or at_end
+            if logs:
+                examples = len(next(iter(some[0].values())))
+                self._log_window(phase, examples)
+            if logs or not self.distribution.spans_processes:
+                # Several processes must stop at the same step; they ask each
+                # other now and then only.
+                stopping = self.distribution.any(bool(signals.received))
+            if time.monotonic() - saved > self._save_every_seconds:
+                if not at_end and not stopping:
+                    self._save(phase)
+                    saved = time.monotonic()
+        if state["step"] == phase.num_steps:
+            state["phase"], state["step"] = self._phase_index, 0
+        self._save(phase)
+        return stopping
+
+    def _log_window(self, phase, examples: int) -> None:
+        phase.window.read(self._last_good())
+        values = phase.window.averages()
+        step = self._state["step"]
+        self.log.write(phase.name, step, self.global_step, values)
+        if self.distribution.is_chief:
+            shown = {key: values[key] for key in phase.shown if key in values}
+            line = phase.progress.line(step, shown, examples)
+            print(line, flush=True)
+
+    def _save(self, phase) -> None:
+        if self._saved_step == self.global_step:
+            return
+        # Nothing is saved that has not been looked at.
+        phase.window.read(self._last_good())
+        self._state["window"] = phase.window.state()
+        self._checkpoints.save(self.global_step, self._state, phase.variables)
+        self._saved_step = self.global_step
+
+    def _last_good(self) -> str:
+        if not self._saved_step:
+            return "there is no checkpoint before it"
+        path = self._checkpoints.prefix(self._saved_step)
+        return f"the last good checkpoint is {path}"
+
+    def _may_stop_now(self) -> bool:
+        saved = self._saved_step == self.global_step
+        return saved and not self.distribution.spans_processes
+
+    def _steps_after(self, left: int) -> int:
+        """Steps of the phases after one of which `left` steps are left."""
+        if self._num_steps is None:
+            return 0
+        return self._num_steps - self.global_step - left
 
 
-class _Window:
-    """Averages the terms of the steps between two log lines."""
+@dataclasses.dataclass(frozen=True)
+class _Phase:
+    """What stays the same from a phase's first step to its last."""
 
-    def __init__(
-        self,
-        phase: str,
-        shown: Sequence[str],
-        log: MetricsLog,
-        progress: Progress,
-    ):
-        self._phase = phase
-        self._shown = shown
-        self._log = log
-        self._progress = progress
-        self._terms = []
-
-    def add(self, terms: dict) -> None:
-        # Tensors, not floats: reading a value would wait for its step.
-        self._terms.append(terms)
-
-    def flush(self, step: int, global_step: int) -> None:
-        values = {
-            key: sum(float(terms[key]) for terms in self._terms)
-            / len(self._terms)
-            for key in self._terms[0]
-        }
-        values["learning_rate"] = float(self._terms[-1]["learning_rate"])
-        self._terms = []
-        for key, value in values.items():
-            if not math.isfinite(value):
-                raise NonFiniteLoss(
-                    f"{key} is {value} in {self._phase}, by step {step}; the "
-                    "last checkpoint before it is in the run's checkpoints/"
-                )
-        self._log.write(self._phase, step, global_step, values)
-        shown = {key: values[key] for key in self._shown if key in values}
-        print(self._progress.line(step, shown), flush=True)
-
-
-class _SignalCatcher:
-    """Turns SIGINT and SIGTERM into a flag for the time of a phase."""
-
-    def __init__(self):
-        self.received = None
-        self._previous = {}
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._catch)
-        return self
-
-    def __exit__(self, *unused):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _catch(self, number, frame):
-        if self.received:
-            # A second signal means now.
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-        print(f"\n{self.received}: saving, then stopping ...", flush=True)
-
-
-def _tf_variables(variables) -> dict[str, tf.Variable]:
-    return {
-        f"{index:05d}": variable.value
-        if isinstance(variable, keras.Variable)
-        else variable
-        for index, variable in enumerate(variables)
-    }
-
-
-def _read_variable(checkpoint: str, name: str):
-    return tf.train.load_variable(
-        checkpoint, f"{name}/.ATTRIBUTES/VARIABLE_VALUE"
-    )
+    name: str
+    num_steps: int
+    shown: Sequence[str]
+    train_step: TrainStep
+    variables: dict[str, Sequence]
+    window: Window
+    progress: Progress
 
 
 def _check_settings(path: Path, settings: dict) -> None:

@@ -1,50 +1,326 @@
-"""One optimisation step as a compiled function."""
+"""One optimisation step as a compiled function, on any number of devices.
 
+The step is pure: gradients of the whole batch, its parts summed over replicas
+and micro-batches with the counts of the whole batch, then one update, clipped
+by the whole gradient's norm. An update that is not finite is left out, on the
+device, so that nothing has to be read back for it.
+"""
+
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.modeling.losses import dividing_by
+from mobilebert_tf.training.strategies import (
+    Distribution,
+    current_distribution,
+)
+
 LossTerms = dict[str, tf.Tensor]
+
+# The last value of a step: the first variable whose gradient was not finite.
+NO_VARIABLE = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """How a step is carried out; the mathematics stay the same.
+
+    Attributes:
+        accumulation_steps: parts that a replica's examples are cut into and
+            that run one after the other, for batches beyond its memory.
+        steps_per_execution: steps in one call, for devices that wait for
+            Python otherwise.
+        jit_compile: compile with XLA. On several devices this is the
+            gradient only.
+    """
+
+    accumulation_steps: int = 1
+    steps_per_execution: int = 1
+    jit_compile: bool = False
+
+
+class TrainStep:
+    """Takes steps; made by `build_train_step`.
+
+    Attributes:
+        options: as given.
+        distribution: where it runs.
+        variable_names: the paths of what is trained.
+        names: of the values of a step, known after the first: `loss` and the
+            other terms, then `gradient_norm` (before clipping) and
+            `learning_rate`.
+    """
+
+    def __init__(
+        self,
+        compute_loss: Callable[[dict], LossTerms],
+        variables: Sequence[keras.Variable | tf.Variable],
+        optimizer: keras.optimizers.Optimizer,
+        options: StepOptions,
+        distribution: Distribution,
+    ):
+        self.options = options
+        self.distribution = distribution
+        self.names: tuple[str, ...] = ()
+        self._compute_loss = compute_loss
+        self._variables = list(variables)
+        self._values = [
+            variable.value if isinstance(variable, keras.Variable) else variable
+            for variable in self._variables
+        ]
+        self.variable_names = [
+            getattr(variable, "path", variable.name)
+            for variable in self._variables
+        ]
+        self._optimizer = optimizer
+        self._connected = []
+        one_device = distribution.num_replicas == 1
+        # Without autograph: there is no Python control flow on tensors here,
+        # so converting every layer's code would only delay the first step.
+        self._one = tf.function(
+            self._step,
+            autograph=False,
+            jit_compile=options.jit_compile and one_device,
+        )
+        self._several = tf.function(self._steps, autograph=False)
+
+    def __call__(self, batch: dict) -> LossTerms:
+        """Takes one step and returns its values by name, as scalars."""
+        values, _ = self.run([batch])
+        return dict(zip(self.names, tf.unstack(values[0]), strict=True))
+
+    def run(self, batches: Sequence[dict]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes one step on each batch.
+
+        Args:
+            batches: up to `steps_per_execution` of them.
+
+        Returns:
+            Their values, [number of batches, number of names], and for each
+            step the index of the first variable whose gradient was not
+            finite, or `NO_VARIABLE`. A step with a value that is not finite
+            has changed nothing.
+        """
+        distribute = self.distribution.distribute
+        if self.options.steps_per_execution == 1:
+            (batch,) = batches
+            return self._one(distribute(batch))
+        # A shorter last call is filled up, because another shape would have
+        # to be traced anew.
+        filled = list(batches)
+        filled += batches[-1:] * (
+            self.options.steps_per_execution - len(batches)
+        )
+        stacked = {
+            name: np.stack([np.asarray(batch[name]) for batch in filled])
+            for name in filled[0]
+        }
+        number = len(batches)
+        values, variables = self._several(
+            distribute(stacked, axis=1), tf.constant(number)
+        )
+        return values[:number], variables[:number]
+
+    def _steps(self, stacked, number):
+        """Steps 0 to `number` of a stack of batches."""
+
+        def batch_at(index):
+            return self.distribution.run(_take, stacked, index)
+
+        size = self.options.steps_per_execution
+        shapes = self._one.get_concrete_function(batch_at(0)).output_shapes
+        rows = [
+            tf.TensorArray(dtype, size, element_shape=shape[1:])
+            for dtype, shape in zip((tf.float32, tf.int32), shapes, strict=True)
+        ]
+
+        def body(index, *rows):
+            values = self._one(batch_at(index))
+            written = [
+                row.write(index, value[0])
+                for row, value in zip(rows, values, strict=True)
+            ]
+            return [index + 1, *written]
+
+        _, *rows = tf.while_loop(
+            lambda index, *_: index < number, body, [0, *rows]
+        )
+        return [row.stack() for row in rows]
+
+    def _step(self, batch):
+        run, first = self.distribution.run, self.distribution.first
+        # Read before the update, which takes the optimizer to its next step.
+        rate = tf.cast(self._optimizer.learning_rate, tf.float32)
+        if self.distribution.updates_in_replica:
+
+            def replica_step(batch):
+                values, squares, gradients = self._gradients(batch)
+                tf.cond(
+                    _all_finite(values),
+                    lambda: self._update(gradients),
+                    lambda: None,
+                )
+                return values, squares
+
+            values, squares = first(run(replica_step, batch))
+        else:
+            values, squares, gradients = run(self._gradients, batch)
+            values, squares = first(values), first(squares)
+            tf.cond(
+                _all_finite(values),
+                lambda: run(self._update, gradients),
+                lambda: None,
+            )
+        bad = tf.logical_not(tf.math.is_finite(squares))
+        variable = tf.where(
+            tf.reduce_any(bad),
+            tf.argmax(bad, output_type=tf.int32),
+            NO_VARIABLE,
+        )
+        return tf.concat([values, rate[None]], 0)[None], variable[None]
+
+    def _gradients(self, batch):
+        """On a replica: the batch's terms and norm, and its gradient."""
+        sum_over_replicas = self.distribution.sum
+        if self.distribution.num_replicas == 1 and (
+            self.options.accumulation_steps == 1
+        ):
+            terms, gradients = self._part(batch)
+        else:
+            terms, gradients = self._sum_of_parts(batch)
+            terms = dict(
+                zip(terms, sum_over_replicas(terms.values()), strict=True)
+            )
+            gradients = sum_over_replicas(gradients)
+        self.names = (*terms, "gradient_norm", "learning_rate")
+        squares = 2.0 * tf.stack([tf.nn.l2_loss(g) for g in gradients])
+        norm = tf.sqrt(tf.reduce_sum(squares))
+        values = [tf.cast(value, tf.float32) for value in terms.values()]
+        return tf.stack([*values, norm]), squares, gradients
+
+    def _part(self, batch):
+        """Terms of the examples at hand, and the gradients that exist."""
+        # What is frozen is not watched, nor is what nothing trained precedes:
+        # no gradient is computed, or even recorded, that nobody asks for.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._values)
+            terms = dict(self._compute_loss(batch))
+        gradients = tape.gradient(terms["loss"], self._values)
+        connected = [g is not None for g in gradients]
+        self._connected = connected
+        gradients = [
+            tf.convert_to_tensor(g) for g in gradients if g is not None
+        ]
+        return terms, gradients
+
+    def _sum_of_parts(self, batch):
+        """Terms and gradients of a replica's examples, micro by micro."""
+        number = self.options.accumulation_steps
+        examples = next(iter(batch.values())).shape[0]
+        if examples % number:
+            raise InputError(
+                "--accumulation_steps",
+                f"a divisor of the {examples} examples that a replica gets",
+                number,
+            )
+        sums = self.distribution.sum(
+            [tf.constant(examples, tf.float32)]
+            + [tf.reduce_sum(tf.cast(a, tf.float32)) for a in batch.values()]
+        )
+        num_examples, sums = sums[0], dict(zip(batch, sums[1:], strict=True))
+
+        def part(batch):
+            by_tensor = {batch[name].ref(): sums[name] for name in batch}
+
+            def sum_of_weights(weights):
+                if weights.ref() not in by_tensor:
+                    raise ValueError(
+                        "the weights of a mean must be an entry of the batch, "
+                        "as it came: their sum over all parts is not known"
+                    )
+                return by_tensor[weights.ref()]
+
+            with dividing_by(num_examples, sum_of_weights):
+                return self._part(batch)
+
+        if self.options.jit_compile or number > 1:
+            part = tf.function(
+                part, autograph=False, jit_compile=self.options.jit_compile
+            )
+        if number == 1:
+            return part(batch)
+        parts = {
+            name: tf.reshape(
+                array, (number, examples // number, *array.shape[1:])
+            )
+            for name, array in batch.items()
+        }
+        zeros = tf.nest.map_structure(
+            lambda output: tf.zeros(output.shape, output.dtype),
+            part.get_concrete_function(_take(parts, 0)).structured_outputs,
+        )
+
+        def body(index, sums):
+            new = part(_take(parts, index))
+            return index + 1, tf.nest.map_structure(tf.add, sums, new)
+
+        _, sums = tf.while_loop(
+            lambda index, _: index < number, body, (0, zeros)
+        )
+        return sums
+
+    def _update(self, gradients):
+        variables = [
+            variable
+            for variable, connected in zip(
+                self._variables, self._connected, strict=True
+            )
+            if connected
+        ]
+        self._optimizer.apply(gradients, variables)
 
 
 def build_train_step(
     compute_loss: Callable[[dict], LossTerms],
     variables: Sequence[keras.Variable | tf.Variable],
     optimizer: keras.optimizers.Optimizer,
-    jit_compile: bool = False,
-) -> Callable[[dict], LossTerms]:
+    options: StepOptions = StepOptions(),
+) -> TrainStep:
     """Returns a function that takes a batch and takes a step.
+
+    Under a strategy it must be called in its scope, and every term must be a
+    `losses.mean` or `losses.weighted_mean` (whose weights are an entry of the
+    batch), or a sum of such: parts of a batch add up to the batch only then.
 
     Args:
         compute_loss: from a batch to a dict of scalars; `loss` is minimised,
             the others are reported.
         variables: what is trained.
         optimizer: built here on `variables`.
-        jit_compile: compile the step with XLA.
+        options: how.
 
     Returns:
-        A function of a batch that returns the terms, `learning_rate` and
-        `gradient_norm` (before clipping) added.
+        A `TrainStep`: called with a batch it returns the terms,
+        `gradient_norm` (before clipping) and `learning_rate`.
     """
     variables = list(variables)
     optimizer.build(variables)
-    values = [
-        variable.value if isinstance(variable, keras.Variable) else variable
-        for variable in variables
-    ]
+    distribution = current_distribution()
+    if distribution.num_replicas > 1:
+        # Keras would clip each replica's gradient and then sum. The step has
+        # summed by then, so that what is clipped is the whole gradient.
+        optimizer._all_reduce_sum_gradients = list
+    return TrainStep(compute_loss, variables, optimizer, options, distribution)
 
-    # Without autograph: there is no Python control flow on tensors here, so
-    # converting every layer's code would only delay the first step.
-    @tf.function(jit_compile=jit_compile, autograph=False)
-    def train_step(batch):
-        with tf.GradientTape() as tape:
-            terms = compute_loss(batch)
-        gradients = tape.gradient(terms["loss"], values)
-        terms = dict(terms)
-        terms["gradient_norm"] = tf.linalg.global_norm(gradients)
-        terms["learning_rate"] = tf.identity(optimizer.learning_rate)
-        optimizer.apply(gradients, variables)
-        return terms
 
-    return train_step
+def _take(stacked: dict, index) -> dict:
+    return {name: array[index] for name, array in stacked.items()}
+
+
+def _all_finite(values: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_all(tf.math.is_finite(values))

@@ -9,14 +9,15 @@ from mobilebert_tf.training.optimization import (
     AdamW,
     Lamb,
     TransferStageSchedule,
-    WarmupLinearDecay,
+    WarmupPolynomialDecay,
     describe_parameters,
 )
+from tests.distillation.pairs import tiny_pretraining
 
 SHAPES = {"kernel": (4, 3), "bias": (3,), "table": (5, 2)}
 
 
-def numpy_step(name, state, gradient, *, step, rate, multiplier, correct):
+def numpy_step(name, state, gradient, *, step, rate, correct):
     """One step, written from the papers (Loshchilov; You, algorithm 2)."""
     weight, first, second = state
     first = 0.9 * first + 0.1 * gradient
@@ -31,47 +32,82 @@ def numpy_step(name, state, gradient, *, step, rate, multiplier, correct):
         if name == "lamb":
             norms = np.linalg.norm(weight), np.linalg.norm(update)
             ratio = norms[0] / norms[1] if min(norms) > 0 else 1.0
-    return weight - rate * multiplier * ratio * update, first, second
+    return weight - rate * ratio * update, first, second
+
+
+def numpy_rate(step, peak, num_steps, num_warmup_steps, end_factor, power):
+    """Linear rise, then BERT's polynomial fall, counted from step 0."""
+    if step < num_warmup_steps:
+        return peak * (step + 1) / num_warmup_steps
+    left = 1 - min(step / num_steps, 1.0)
+    return peak * (end_factor + (1 - end_factor) * left**power)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 @pytest.mark.parametrize("correct", [False, True])
-def test_ten_steps_equal_numpy(name, correct):
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_twelve_steps_equal_numpy_at_each(name, correct, power):
     rng = np.random.default_rng(0)
     start = {key: rng.normal(size=shape) for key, shape in SHAPES.items()}
     start["table"][:] = 0.0  # No trust ratio where the weight norm is zero.
     variables = [keras.Variable(start[key], name=key) for key in SHAPES]
     multipliers = {"kernel": 0.1, "bias": 1.0, "table": 3.0}
+    # The last two of the steps are beyond the schedule's end.
+    schedule = (0.02, 10, 4, 0.1, power)
     optimizer = OPTIMIZERS[name](
-        0.02,
+        WarmupPolynomialDecay(*schedule),
         bias_correction=correct,
         multipliers=[(v, multipliers[v.name]) for v in variables],
     )
     optimizer.build(variables)
     expected = {key: (start[key], 0.0, 0.0) for key in SHAPES}
-    for step in range(1, 11):
-        gradients = {key: rng.normal(size=SHAPES[key]) for key in SHAPES}
+    for step in range(12):
+        gradients = {
+            key: rng.normal(step, 10.0**-step, size=SHAPES[key])
+            for key in SHAPES
+        }
         optimizer.apply(
-            [
-                keras.ops.convert_to_tensor(gradients[key], "float32")
-                for key in SHAPES
-            ],
+            [keras.ops.cast(gradients[key], "float32") for key in SHAPES],
             variables,
         )
-        for key in SHAPES:
+        for variable in variables:
+            key = variable.name
+            rate = numpy_rate(step, *schedule) * multipliers[key]
             expected[key] = numpy_step(
                 name,
                 expected[key],
                 gradients[key],
-                step=step,
-                rate=0.02,
-                multiplier=multipliers[key],
+                step=step + 1,
+                rate=rate,
                 correct=correct,
             )
-    for variable in variables:
-        np.testing.assert_allclose(
-            variable.numpy(), expected[variable.name][0], rtol=2e-5, atol=1e-6
-        )
+            np.testing.assert_allclose(
+                variable.numpy(), expected[key][0], rtol=2e-6, atol=2e-7
+            )
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_bfloat16_is_trained_with_float32_moments(name):
+    """The same gradients, as bfloat16, leave the float32 moments."""
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(10, 4, 3)).astype("float32")
+    gradients = keras.ops.cast(gradients, "bfloat16")
+    start = keras.ops.cast(np.full((4, 3), 2.0), "bfloat16")
+    moments, values = [], []
+    for dtype in ("float32", "bfloat16"):
+        variable = keras.Variable(start, dtype=dtype, name="kernel")
+        optimizer = OPTIMIZERS[name](0.02)
+        optimizer.build([variable])
+        for gradient in gradients:
+            optimizer.apply([keras.ops.cast(gradient, dtype)], [variable])
+        assert variable.dtype == dtype
+        moments.append(optimizer._velocities[0])
+        values.append(keras.ops.cast(variable.value, "float32"))
+    assert [moment.dtype for moment in moments] == ["float32"] * 2
+    np.testing.assert_allclose(*(m.numpy() for m in moments), rtol=1e-6)
+    # Ten steps of 0.02 and more, each rounded to 8 bits: 2 ** -8 near 1.
+    np.testing.assert_allclose(*values, atol=10 * 2.0**-8)
+    assert np.abs(values[1] - 2.0).max() > 0.02
 
 
 def test_global_norm_is_clipped():
@@ -110,8 +146,57 @@ def test_embedding_gradients_may_come_as_slices():
     [(0, 0.1), (4, 0.5), (9, 1.0), (10, 0.91), (50, 0.55), (100, 0.1)],
 )
 def test_warmup_then_linear_decay(step, rate):
-    schedule = WarmupLinearDecay(2.0, 100, 10, end_factor=0.1)
+    schedule = WarmupPolynomialDecay(2.0, 100, 10, end_factor=0.1)
     assert float(schedule(step)) == pytest.approx(2.0 * rate, rel=1e-6)
+
+
+def test_the_fall_is_keras_polynomial_decay():
+    theirs = keras.optimizers.schedules.PolynomialDecay(
+        2.0, 100, end_learning_rate=0.002, power=1.7
+    )
+    ours = WarmupPolynomialDecay(2.0, 100, end_factor=1e-3, power=1.7)
+    for step in (0, 1, 37, 99, 100, 150):
+        assert float(ours(step)) == pytest.approx(float(theirs(step)), rel=1e-5)
+
+
+def release_multiplier(step, block, num_steps):
+    """The factor of a block's rate, as the release's code has it.
+
+    `distill_util`: a piecewise constant over the global step (0, then 1, then
+    0.1; the boundaries belong to the left), times 3, times a background.
+    """
+    if step <= block * num_steps:
+        gate = 0.0
+    elif step <= (block + 1) * num_steps:
+        gate = 1.0
+    else:
+        gate = 0.1
+    done = step % num_steps / num_steps
+    return 3.0 * gate * min(0.9 + 0.1 * np.sqrt(1.0 - done), 10.0 * done)
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_transfer_stages_have_the_releases_rates(block):
+    num_steps, base = 10_000, 0.0015
+    schedule = TransferStageSchedule(3.0 * base, num_steps)
+    active, lower = [], []
+    steps = (0, 1, 48, 993, 994, 995, 5000, 9998)
+    for step in steps:
+        # Our steps of a stage begin at 0, the release's at 1.
+        theirs = block * num_steps + step + 1
+        active.append(base * release_multiplier(theirs, block, num_steps))
+        lower.append(base * release_multiplier(theirs, block - 1, num_steps))
+        assert release_multiplier(theirs, block + 1, num_steps) == 0.0
+    ours = np.array([float(schedule(step)) for step in steps])
+    np.testing.assert_allclose(ours, active, rtol=1e-6)
+    if block:
+        np.testing.assert_allclose(0.1 * ours, lower, rtol=1e-6)
+    # Peak at t = 995: 2.985 times the base rate.
+    assert ours.max() == pytest.approx(base * 2.985, rel=5e-4)
+    # The release loses each stage's last step; ours goes on.
+    last = (block + 1) * num_steps
+    assert release_multiplier(last, block, num_steps) == 0.0
+    assert float(schedule(num_steps - 1)) == pytest.approx(3.0 * base * 0.9)
 
 
 def test_transfer_stage_schedule():
@@ -120,8 +205,29 @@ def test_transfer_stage_schedule():
         assert float(schedule(step)) == pytest.approx(3.0 * factor, rel=1e-5)
 
 
-def test_decayed_parameters_are_counted():
-    variables = [keras.Variable(np.ones(s), name=n) for n, s in SHAPES.items()]
-    text = describe_parameters(variables)
-    assert "22 parameters in 2 matrices" in text
-    assert "3 in 1 norms and biases" in text
+def test_what_is_not_decayed_is_listed_by_path():
+    model = tiny_pretraining("mobilebert_small")
+    text = describe_parameters(model.weights)
+    listed = [line.strip() for line in text.splitlines()[2:]]
+    excluded = [v for v in model.weights if len(v.shape) == 1]
+    # Three blocks share each of their lines.
+    assert "encoder/block_00-02/attention/query/bias" in listed
+    assert "encoder/embeddings/norm/gamma" in listed
+    in_blocks = sum("block_" in line for line in listed)
+    assert 3 * in_blocks + len(listed) - in_blocks == len(excluded)
+    assert f"in {len(excluded)} norms and biases: neither" in text
+    kinds = {line.rsplit("/", 1)[-1] for line in listed}
+    assert kinds == {"bias", "gamma", "beta"}
+    everything = sum(np.prod(v.shape) for v in model.weights)
+    counts = [
+        int(line.split()[0].replace(",", "")) for line in text.splitlines()[:2]
+    ]
+    assert sum(counts) == everything
+
+
+def test_blocks_that_differ_are_listed_one_by_one():
+    names = ("block_00/bias", "block_02/bias")
+    variables = [keras.Variable(np.ones(3), name="x") for _ in names]
+    for variable, name in zip(variables, names, strict=True):
+        variable._path = name
+    assert describe_parameters(variables).endswith("\n  block_00,02/bias")

@@ -11,18 +11,26 @@ import tensorflow as tf
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.training.metrics_log import (
     MetricsLog,
+    Progress,
     format_duration,
     read_metrics,
 )
-from mobilebert_tf.training.optimization import AdamW, WarmupLinearDecay
-from mobilebert_tf.training.run import NonFiniteLoss, Run, Stopped
-from mobilebert_tf.training.step import build_train_step
+from mobilebert_tf.training.optimization import AdamW, WarmupPolynomialDecay
+from mobilebert_tf.training.run import Run
+from mobilebert_tf.training.step import StepOptions, build_train_step
+from mobilebert_tf.training.stopping import Stopped
+from mobilebert_tf.training.window import NonFiniteLoss
 
 
 class Task:
     """A linear regression in two phases, whose data are known by number."""
 
-    def __init__(self, folder, settings=None, on_step=lambda step: None):
+    def __init__(
+        self, folder, settings=None, on_step=lambda step: None, **options
+    ):
+        self.step_options = StepOptions(
+            steps_per_execution=options.pop("steps_per_execution", 1)
+        )
         self.weight = keras.Variable(np.zeros((3, 1), "float32"), name="kernel")
         self.on_step = on_step
         self.run = Run(
@@ -31,6 +39,7 @@ class Task:
             [self.weight],
             log_every=2,
             save_every_seconds=1000,
+            **options,
         )
 
     def loss(self, batch):
@@ -38,8 +47,11 @@ class Task:
         return {"loss": tf.reduce_mean(error**2)}
 
     def build(self):
-        optimizer = AdamW(WarmupLinearDecay(0.1, 8, 2))
-        return build_train_step(self.loss, [self.weight], optimizer), optimizer
+        optimizer = AdamW(WarmupPolynomialDecay(0.1, 8, 2))
+        step = build_train_step(
+            self.loss, [self.weight], optimizer, self.step_options
+        )
+        return step, optimizer
 
     def dataset(self, start_step):
         def batches():
@@ -60,14 +72,14 @@ class Task:
         return self.weight.numpy()
 
 
-def stop_at(number):
-    """Sends SIGINT when batch `number` is asked for the first time."""
+def stop_at(number, signal_number=signal.SIGINT):
+    """Sends a signal when batch `number` is asked for the first time."""
     seen = []
 
     def on_step(step):
         seen.append(step)
         if len(seen) == number:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal_number)
 
     return on_step
 
@@ -88,18 +100,28 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
     batches = []
     resumed = Task(tmp_path, on_step=batches.append)
     np.testing.assert_array_equal(resumed.train(), weights)
-    # No step is taken twice, at a phase's last step neither.
-    assert len(batches) == 14 - number
+    # No step is taken twice, at a phase's last step neither. With nothing to
+    # save, at a phase's start, the run stops before its step.
+    assert len(batches) == 14 - number + (number in (1, 8))
+    # The window that the stop cut averages all its steps.
+    assert read_metrics(tmp_path / "metrics.jsonl") == metrics
+
+
+def test_the_signal_is_remembered_for_the_exit_code(tmp_path):
+    with pytest.raises(Stopped) as stopped:
+        Task(tmp_path, on_step=stop_at(3, signal.SIGTERM)).train()
+    assert stopped.value.signal_name == "SIGTERM"
+
+
+def test_several_steps_a_call_log_and_end_the_same(tmp_path, unbroken):
+    weights, metrics = unbroken
+    task = Task(tmp_path, steps_per_execution=3)
+    np.testing.assert_allclose(task.train(), weights, rtol=1e-6)
     lines = read_metrics(tmp_path / "metrics.jsonl")
-    assert [(m["phase"], m["step"]) for m in lines] == [
-        (m["phase"], m["step"]) for m in metrics
-    ]
-    # The window that was cut by the stop averages fewer steps.
-    phase, step = divmod(number - 1, 7)
-    cut = (("first", "second")[phase], step + 1 + (step + 1) % 2)
     for line, expected in zip(lines, metrics, strict=True):
-        if (line["phase"], line["step"]) != cut:
-            assert line == expected
+        assert line.pop("phase") == expected["phase"]
+        numbers = {key: expected[key] for key in line}
+        assert line == pytest.approx(numbers, rel=1e-5)
 
 
 def test_a_finished_run_trains_no_more(tmp_path, unbroken):
@@ -119,11 +141,61 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     assert "seed" not in str(error.value)
 
 
+class Spoilt(Task):
+    """A task whose batches 3 and 5 of a phase hold no number."""
+
+    def dataset(self, start_step):
+        for step, batch in enumerate(super().dataset(start_step), start_step):
+            if step in (3, 5):
+                batch["x"] = batch["x"] * np.float32(np.nan)
+            yield batch
+
+
 def test_a_non_finite_loss_stops_the_run(tmp_path):
-    task = Task(tmp_path)
-    task.weight.assign(np.full((3, 1), np.inf))
-    with pytest.raises(NonFiniteLoss, match="loss is (nan|inf) in first"):
+    with pytest.raises(NonFiniteLoss) as error:
+        Spoilt(tmp_path).train()
+    assert str(error.value) == (
+        "loss is nan at step 4 of first; there is no checkpoint before it"
+    )
+    # The record ends before it.
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2]
+
+
+def test_a_checkpoint_before_it_is_named_and_good(tmp_path):
+    with pytest.raises(Stopped):
+        Spoilt(tmp_path, on_step=stop_at(3)).train()
+    with pytest.raises(NonFiniteLoss, match="checkpoint is .*ckpt-3$"):
+        Spoilt(tmp_path).train()
+    resumed = Spoilt(tmp_path)
+    assert resumed.run.global_step == 3
+    assert np.isfinite(resumed.weight.numpy()).all()
+
+
+def test_non_finite_steps_can_be_left_out(tmp_path, capsys):
+    weights = Spoilt(tmp_path / "all", max_skipped=4).train()
+    assert np.isfinite(weights).all()
+    lines = read_metrics(tmp_path / "all" / "metrics.jsonl")
+    assert len(lines) == 9 and all(np.isfinite(m["loss"]) for m in lines[:-1])
+    out = capsys.readouterr().out
+    assert "loss is nan at step 6 of second: its update is left out" in out
+    assert "(4 of at most 4)" in out
+    # The number counts over phases, and over a stop.
+    with pytest.raises(Stopped):
+        task = Spoilt(tmp_path / "some", on_step=stop_at(9), max_skipped=3)
         task.train()
+    with pytest.raises(NonFiniteLoss, match="step 6 of second"):
+        Spoilt(tmp_path / "some", max_skipped=3).train()
+
+
+def test_progress_shows_rates_and_the_time_left(monkeypatch):
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = Progress("pkt", 100, 0, tokens_per_step=512, later_steps=300)
+    assert progress.line(20, {"loss": 1.5}, 4) == (
+        "pkt   20/100  loss 1.5  8.0 examples/s  1,024 tokens/s  "
+        "0:40 left (3:10 in all)"
+    )
 
 
 def test_metrics_drop_what_a_crash_left_behind(tmp_path):

@@ -1,28 +1,40 @@
 """Flags that several commands share, and how a command ends.
 
-The only module besides the scripts and `tools/` that knows absl flags: the
-library below takes values.
+The only folder besides the scripts and `tools/` that knows absl flags: the
+library below takes values. `devices` has the flags of where training runs,
+`pretraining` those of its input.
 """
 
 import dataclasses
-import os
+import errno
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import tensorflow as tf
 from absl import app, flags, logging
 
 from mobilebert_tf.config import PRESETS, MobileBertConfig
+from mobilebert_tf.data.batching import input_error
+from mobilebert_tf.data.glue import GLUE_TASKS
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.training.run import NonFiniteLoss, Stopped
+from mobilebert_tf.flags.devices import DEVICE_FLAGS
+from mobilebert_tf.training.checkpoints import CannotSave
+from mobilebert_tf.training.optimization import WarmupPolynomialDecay
+from mobilebert_tf.training.stopping import Stopped, stop_at_sigterm
+from mobilebert_tf.training.window import NonFiniteLoss
 
 FLAGS = flags.FLAGS
 
-# The shell's own convention: 128 + SIGINT.
+# The shell's own convention: 128 + SIGINT. A scheduler's SIGTERM, which takes
+# a machine away for a while, is no failure.
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 0
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_script(main: Callable[[list[str]], None]) -> None:
@@ -38,16 +50,31 @@ def run_script(main: Callable[[list[str]], None]) -> None:
             main(arguments)
         except InputError as error:
             _fail(EXIT_BAD_INPUT, str(error))
-        except NonFiniteLoss as error:
+        except (NonFiniteLoss, CannotSave) as error:
+            _fail(EXIT_FAILED, str(error))
+        except tf.errors.OpError as error:
+            # What tf.data raises where a file turns out to be bad later.
+            bad_input = input_error(error)
+            if bad_input is None:
+                raise
+            _fail(EXIT_BAD_INPUT, str(bad_input))
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
             _fail(EXIT_FAILED, str(error))
         except Stopped as stopped:
             print(stopped, flush=True)
-            sys.exit(EXIT_INTERRUPTED)
+            sys.exit(
+                EXIT_TERMINATED
+                if stopped.signal_name == "SIGTERM"
+                else EXIT_INTERRUPTED
+            )
         except KeyboardInterrupt:
             print("\nstopped", flush=True)
             sys.exit(EXIT_INTERRUPTED)
 
     logging.set_verbosity(logging.WARNING)
+    stop_at_sigterm()
     app.run(guarded)
 
 
@@ -90,37 +117,6 @@ def define_config_flags(default_preset: str | None) -> None:
     )
 
 
-def define_pretraining_data_flags() -> None:
-    """Defines what text is read and how pre-training examples are made."""
-    flags.DEFINE_list(
-        "input_files",
-        [],
-        "Text files or globs, plain or .gz: a sentence or paragraph a line, a "
-        "blank line between documents. None: the documentation of the "
-        "installed Python packages.",
-    )
-    flags.DEFINE_integer("max_seq_length", 128, "Longest sequence.", 8)
-    flags.DEFINE_integer(
-        "max_predictions_per_seq",
-        None,
-        "Most masked pieces in a sequence; 15 % of --max_seq_length if not "
-        "given.",
-        lower_bound=1,
-    )
-    flags.DEFINE_float(
-        "masked_lm_prob", 0.15, "Share of pieces to mask.", 0.0, 1.0
-    )
-    flags.DEFINE_bool("whole_word_mask", False, "Mask whole words.")
-    flags.DEFINE_float(
-        "held_out_fraction",
-        0.02,
-        "Share of the documents that is not trained on but evaluated.",
-        0.0,
-        0.5,
-    )
-    flags.DEFINE_integer("train_batch_size", 32, "Sequences a step.", 1)
-
-
 def define_optimizer_flags(
     optimizer: str, learning_rate: float, warmup: float
 ) -> None:
@@ -129,6 +125,16 @@ def define_optimizer_flags(
     flags.DEFINE_float("learning_rate", learning_rate, "Peak rate.", 0.0)
     flags.DEFINE_float(
         "warmup_proportion", warmup, "Share of the steps to warm up.", 0.0, 1.0
+    )
+    flags.DEFINE_float(
+        "end_learning_rate_factor",
+        0.0,
+        "What the decay leaves of the rate at the end (1e-4 in the release).",
+        0.0,
+        1.0,
+    )
+    flags.DEFINE_float(
+        "decay_power", 1.0, "Power of the polynomial decay; 1 is linear.", 0.0
     )
     flags.DEFINE_float("weight_decay", 0.01, "Of matrices and tables.", 0.0)
     flags.DEFINE_bool(
@@ -148,14 +154,35 @@ def optimizer_settings() -> dict:
     }
 
 
+def warmup_schedule(num_steps: int) -> WarmupPolynomialDecay:
+    """Returns the learning-rate schedule that the flags name.
+
+    Args:
+        num_steps: what it is spread over.
+    """
+    return WarmupPolynomialDecay(
+        FLAGS.learning_rate,
+        num_steps,
+        round(FLAGS.warmup_proportion * num_steps),
+        FLAGS.end_learning_rate_factor,
+        FLAGS.decay_power,
+    )
+
+
 def define_task_flags() -> None:
     """Defines where classification examples come from."""
     flags.DEFINE_enum(
         "task",
         None,
-        ["library"],
-        "Built-in task: which library does a paragraph document? Taken when "
-        "no file is named.",
+        ["library", *GLUE_TASKS],
+        "A task of GLUE; ax is for a model of mnli. Or the built-in one, which "
+        "is taken when no file is named: which library does a paragraph "
+        "document?",
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder with GLUE's TSV files of the task. None: TensorFlow Datasets.",
     )
     for split in ("train", "dev", "test"):
         flags.DEFINE_string(
@@ -164,8 +191,18 @@ def define_task_flags() -> None:
     flags.DEFINE_string("predict_file", None, "Texts to predict, no labels.")
     flags.DEFINE_string("text_column", "text", "Column of the text.")
     flags.DEFINE_string("text_b_column", None, "Column of a second text.")
-    flags.DEFINE_string("label_column", "label", "Column of the label.")
+    flags.DEFINE_list(
+        "label_column",
+        ["label"],
+        "Column of the label. Several, with --multi_label: each holds 0 or 1.",
+    )
     flags.DEFINE_bool("regression", False, "Labels are numbers.")
+    flags.DEFINE_bool(
+        "multi_label", False, "An example may have several labels, or none."
+    )
+    flags.DEFINE_string(
+        "label_separator", ",", "Between several labels in a cell."
+    )
     flags.DEFINE_integer(
         "max_train_examples", None, "Train on the first so many only.", 1
     )
@@ -199,6 +236,7 @@ def settings(*unimportant: str) -> dict:
         "output_dir",
         "log_every",
         "save_every_seconds",
+        *DEVICE_FLAGS,
         *unimportant,
     }
     return {
@@ -238,32 +276,15 @@ def check_max_seq_length(config: MobileBertConfig) -> None:
         )
 
 
-def pretraining_data_settings() -> dict:
-    """Returns how examples are made, as `pretraining_dataset` takes it."""
-    predictions = FLAGS.max_predictions_per_seq or max(
-        1, round(FLAGS.masked_lm_prob * FLAGS.max_seq_length)
-    )
-    return {
-        "max_seq_length": FLAGS.max_seq_length,
-        "max_predictions_per_seq": predictions,
-        "masked_lm_prob": FLAGS.masked_lm_prob,
-        "whole_word_mask": FLAGS.whole_word_mask,
-    }
-
-
 def architecture_name() -> str:
     """Returns the config file or preset that was asked for, for titles."""
     return FLAGS.config_file or FLAGS.preset
 
 
-def text_description() -> str:
-    """Says what text was read, for model cards."""
-    if FLAGS.input_files:
-        return ", ".join(FLAGS.input_files)
-    return "documentation of the installed Python packages"
-
-
 def command_line() -> str:
     """Returns the command as the user could type it again."""
-    name = os.path.basename(sys.argv[0])
-    return shlex.join(["python", name, *sys.argv[1:]])
+    script = Path(sys.argv[0])
+    name = [script.name]
+    if script.parent.name == "tools":
+        name = ["-m", f"mobilebert_tf.tools.{script.stem}"]
+    return shlex.join(["python", *name, *sys.argv[1:]])

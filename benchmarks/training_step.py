@@ -1,0 +1,124 @@
+r"""What a training step costs, and the wait before the first.
+
+Each row is a process of its own that pre-trains `--preset` on made-up ids:
+seconds from its start to its first finished step, the median of the steps
+after, and the peak of its memory.
+
+    python benchmarks/training_step.py --rows=plain,bfloat16
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+
+# Of StepOptions, and `dtype` and `rematerialize`.
+ROWS = {
+    "plain": {},
+    "accumulation": {"accumulation_steps": 4},
+    "bfloat16": {"dtype": "mixed_bfloat16"},
+    "rematerialization": {"rematerialize": True},
+    "steps_per_execution": {"steps_per_execution": 4},
+    "xla": {"jit_compile": True},
+}
+
+flags.DEFINE_list("rows", list(ROWS), f"Among {', '.join(ROWS)}.")
+flags.DEFINE_string("preset", "mobilebert", "Architecture.")
+flags.DEFINE_integer("batch_size", 8, "Sequences a step.", 1)
+flags.DEFINE_integer("max_seq_length", 128, "Length.", 8)
+flags.DEFINE_integer("steps", 8, "Steps after the first.", 1)
+flags.DEFINE_string("one", None, "Runs this row here; for the script itself.")
+
+
+def train_batch(vocab_size: int) -> dict:
+    """Returns a full batch of random ids."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    shape = (FLAGS.batch_size, FLAGS.max_seq_length)
+    predictions = (FLAGS.batch_size, round(0.15 * FLAGS.max_seq_length))
+    return {
+        "input_ids": rng.integers(0, vocab_size, shape, np.int32),
+        "input_mask": np.ones(shape, np.int32),
+        "segment_ids": np.zeros(shape, np.int32),
+        "masked_lm_positions": rng.integers(
+            0, FLAGS.max_seq_length, predictions, np.int32
+        ),
+        "masked_lm_ids": rng.integers(0, vocab_size, predictions, np.int32),
+        "masked_lm_weights": np.ones(predictions, np.float32),
+        "next_sentence_labels": np.zeros((FLAGS.batch_size, 1), np.int32),
+    }
+
+
+def build_step(options: dict):
+    """Returns the vocabulary's size and a pre-training step."""
+    import keras
+
+    import mobilebert_tf as mb
+    from mobilebert_tf.training import optimization, step
+    from mobilebert_tf.training.pretraining import pretraining_loss
+    from mobilebert_tf.training.rematerialization import rematerialize
+
+    keras.config.set_dtype_policy(options.pop("dtype", "float32"))
+    config = mb.MobileBertConfig.from_preset(FLAGS.preset)
+    model = mb.MobileBertForPretraining(config)
+    if options.pop("rematerialize", False):
+        rematerialize(model.encoder.blocks)
+    return config.vocab_size, step.build_train_step(
+        pretraining_loss(model),
+        model.trainable_variables,
+        optimization.OPTIMIZERS["adamw"](1e-3, global_clipnorm=1.0),
+        step.StepOptions(**options),
+    )
+
+
+def measure(row: str, started: float) -> dict:
+    """Measures a row in this process, which started at `started`."""
+    vocab_size, step = build_step(dict(ROWS[row]))
+    batches = [train_batch(vocab_size)] * step.options.steps_per_execution
+    step.run(batches)[0].numpy()
+    first = time.time() - started
+    seconds = []
+    for _ in range(max(1, FLAGS.steps // len(batches))):
+        begin = time.perf_counter()
+        step.run(batches)[0].numpy()
+        seconds.append((time.perf_counter() - begin) / len(batches))
+    # Kilobytes on Linux.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {
+        "first step, s": first,
+        "step, s": statistics.median(seconds),
+        "peak, GB": peak,
+    }
+
+
+def main(_) -> None:
+    """Prints a table, a process a row."""
+    if FLAGS.one:
+        row, started = FLAGS.one.split("@")
+        print(json.dumps(measure(row, float(started))))
+        return
+    print(
+        f"{FLAGS.preset}, {FLAGS.batch_size} x {FLAGS.max_seq_length}, float32 "
+        "weights, AdamW"
+    )
+    for index, row in enumerate(FLAGS.rows):
+        command = [sys.executable, *sys.argv, f"--one={row}@{time.time()}"]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True
+        )
+        values = json.loads(done.stdout.splitlines()[-1])
+        if not index:
+            print("row".ljust(20) + "".join(f"{key:>15}" for key in values))
+        numbers = "".join(f"{value:15.2f}" for value in values.values())
+        print(row.ljust(20) + numbers, flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

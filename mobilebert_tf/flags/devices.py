@@ -1,0 +1,124 @@
+"""Flags of the devices that train, and of how a step is carried out there."""
+
+import keras
+from absl import flags
+
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.training.rematerialization import rematerialize
+from mobilebert_tf.training.step import StepOptions
+from mobilebert_tf.training.strategies import (
+    KINDS,
+    Distribution,
+    open_distribution,
+)
+
+FLAGS = flags.FLAGS
+
+# What a resumed run may change: the mathematics stay the same.
+DEVICE_FLAGS = (
+    "distribution",
+    "num_gpus",
+    "tpu",
+    "accumulation_steps",
+    "steps_per_execution",
+    "jit_compile",
+    "rematerialize",
+    "skip_nonfinite",
+)
+
+
+def define_device_flags() -> None:
+    """Defines where training runs, and how a step is carried out there."""
+    flags.DEFINE_enum(
+        "distribution",
+        "none",
+        KINDS,
+        "none: one device. mirrored: the GPUs of this machine. multi_worker: "
+        "machines that TF_CONFIG lists, with --output_dir on a disk that all "
+        "of them see. tpu: the cores of --tpu.",
+    )
+    flags.DEFINE_integer(
+        "num_gpus", None, "Of --distribution=mirrored; None: all.", 1
+    )
+    flags.DEFINE_string(
+        "tpu", None, "Name or address of a TPU; None: this machine's."
+    )
+    flags.DEFINE_integer(
+        "accumulation_steps",
+        1,
+        "Parts that a batch is cut into, one after the other, where memory "
+        "cannot hold it whole.",
+        1,
+    )
+    flags.DEFINE_integer(
+        "steps_per_execution",
+        1,
+        "Steps in one call, for devices that would wait for Python.",
+        1,
+    )
+    flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA.")
+    flags.DEFINE_bool(
+        "rematerialize",
+        False,
+        "Keep block inputs only and compute the rest again for the gradient: "
+        "less memory, more time.",
+    )
+    flags.DEFINE_enum(
+        "mixed_precision",
+        "float32",
+        ["float32", "bfloat16", "float16"],
+        "What layers compute in; weights stay float32. float16 is refused: "
+        "it ends at 65504, and activations without a norm reach 2.5e7.",
+    )
+    flags.DEFINE_integer(
+        "skip_nonfinite",
+        0,
+        "Steps whose loss or gradient is not finite that are left out before "
+        "the run stops for one.",
+        0,
+    )
+
+
+def open_devices() -> Distribution:
+    """Connects to the devices and sets the precision that the flags name.
+
+    To be called before anything is computed.
+
+    Raises:
+        InputError: for float16, and for devices that are not there.
+    """
+    if FLAGS.mixed_precision == "float16":
+        raise InputError(
+            "--mixed_precision",
+            "float32 or bfloat16 (float16 ends at 65504, and activations "
+            "without a norm reach 2.5e7)",
+            "float16",
+        )
+    if FLAGS.mixed_precision == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    return open_distribution(FLAGS.distribution, FLAGS.num_gpus, FLAGS.tpu)
+
+
+def step_options() -> StepOptions:
+    """Returns how a step is carried out."""
+    return StepOptions(
+        FLAGS.accumulation_steps,
+        FLAGS.steps_per_execution,
+        FLAGS.jit_compile,
+    )
+
+
+def prepare_encoder(encoder: keras.Model) -> None:
+    """Applies --rematerialize to an encoder that will be trained."""
+    if FLAGS.rematerialize:
+        rematerialize(encoder.blocks)
+
+
+def run_settings(distribution: Distribution) -> dict:
+    """Returns the arguments of `Run` that come from shared flags."""
+    return {
+        "log_every": FLAGS.log_every,
+        "save_every_seconds": FLAGS.save_every_seconds,
+        "distribution": distribution,
+        "max_skipped": FLAGS.skip_nonfinite,
+    }

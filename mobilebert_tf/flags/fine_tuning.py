@@ -1,0 +1,178 @@
+"""Flags of fine-tuning: hyper-parameters, several at once, and the task."""
+
+from collections.abc import Callable
+
+from absl import flags
+
+from mobilebert_tf.data.classification_sources import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    TaskSource,
+)
+from mobilebert_tf.data.glue import GLUE_TASKS
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.training.fine_tuning_distillation import TeacherWeights
+from mobilebert_tf.training.fine_tuning_grid import grid_points
+from mobilebert_tf.training.fine_tuning_run import Point
+
+FLAGS = flags.FLAGS
+
+# Where neither a flag nor a task of GLUE says it.
+_LEARNING_RATE, _BATCH_SIZE, _EPOCHS = 5e-4, 32, 3
+
+# What differs between the runs of a grid; and more of it may be asked later.
+GRID_FLAGS = (
+    "learning_rate",
+    "train_batch_size",
+    "num_train_epochs",
+    "seed",
+    "num_seeds",
+)
+
+
+def define_grid_flags() -> None:
+    """Defines hyper-parameters, of which several may be compared."""
+    flags.DEFINE_list(
+        "learning_rate",
+        None,
+        "Peak rate. Several, with commas between them, are compared, as are "
+        f"batch sizes and epochs. None: the task's, or {_LEARNING_RATE:g}.",
+        allow_override=True,
+    )
+    flags.DEFINE_list(
+        "train_batch_size",
+        None,
+        f"Examples a step. None: the task's, or {_BATCH_SIZE}.",
+    )
+    flags.DEFINE_list(
+        "num_train_epochs",
+        None,
+        f"Passes over the examples. None: the task's, or {_EPOCHS}.",
+    )
+    flags.DEFINE_integer(
+        "num_seeds", 1, "Runs of each setting, from --seed upwards.", 1
+    )
+    flags.DEFINE_integer(
+        "eval_every_steps",
+        None,
+        "Steps between two evaluations on dev. None: an epoch. The best "
+        "evaluation's weights are kept.",
+        1,
+    )
+    flags.DEFINE_integer(
+        "patience",
+        None,
+        "End a run after so many evaluations without a better score.",
+        1,
+    )
+    flags.DEFINE_integer("eval_batch_size", 64, "Examples at once.", 1)
+    flags.DEFINE_list(
+        "bucket_lengths",
+        ["16", "32", "64", "128", "256"],
+        "Widths that batches of shorter examples are cut to; each is compiled. "
+        "Empty: all are as wide as --max_seq_length.",
+    )
+
+
+def define_teacher_flags() -> None:
+    """Defines a fine-tuned teacher and what is learned from it."""
+    flags.DEFINE_string(
+        "teacher", None, "A classifier of the same classes, to learn from."
+    )
+    flags.DEFINE_float(
+        "distillation_weight",
+        0.5,
+        "Share of the loss that is the teacher's answers, not the labels.",
+        0.0,
+        1.0,
+    )
+    flags.DEFINE_float("temperature", 1.0, "Divides the logits of both.", 0.01)
+    flags.DEFINE_float(
+        "feature_map_weight",
+        0.0,
+        "Factor of the difference of feature maps, for a teacher with equally "
+        "many blocks of the same width.",
+        0.0,
+    )
+
+
+def points() -> list[Point]:
+    """Returns the hyper-parameters and seeds that the flags name.
+
+    Raises:
+        InputError: one is no positive number.
+    """
+    task = GLUE_TASKS.get(FLAGS.task)
+    rate, batch_size, epochs = (
+        (task.learning_rate, task.batch_size, task.num_epochs)
+        if task
+        else (_LEARNING_RATE, _BATCH_SIZE, _EPOCHS)
+    )
+    return grid_points(
+        _numbers("learning_rate", float) or [rate],
+        _numbers("train_batch_size", int) or [batch_size],
+        _numbers("num_train_epochs", int) or [epochs],
+        FLAGS.seed,
+        FLAGS.num_seeds,
+    )
+
+
+def bucket_lengths() -> tuple[int, ...]:
+    """Returns the widths of batches.
+
+    Raises:
+        InputError: one is no positive number.
+    """
+    return tuple(sorted(_numbers("bucket_lengths", int)))
+
+
+def task_source() -> TaskSource:
+    """Returns where examples come from.
+
+    Raises:
+        InputError: the flags contradict each other.
+    """
+    if FLAGS.regression and FLAGS.multi_label:
+        raise InputError("--multi_label", "one of the two", "--regression too")
+    kind = REGRESSION if FLAGS.regression else SINGLE_LABEL
+    kind = MULTI_LABEL if FLAGS.multi_label else kind
+    columns = tuple(FLAGS.label_column)
+    if len(columns) > 1 and kind != MULTI_LABEL:
+        raise InputError(
+            "--label_column", "one column, or --multi_label", ",".join(columns)
+        )
+    files = {
+        split: FLAGS[f"{split}_file"].value
+        for split in ("train", "dev", "test", "predict")
+    }
+    return TaskSource(
+        FLAGS.task,
+        FLAGS.data_dir,
+        {split: path for split, path in files.items() if path},
+        FLAGS.text_column,
+        FLAGS.text_b_column,
+        columns,
+        kind,
+        FLAGS.label_separator,
+        FLAGS.max_train_examples,
+    )
+
+
+def teacher_weights() -> TeacherWeights:
+    """Returns how much of the loss is the teacher's."""
+    return TeacherWeights(
+        FLAGS.distillation_weight, FLAGS.temperature, FLAGS.feature_map_weight
+    )
+
+
+def _numbers(name: str, kind: Callable[[str], float]) -> list:
+    numbers = []
+    for text in FLAGS[name].value or []:
+        try:
+            numbers.append(kind(text))
+        except ValueError:
+            numbers.append(0)
+        if not 0 < numbers[-1] < float("inf"):
+            raise InputError(f"--{name}", "positive numbers", repr(text))
+    return list(dict.fromkeys(numbers))

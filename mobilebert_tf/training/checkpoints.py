@@ -1,0 +1,180 @@
+"""Training state on disk: whole, checked when read, never lost to a bad save.
+
+A checkpoint is a pair of files, `ckpt-STEP.index` and its data, written in that
+way by TensorFlow: data first, the index last and by renaming. So an index that
+is there belongs to whole data, unless something happened to the files later.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+_STATE = "state"
+
+# What TensorFlow's reader raises for files that are cut short, altered or
+# missing: the index error is its word for data that end too early.
+_UNREADABLE = (tf.errors.OpError, IndexError)
+
+
+class CannotSave(RuntimeError):
+    """A checkpoint could not be written; those before it are intact."""
+
+
+class Checkpoint(NamedTuple):
+    """A readable checkpoint.
+
+    Attributes:
+        step: its number.
+        prefix: its path without `.index`.
+        state: the values it was saved with.
+    """
+
+    step: int
+    prefix: Path
+    state: dict[str, Any]
+
+
+class CheckpointFolder:
+    """Saves and restores, keeping the newest checkpoints.
+
+    Args:
+        folder: where; made with the first checkpoint.
+        is_chief: whether this process writes. Others read only.
+        max_to_keep: newest checkpoints that are kept.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        is_chief: bool = True,
+        max_to_keep: int = 2,
+    ):
+        self.folder = Path(folder)
+        self._is_chief = is_chief
+        self._max_to_keep = max_to_keep
+
+    def steps(self) -> list[int]:
+        """Returns the steps that there are checkpoints of, ascending."""
+        return sorted(
+            int(path.stem.removeprefix("ckpt-"))
+            for path in self.folder.glob("ckpt-*.index")
+        )
+
+    def prefix(self, step: int) -> Path:
+        """Returns a checkpoint's path without `.index`."""
+        return self.folder / f"ckpt-{step}"
+
+    def newest(self) -> Checkpoint | None:
+        """Returns the newest readable checkpoint, None if there is none.
+
+        Every byte is read against its checksum. Checkpoints that fail are
+        named and renamed: what follows will be saved in their place.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return self.read(step)
+            except _UNREADABLE as error:
+                print(
+                    f"{self.prefix(step)} is damaged, going back to the one "
+                    f"before it: {str(error).splitlines()[0]}",
+                    flush=True,
+                )
+                self._put_aside(step)
+        return None
+
+    def read(self, step: int) -> Checkpoint:
+        """Reads a checkpoint through, against its checksums."""
+        reader = tf.train.load_checkpoint(str(self.prefix(step)))
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+        state = reader.get_tensor(f"{_STATE}/.ATTRIBUTES/VARIABLE_VALUE")
+        return Checkpoint(step, self.prefix(step), json.loads(state))
+
+    def save(
+        self,
+        step: int,
+        state: dict[str, Any],
+        variables: dict[str, Sequence[keras.Variable | tf.Variable]],
+    ) -> None:
+        """Writes a checkpoint and removes the oldest.
+
+        Args:
+            step: its number.
+            state: JSON values.
+            variables: by part, `model` and `optimizer` say.
+
+        Raises:
+            CannotSave: if it could not be written whole, the disk being full
+                say. Nothing of it is left behind.
+        """
+        if not self._is_chief:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state_variable = tf.Variable(json.dumps(state), dtype=tf.string)
+        try:
+            _trackable(variables, **{_STATE: state_variable}).write(
+                str(self.prefix(step))
+            )
+        except tf.errors.OpError as error:
+            self._remove(step)
+            kept = [str(self.prefix(other)) for other in self.steps()]
+            raise CannotSave(
+                f"{self.prefix(step)} could not be saved: "
+                f"{str(error.message).splitlines()[0]}. "
+                f"Intact: {', '.join(kept) or 'none before it'}"
+            ) from error
+        for old in self.steps()[: -self._max_to_keep]:
+            self._remove(old)
+
+    def restore(
+        self,
+        checkpoint: Checkpoint,
+        variables: dict[str, Sequence[keras.Variable | tf.Variable]],
+    ) -> None:
+        """Gives variables their saved values, part by part."""
+        status = _trackable(variables).read(str(checkpoint.prefix))
+        status.assert_existing_objects_matched().expect_partial()
+
+    def remove_leftovers(self) -> None:
+        """Removes what a save that was killed has left behind."""
+        if not self._is_chief:
+            return
+        whole = {f"ckpt-{step}" for step in self.steps()}
+        for path in self.folder.glob("ckpt-*"):
+            if path.is_dir():
+                for part in path.iterdir():
+                    part.unlink()
+                path.rmdir()
+            elif path.name.partition(".")[0] not in whole:
+                path.unlink()
+
+    def _put_aside(self, step: int) -> None:
+        if self._is_chief:
+            for path in self.folder.glob(f"{self.prefix(step).name}.*"):
+                path.rename(path.with_name(f"damaged-{path.name}"))
+
+    def _remove(self, step: int) -> None:
+        # The index first: without it the rest is no checkpoint.
+        name = self.prefix(step).name
+        for path in sorted(self.folder.glob(f"{name}.*"), reverse=True):
+            if path.is_file():
+                path.unlink()
+        self.remove_leftovers()
+
+
+def _trackable(variables: dict, **others) -> tf.train.Checkpoint:
+    parts = {
+        part: {
+            f"{index:05d}": variable.value
+            if isinstance(variable, keras.Variable)
+            else variable
+            for index, variable in enumerate(group)
+        }
+        for part, group in variables.items()
+    }
+    return tf.train.Checkpoint(**parts, **others)

@@ -1,0 +1,226 @@
+"""Where a step runs: on one device, on several, on several machines, on TPUs.
+
+A `Distribution` is all that the loop knows of it. Every worker makes the whole
+batch, batch n being a pure function of n, and each replica takes its rows: so
+any number of replicas sees the examples that one device would see, and a run
+may go on with another number than it was started with.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from mobilebert_tf.errors import InputError
+
+KINDS = ("none", "mirrored", "multi_worker", "tpu")
+
+
+class Distribution:
+    """One device and no strategy; the base of the others.
+
+    Attributes:
+        num_replicas: devices that share a batch.
+        is_chief: whether this process writes the run's files.
+        updates_in_replica: whether a replica may update variables under a
+            condition. Mirrored strategies synchronise their threads for an
+            update, which they cannot do inside a branch.
+        spans_processes: whether several processes must stay in step.
+    """
+
+    num_replicas = 1
+    is_chief = True
+    updates_in_replica = True
+    spans_processes = False
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Returns the context in which model and optimizer are made."""
+        return contextlib.nullcontext()
+
+    def run(self, function: Callable, *arguments):
+        """Calls `function` on every replica."""
+        return function(*arguments)
+
+    def first(self, values):
+        """Returns the first replica's part of what `run` returned."""
+        return values
+
+    def sum(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Sums each tensor over replicas; called on a replica."""
+        return list(tensors)
+
+    def distribute(self, batch: dict, axis: int = 0) -> dict:
+        """Gives each replica its rows of a batch.
+
+        Args:
+            batch: arrays with the examples along `axis`. Where replicas do
+                not divide them, some get one more than others, or none.
+            axis: which axis holds the examples.
+        """
+        return batch
+
+    def from_chief(self, number: int) -> int:
+        """Returns the chief's `number` on every process."""
+        return number
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any process."""
+        return flag
+
+
+class StrategyDistribution(Distribution):
+    """A `tf.distribute` strategy.
+
+    Args:
+        strategy: any synchronous one.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        self.strategy = strategy
+        self.num_replicas = strategy.num_replicas_in_sync
+        self._is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+        self.updates_in_replica = self._is_tpu
+        resolver = strategy.cluster_resolver
+        self.spans_processes = isinstance(
+            strategy, tf.distribute.MultiWorkerMirroredStrategy
+        )
+        self.is_chief = not self.spans_processes or resolver.task_id == 0
+
+    def scope(self):
+        return self.strategy.scope()
+
+    def run(self, function, *arguments):
+        return self.strategy.run(function, arguments)
+
+    def first(self, values):
+        return tf.nest.map_structure(
+            lambda value: self.strategy.experimental_local_results(value)[0],
+            values,
+        )
+
+    def sum(self, tensors):
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
+
+    def distribute(self, batch, axis=0):
+        size = next(iter(batch.values())).shape[axis]
+        if self._is_tpu and size % self.num_replicas:
+            raise InputError(
+                "batch size",
+                f"a multiple of {self.num_replicas}, the TPU cores",
+                size,
+            )
+
+        def rows(context):
+            replica = context.replica_id_in_sync_group
+            part = slice(
+                size * replica // self.num_replicas,
+                size * (replica + 1) // self.num_replicas,
+            )
+            index = (slice(None),) * axis + (part,)
+            return {
+                name: tf.convert_to_tensor(array[index])
+                for name, array in batch.items()
+            }
+
+        return self.strategy.experimental_distribute_values_from_function(rows)
+
+    def from_chief(self, number):
+        if not self.spans_processes:
+            return number
+        return self._sum_over_processes(number if self.is_chief else 0)
+
+    def any(self, flag):
+        if not self.spans_processes:
+            return flag
+        return self._sum_over_processes(int(flag)) > 0
+
+    def _sum_over_processes(self, number: int) -> int:
+        local = self.num_replicas // self._num_workers()
+        # Every replica reports its process's number.
+        numbers = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(number, tf.int64)
+        )
+        total = self.strategy.reduce(
+            tf.distribute.ReduceOp.SUM, numbers, axis=None
+        )
+        return int(total) // local
+
+    def _num_workers(self) -> int:
+        spec = self.strategy.cluster_resolver.cluster_spec().as_dict()
+        return sum(len(tasks) for tasks in spec.values())
+
+
+def current_distribution() -> Distribution:
+    """Returns the distribution whose scope this is called in."""
+    if tf.distribute.has_strategy():
+        return StrategyDistribution(tf.distribute.get_strategy())
+    return Distribution()
+
+
+def open_distribution(
+    kind: str, num_gpus: int | None = None, tpu: str | None = None
+) -> Distribution:
+    """Connects to the devices that training shall use.
+
+    To be called before TensorFlow is used for anything else.
+
+    Args:
+        kind: of `KINDS`. `multi_worker` reads the environment's TF_CONFIG.
+        num_gpus: for `mirrored`; all when None. Without GPUs, the logical
+            CPU devices.
+        tpu: its name or address; "local" or "" for this machine's.
+
+    Raises:
+        InputError: if these devices are not there.
+    """
+    if kind == "mirrored":
+        return StrategyDistribution(_mirrored(num_gpus))
+    if kind == "multi_worker":
+        _check_tf_config(os.environ.get("TF_CONFIG"))
+        return StrategyDistribution(tf.distribute.MultiWorkerMirroredStrategy())
+    if kind == "tpu":
+        return StrategyDistribution(_tpu(tpu))
+    return Distribution()
+
+
+def _mirrored(num_gpus: int | None) -> tf.distribute.Strategy:
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    devices = [device.name for device in tf.config.list_logical_devices(kind)]
+    if num_gpus is not None:
+        if kind == "CPU" or num_gpus > len(devices):
+            found = 0 if kind == "CPU" else len(devices)
+            raise InputError("--num_gpus", f"at most {found} here", num_gpus)
+        devices = devices[:num_gpus]
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def _check_tf_config(text: str | None) -> None:
+    expected = (
+        '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
+        '"worker", "index": 0}}'
+    )
+    if not text:
+        raise InputError("TF_CONFIG", expected, "nothing")
+    try:
+        config = json.loads(text)
+        workers = config["cluster"]["worker"]
+        known = 0 <= int(config["task"]["index"]) < len(workers)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("TF_CONFIG", expected, text) from error
+    if not known or config["task"].get("type") != "worker":
+        raise InputError("TF_CONFIG", f"a worker among {workers}", text)
+
+
+def _tpu(name: str | None) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+            tpu=name or "local"
+        )
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise InputError("--tpu", "a TPU that answers", error) from error
+    return tf.distribute.TPUStrategy(resolver)

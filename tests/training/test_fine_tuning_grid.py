@@ -1,0 +1,156 @@
+"""Grids of runs: what is chosen, what is kept, what is not done twice.
+
+Runs are stand-ins that only know their score; what a run does is tested in
+`test_fine_tuning_run.py`.
+"""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.training.fine_tuning_grid import (
+    RESULT_FILE,
+    TABLE_FILE,
+    RunResult,
+    grid_points,
+    run_grid,
+    summary,
+)
+from mobilebert_tf.training.fine_tuning_run import BEST_FOLDER, Point
+from mobilebert_tf.training.run import Run
+from mobilebert_tf.training.window import NonFiniteLoss
+from tests.training.classifiers import toy_classifier
+
+# Scores by learning rate; None diverges.
+SCORES = {0.01: 0.5, 0.02: 0.75, 0.03: 0.6, 1e30: None}
+SETTINGS = {"task": "toy"}
+
+
+class StandIn:
+    """A run whose score is known, and whose weights are its seed's."""
+
+    trained = []
+
+    def __init__(self, point, folder):
+        keras.utils.set_random_seed(point.seed)
+        self.model = toy_classifier()
+        self.run = Run(folder, SETTINGS, ())
+        self._point = point
+
+    def train(self):
+        self.trained.append(self._point)
+        self.model.save_pretrained(self.run.folder / BEST_FOLDER)
+        score = SCORES[self._point.learning_rate]
+        if score is None:
+            raise NonFiniteLoss("loss is nan")
+        return {"step": 9, "score": score, "metrics": {"dev_accuracy": score}}
+
+
+@pytest.fixture(autouse=True)
+def trained(monkeypatch):
+    monkeypatch.setattr(StandIn, "trained", [])
+    return StandIn.trained
+
+
+def points_of(*rates):
+    return [Point(rate, 8, 1, index) for index, rate in enumerate(rates)]
+
+
+def weights(model):
+    return np.concatenate([v.numpy().ravel() for v in model.weights])
+
+
+def test_points_are_all_combinations():
+    points = grid_points([1e-5, 2e-5], [16], [3, 4], 7, 2)
+    assert len(points) == len({point.name for point in points}) == 8
+    assert points[0] == Point(1e-5, 16, 3, 7)
+    assert points[1] == Point(1e-5, 16, 3, 8)
+
+
+def test_the_best_is_kept_and_nothing_is_done_twice(tmp_path, capsys, trained):
+    points = points_of(0.01, 1e30, 0.02)
+    outcome = run_grid(points, tmp_path, StandIn, SETTINGS)
+    assert trained == points
+    assert outcome.point == points[2]
+    assert [run.score for run in outcome.results] == [0.5, None, 0.75]
+    assert "diverged: loss is nan" in capsys.readouterr().out
+    assert "best of 3 runs" in outcome.notes()["Chosen on dev"]
+    kept = [
+        (tmp_path / "runs" / point.name / BEST_FOLDER).exists()
+        for point in points
+    ]
+    assert kept == [False, False, True]
+    table = (tmp_path / TABLE_FILE).read_text().splitlines()
+    assert len(table) == 4 and "diverged" in table[2]
+    keras.utils.set_random_seed(2)
+    best = weights(toy_classifier())
+    np.testing.assert_array_equal(weights(outcome.model), best)
+    # Once more, and with one point more: only that is trained.
+    points += [Point(0.03, 8, 1, 3)]
+    outcome = run_grid(points, tmp_path, StandIn, SETTINGS)
+    assert trained == points
+    assert outcome.point == points[2]
+    np.testing.assert_array_equal(weights(outcome.model), best)
+
+
+def test_a_killed_grid_goes_on(tmp_path, monkeypatch, trained):
+    points = points_of(0.02, 0.01, 0.03)
+    train = StandIn.train
+
+    def killed(run):
+        if run._point == points[1]:
+            raise KeyboardInterrupt
+        return train(run)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StandIn, "train", killed)
+        run_grid(points, tmp_path, StandIn, SETTINGS)
+    outcome = run_grid(points, tmp_path, StandIn, SETTINGS)
+    assert trained == points
+    assert outcome.point == points[0]
+
+
+def test_a_grid_with_other_settings_is_refused(tmp_path):
+    points = points_of(0.01, 0.02)
+    run_grid(points, tmp_path, StandIn, SETTINGS)
+    with pytest.raises(InputError, match="task='toy' then, 'other' now"):
+        run_grid(points, tmp_path, StandIn, {"task": "other"})
+
+
+def test_runs_that_all_diverge_say_so(tmp_path):
+    with pytest.raises(NonFiniteLoss, match="every run diverged: loss is nan"):
+        run_grid(points_of(1e30, 1e30), tmp_path, StandIn, SETTINGS)
+    with pytest.raises(NonFiniteLoss, match="^loss is nan"):
+        run_grid(points_of(1e30), tmp_path / "one", StandIn, SETTINGS)
+    assert not (tmp_path / "one" / RESULT_FILE).exists()
+
+
+def test_a_single_run_lives_in_the_folder_itself(tmp_path, trained):
+    (point,) = points_of(0.02)
+    outcome = run_grid([point], tmp_path, StandIn, SETTINGS)
+    assert json.loads((tmp_path / RESULT_FILE).read_text()) == {
+        "step": 9,
+        "score": 0.75,
+        "metrics": {"dev_accuracy": 0.75},
+        "diverged": None,
+    }
+    again = run_grid([point], tmp_path, StandIn, SETTINGS)
+    assert again.best == outcome.best
+    assert trained == [point]
+
+
+def test_a_summary_has_median_and_spread_by_hand(tmp_path):
+    def results(rate, scores):
+        return [
+            RunResult(Point(rate, 32, 3, seed), tmp_path, 9, score)
+            for seed, score in enumerate(scores)
+        ]
+
+    lines = summary(results(1e-5, [0.5, 0.9, 0.6]) + results(2e-5, [0.7, None]))
+    assert lines[2].split() == "1e-05 32 3 3 0.6000 0.5000 0.9000".split()
+    assert lines[3].split() == (
+        "2e-05 32 3 2 0.7000 0.7000 0.7000 1 diverged".split()
+    )

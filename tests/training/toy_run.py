@@ -1,0 +1,50 @@
+"""A run of two phases that takes a second and saves after every step."""
+
+import itertools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mobilebert_tf.training.optimization import AdamW, WarmupPolynomialDecay
+from mobilebert_tf.training.run import Run
+from mobilebert_tf.training.step import build_train_step
+
+NUM_STEPS = 40
+
+
+def main(folder, save_every_seconds=0.0):
+    """Trains, or goes on, and writes `weights.npy`."""
+    keras.utils.set_random_seed(3)
+    dense = keras.layers.Dense(1, name="dense")
+    # Its random state is part of what has to be resumed.
+    dropout = keras.layers.Dropout(0.5, name="dropout")
+    dense.build((None, 3))
+    run = Run(
+        folder,
+        {"rate": 0.1},
+        [*dense.variables, *dropout.variables],
+        log_every=3,
+        save_every_seconds=save_every_seconds,
+        num_steps=2 * NUM_STEPS,
+    )
+
+    def loss(batch):
+        error = dense(dropout(batch["x"], training=True)) - batch["y"]
+        return {"loss": tf.reduce_mean(error**2)}
+
+    def build():
+        optimizer = AdamW(WarmupPolynomialDecay(0.1, NUM_STEPS, 4))
+        step = build_train_step(loss, dense.trainable_variables, optimizer)
+        return step, optimizer
+
+    def dataset(start_step):
+        for step in itertools.count(start_step):
+            x = np.random.default_rng(step).normal(size=(4, 3))
+            x = x.astype("float32")
+            yield {"x": x, "y": x.sum(1, keepdims=True)}
+
+    for phase in ("first", "second"):
+        run.phase(phase, NUM_STEPS, build, dataset, 4)
+    run.finish({"accuracy": 0.5})
+    np.save(run.folder / "weights.npy", dense.kernel.numpy())
