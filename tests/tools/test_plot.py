@@ -1,0 +1,89 @@
+"""A run's record becomes curves, and those a figure."""
+
+import json
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.tools import plot
+
+LINES = [
+    {"phase": "transfer_block_00", "step": 5, "global_step": 5, "loss": 3.0}
+    | {"attention_transfer_loss_block_00": 0.5},
+    {"phase": "transfer_block_01", "step": 5, "global_step": 10, "loss": 2.0}
+    | {"attention_transfer_loss_block_01": 0.25},
+    {"phase": "results", "step": 0, "global_step": 10, "accuracy": 1.0},
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in LINES)
+    )
+    return folder
+
+
+def test_curves_by_metric_and_block(run):
+    assert plot.curves_of(plot.read_run(run)) == {
+        "loss": {None: ([5, 10], [3.0, 2.0])},
+        "attention_transfer_loss": {0: ([5], [0.5]), 1: ([10], [0.25])},
+    }
+    assert list(plot.curves_of(LINES, "lo.*")) == ["loss"]
+
+
+def test_a_panel_a_metric_and_a_line_a_block(run):
+    figure = plot.curves_figure({"run": plot.curves_of(plot.read_run(run))})
+    loss, attention = figure.axes[:2]
+    assert loss.lines[0].get_xydata().tolist() == [[5, 3], [10, 2]]
+    assert len(attention.lines) == 2
+    assert attention.get_title().endswith("blocks 1 (dark) to 2")
+
+
+def test_several_runs_share_panels_and_a_legend(run):
+    curves = plot.curves_of(plot.read_run(run), "loss")
+    figure = plot.curves_figure({"one": curves, "two": curves})
+    assert len(figure.axes) == 1
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["one", "two"]
+
+
+def draw(run, output, metrics=".*"):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["plot", f"--runs={run}", f"--output={output}"])
+    with flagsaver.flagsaver(runs=[run], output=output, metrics=metrics):
+        plot.main([])
+
+
+@pytest.mark.parametrize("suffix", plot.FORMATS)
+def test_images_are_written(run, tmp_path, suffix):
+    output = tmp_path / f"curves{suffix}"
+    draw(str(run), str(output))
+    head = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
+    assert output.read_bytes().startswith(head)
+
+
+@pytest.mark.parametrize(
+    "name, metrics, words",
+    [
+        ("curves.jpg", ".*", "expected a name that ends in .png"),
+        ("curves.png", "(", "expected a regular expression"),
+        ("curves.png", "none", "expected metrics like none"),
+    ],
+)
+def test_bad_flags(run, tmp_path, name, metrics, words):
+    with pytest.raises(InputError, match=words):
+        draw(str(run), str(tmp_path / name), metrics)
+    assert not (tmp_path / name).exists()
+
+
+def test_no_record_and_a_damaged_one(run, tmp_path):
+    with pytest.raises(InputError, match="expected a run's record"):
+        plot.read_run(tmp_path)
+    (run / "metrics.jsonl").write_text("{\n")
+    with pytest.raises(InputError, match="expected a JSON object a line"):
+        plot.read_run(run)
