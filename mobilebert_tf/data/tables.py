@@ -17,7 +17,9 @@ FORMATS = (".tsv", ".csv", ".jsonl")
 
 
 def read_rows(
-    path: str | os.PathLike, columns: Sequence[str]
+    path: str | os.PathLike,
+    columns: Sequence[str],
+    header: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, dict]]:
     """Yields line number and values by column, in the order of the file.
 
@@ -30,6 +32,7 @@ def read_rows(
             header line. In .jsonl each line is an object. UTF-8, with or
             without a byte order mark.
         columns: names that the header, or each object, must have.
+        header: the columns of a table whose first line is a row already.
 
     Raises:
         InputError: the file or a row is not like that.
@@ -44,7 +47,7 @@ def read_rows(
     if ending == ".jsonl":
         return _json_rows(path, text, columns)
     split = _tsv_rows if ending == ".tsv" else _csv_rows
-    return _table_rows(path, split(path, text), columns)
+    return _table_rows(path, split(path, text), columns, header)
 
 
 def _read_text(path: Path) -> str:
@@ -95,9 +98,13 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _table_rows(
-    path: Path, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str]
+    path: Path,
+    rows: Iterator[tuple[int, list[str]]],
+    columns: Sequence[str],
+    header: Sequence[str] | None,
 ) -> Iterator[tuple[int, dict]]:
-    _, header = next(rows)
+    if header is None:
+        _, header = next(rows)
     for column in columns:
         if header.count(column) != 1:
             found = f"the columns {', '.join(map(repr, header))}"

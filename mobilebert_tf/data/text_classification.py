@@ -1,18 +1,27 @@
 """Classification and regression examples from files, and their arrays.
 
-Owns what a text, a pair and a label are, the encoding of texts as model inputs
-and the file that predictions are written to. Rows come from `tables.py`; one
-that cannot be an example is an `InputError` that names file and line.
+Owns what an example is, the encoding of texts as model inputs and the file that
+predictions are written to. Rows come from `tables.py`, labels from `labels.py`;
+a row that cannot be an example is an `InputError` that names file and line.
 """
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mobilebert_tf.atomic import atomic_file
+from mobilebert_tf.data.labels import (
+    Label,
+    encode_labels,
+    names_in,
+    read_marks,
+    read_name,
+    read_names,
+    read_number,
+    read_text,
+)
 from mobilebert_tf.data.tables import read_rows
 from mobilebert_tf.errors import InputError
 
@@ -24,12 +33,13 @@ class Examples:
     Attributes:
         texts_a: the texts, or the first of each pair.
         texts_b: the second of each pair, or None.
-        labels: label names, numbers for a regression, or None.
+        labels: names of classes, tuples of names where an example may have
+            several or none, numbers for a regression, or None.
     """
 
     texts_a: list[str]
     texts_b: list[str] | None = None
-    labels: list[str] | list[float] | None = None
+    labels: list[Label] | None = None
 
     def __post_init__(self):
         for column in (self.texts_b, self.labels):
@@ -55,10 +65,14 @@ def read_examples(
     path: str | os.PathLike,
     text_column: str = "text",
     text_b_column: str | None = None,
-    label_column: str = "label",
+    label_column: str | Sequence[str] = "label",
     has_labels: bool = True,
     regression: bool = False,
     known_labels: Sequence[str] | None = None,
+    multi_label: bool = False,
+    label_separator: str = ",",
+    header: Sequence[str] | None = None,
+    may_be_empty: bool = False,
 ) -> Examples:
     """Reads a .tsv, .csv or .jsonl file of examples (see `read_rows`).
 
@@ -66,32 +80,40 @@ def read_examples(
         path: the file.
         text_column: the column or key of the text.
         text_b_column: that of the second text, for pairs.
-        label_column: that of the label.
+        label_column: that of the label. With `multi_label` also several: each
+            then holds 0 or 1, and its own name is the label's.
         has_labels: False for texts to predict; a label column is ignored.
         regression: whether labels are finite numbers instead of names.
         known_labels: if given, the only names that a label may have.
+        multi_label: whether an example may have several labels, or none.
+        label_separator: between the labels in one cell.
+        header: see `read_rows`.
+        may_be_empty: whether a text may be empty.
 
     Raises:
         InputError: the file or one of its rows cannot be read, a text or
             label is empty, or a label is not a number or not known.
     """
+    label_columns = _label_columns(label_column) if has_labels else []
+    columns = [text_column, text_b_column, *label_columns]
+    columns = [column for column in columns if column is not None]
+    read_label = _label_reader(
+        path, label_columns, regression, multi_label, label_separator
+    )
     texts_a, texts_b, labels = [], [], []
-    columns = [text_column]
-    columns += [text_b_column] if text_b_column is not None else []
-    columns += [label_column] if has_labels else []
-    for line, row in read_rows(path, columns):
+    for line, row in read_rows(path, columns, header):
         place = f"line {line}, column {text_column!r}"
-        texts_a.append(_text(path, place, row[text_column]))
+        texts_a.append(read_text(path, place, row[text_column], may_be_empty))
         if text_b_column is not None:
             place = f"line {line}, column {text_b_column!r}"
-            texts_b.append(_text(path, place, row[text_b_column]))
+            texts_b.append(
+                read_text(path, place, row[text_b_column], may_be_empty)
+            )
         if has_labels:
-            place = f"line {line}, column {label_column!r}"
-            read_label = _number if regression else _name
-            label = read_label(path, place, row[label_column])
-            if known_labels is not None and label not in known_labels:
-                expected = f"one of {', '.join(map(repr, known_labels))}"
-                raise InputError(path, expected, repr(label), place)
+            label = read_label(line, row)
+            if known_labels is not None:
+                place = f"line {line}, column {', '.join(label_columns)!r}"
+                _check_known(path, place, label, known_labels)
             labels.append(label)
     if not texts_a:
         raise InputError(path, "at least one example", "only a header")
@@ -104,7 +126,7 @@ def read_examples(
 
 def label_names(examples: Examples) -> list[str]:
     """The different labels, sorted; the place of one is its class index."""
-    return sorted(set(examples.labels))
+    return names_in(examples.labels)
 
 
 def encode_examples(
@@ -129,8 +151,7 @@ def encode_examples(
     Returns:
         `input_ids`, `input_mask` (1 for real pieces) and `segment_ids` (1 for
         the second text and its [SEP]), int32 [num_examples, max_seq_length];
-        if there are labels also `labels`, [num_examples], int32 class indices
-        or float32 numbers.
+        if there are labels also `labels` of `encode_labels`.
 
     Raises:
         ValueError: if `max_seq_length` leaves no room for a piece of each
@@ -171,12 +192,16 @@ def encode_examples(
         "segment_ids": segment_ids,
     }
     if examples.labels is not None:
-        encoded["labels"] = _encode_labels(examples.labels, label_names)
+        encoded["labels"] = encode_labels(examples.labels, label_names)
     return encoded
 
 
 def write_predictions(
-    path: str | os.PathLike, names: Sequence[str], probabilities: np.ndarray
+    path: str | os.PathLike,
+    names: Sequence[str],
+    probabilities: np.ndarray,
+    multi_label: bool = False,
+    label_separator: str = ",",
 ) -> None:
     """Writes a TSV with `index`, `prediction` and a probability per label.
 
@@ -185,6 +210,9 @@ def write_predictions(
         names: label names in the order of the columns of `probabilities`. A
             single one is a regression, whose value is the prediction.
         probabilities: [num_examples, num_labels].
+        multi_label: whether every label of at least a half is predicted,
+            `label_separator` between them, instead of the likeliest one.
+        label_separator: as it says.
     """
     probabilities = np.asarray(probabilities)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(names):
@@ -192,51 +220,66 @@ def write_predictions(
             f"probabilities must have the shape [num_examples, {len(names)}]. "
             f"Received: {probabilities.shape}"
         )
+    is_regression = len(names) == 1 and not multi_label
+
+    def predicted(row: np.ndarray) -> str:
+        if not multi_label:
+            return names[row.argmax()]
+        chosen = np.flatnonzero(row >= 0.5)
+        return label_separator.join(names[index] for index in chosen)
+
     with (
         atomic_file(path) as temporary,
         open(temporary, "w", encoding="utf-8") as file,
     ):
-        is_regression = len(names) == 1
         columns = [] if is_regression else names
         file.write("\t".join(["index", "prediction", *columns]) + "\n")
         for index, row in enumerate(probabilities):
             cells = [f"{value:.6f}" for value in row]
             if not is_regression:
-                cells = [names[row.argmax()], *cells]
+                cells = [predicted(row), *cells]
             file.write("\t".join([str(index), *cells]) + "\n")
 
 
-def _text(path: str | os.PathLike, place: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InputError(path, "a text", repr(value), place)
-    if not value.strip():
-        raise InputError(path, "a text", "an empty one", place)
-    # JSON can spell what no UTF-8 file can hold and no tokenizer can read.
-    for character in value:
-        if character == "\0" or "\ud800" <= character <= "\udfff":
-            raise InputError(path, "Unicode text", ascii(character), place)
-    return value
+def _label_columns(label_column: str | Sequence[str]) -> list[str]:
+    if isinstance(label_column, str):
+        return [label_column]
+    return list(label_column)
 
 
-def _name(path: str | os.PathLike, place: str, value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)  # JSON files often number their classes.
-    name = _text(path, place, value).strip()
-    if len(name.splitlines()) > 1 or "\t" in name:
-        raise InputError(path, "a label in one line", repr(name), place)
-    return name
+def _label_reader(
+    path: str | os.PathLike,
+    columns: Sequence[str],
+    regression: bool,
+    multi_label: bool,
+    separator: str,
+) -> Callable[[int, dict], Label]:
+    """Returns what reads the label of a line and its row."""
+    if len(columns) > 1:
+        if not multi_label:
+            raise ValueError(f"one label column is needed. Received: {columns}")
+        return lambda line, row: read_marks(path, line, row, columns)
+
+    def read(line: int, row: dict) -> Label:
+        (column,) = columns
+        place, value = f"line {line}, column {column!r}", row[column]
+        if multi_label:
+            return read_names(path, place, value, separator)
+        return (read_number if regression else read_name)(path, place, value)
+
+    return read
 
 
-def _number(path: str | os.PathLike, place: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InputError(path, "a number", repr(value), place)
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise InputError(path, "a number", repr(value), place) from None
-    if not math.isfinite(number):
-        raise InputError(path, "a finite number", repr(value), place)
-    return number
+def _check_known(
+    path: str | os.PathLike,
+    place: str,
+    label: str | tuple[str, ...],
+    known_labels: Sequence[str],
+) -> None:
+    for name in [label] if isinstance(label, str) else label:
+        if name not in known_labels:
+            expected = f"one of {', '.join(map(repr, known_labels))}"
+            raise InputError(path, expected, repr(name), place)
 
 
 def _tokenize(tokenizer, texts: list[str]) -> tuple[np.ndarray, ...]:
@@ -268,17 +311,3 @@ def _place(
         np.cumsum(lengths) - lengths, lengths
     )
     input_ids[rows, columns[rows] + offsets] = pieces[starts[rows] + offsets]
-
-
-def _encode_labels(
-    labels: list[str] | list[float], names: Sequence[str] | None
-) -> np.ndarray:
-    if names is None:
-        if isinstance(labels[0], str):
-            raise ValueError(f"label_names must be given. Received: {names}")
-        return np.asarray(labels, np.float32)
-    index_of = {name: index for index, name in enumerate(names)}
-    unknown = set(labels).difference(index_of)
-    if unknown:
-        raise ValueError(f"labels {sorted(unknown)} are not in {list(names)}")
-    return np.asarray([index_of[label] for label in labels], np.int32)

@@ -51,6 +51,39 @@ def classification_metrics(
     }
 
 
+def multi_label_metrics(
+    labels: np.ndarray, predictions: np.ndarray
+) -> dict[str, float]:
+    """F1 over all decisions, F1 by class, and how often all are right.
+
+    Args:
+        labels: 0 or 1 for each class, [num_examples, C].
+        predictions: the same.
+
+    Returns:
+        `micro_f1`, of all decisions together; `macro_f1`, the mean over
+        classes, 0.0 for one that is never predicted or never true;
+        `exact_match`, the share of examples with every class right.
+
+    Raises:
+        ValueError: if the two differ in shape or are empty.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.ndim != 2 or labels.shape != predictions.shape or not labels.size:
+        raise ValueError(
+            "labels and predictions must have one shape [num_examples, C], "
+            f"with an example. Received: {labels.shape} and {predictions.shape}"
+        )
+    hits = np.sum((labels == 1) & (predictions == 1), axis=0)
+    named = np.sum(labels == 1, axis=0) + np.sum(predictions == 1, axis=0)
+    by_class = 2.0 * hits / np.maximum(named, 1)
+    return {
+        "micro_f1": float(2.0 * hits.sum() / max(named.sum(), 1)),
+        "macro_f1": float(by_class.mean()),
+        "exact_match": float(np.mean((labels == predictions).all(axis=1))),
+    }
+
+
 def regression_metrics(
     labels: Sequence | np.ndarray, predictions: Sequence | np.ndarray
 ) -> dict[str, float]:

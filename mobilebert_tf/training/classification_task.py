@@ -1,19 +1,35 @@
-"""A classification task: a user's files, encoded, and the model for it."""
+"""A classification task: its examples, encoded, and the model for it.
+
+Owns which classes there are, by which metrics a task is scored, what is written
+of its predictions, and how a classifier begins.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.config import MobileBertConfig, read_json_object
+from mobilebert_tf.data.classification_sources import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    TaskSource,
+)
+from mobilebert_tf.data.glue import GLUE_TASKS
+from mobilebert_tf.data.glue_files import size_note, write_submission
 from mobilebert_tf.data.text_classification import (
-    Examples,
     encode_examples,
     label_names,
-    read_examples,
+    write_predictions,
 )
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.evaluation.glue import glue_metrics, glue_score
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
 from mobilebert_tf.modeling.models import MobileBertForSequenceClassification
 from mobilebert_tf.modeling.pretrained import (
@@ -21,95 +37,232 @@ from mobilebert_tf.modeling.pretrained import (
     load,
     load_encoder_weights,
 )
+from mobilebert_tf.training.fine_tuning import (
+    decisions,
+    probabilities,
+    task_metrics,
+)
 
 # The name of the single output of a regression.
 REGRESSION_LABELS = ("value",)
 
+_PROBLEM_TYPE = "problem_type"
+
+# What a model is chosen by on dev, where a task has several metrics: their
+# mean. F1 and Matthews are shown for single labels, but not chosen by.
+_CHOSEN_BY = {
+    SINGLE_LABEL: ("accuracy",),
+    MULTI_LABEL: ("micro_f1",),
+    REGRESSION: ("pearson", "spearman"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationTask:
-    """Encoded examples by split, and the names of the classes.
+    """Encoded examples by split, and what they are examples of.
 
     Attributes:
         label_names: in the order of the logits; one name is a regression.
-        splits: arrays of `encode_examples` by split: some of `train`, `dev`,
-            `test` and, without labels, `predict`.
+        splits: arrays of `encode_examples` by split: `train`, names that
+            begin with `dev` or `test`, and `predict`.
+        kind: `SINGLE_LABEL`, `MULTI_LABEL` or `REGRESSION`.
+        glue_name: of `GLUE_TASKS`, or None.
+        label_separator: between several labels in a cell.
     """
 
     label_names: tuple[str, ...]
     splits: dict[str, dict[str, np.ndarray]]
+    kind: str = SINGLE_LABEL
+    glue_name: str | None = None
+    label_separator: str = ","
 
     @property
     def num_train_examples(self) -> int:
         """Number of training examples, 0 if there is no such split."""
         return len(self.splits.get("train", {}).get("labels", ()))
 
+    def labelled(self, prefix: str) -> dict[str, dict[str, np.ndarray]]:
+        """Splits with labels whose names begin with `prefix`."""
+        return {
+            split: arrays
+            for split, arrays in self.splits.items()
+            if split.startswith(prefix) and "labels" in arrays
+        }
 
-def examples_from_files(
-    files: Mapping[str, str | None],
-    *,
-    text_column: str,
-    text_b_column: str | None,
-    label_column: str,
-    regression: bool,
-    known_labels: tuple[str, ...] | None,
-) -> dict[str, Examples]:
-    """Reads a user's files, by split; `predict` needs no labels.
+    def check_export(self, kinds: Sequence[str]) -> None:
+        """Checks that the model can be exported in these kinds.
 
-    Labels of later splits must be among those of the training file, or of
-    `known_labels` if there is none.
+        Raises:
+            InputError: if not.
+        """
+        if "int8" in kinds and self.kind == MULTI_LABEL:
+            raise InputError(
+                "--export", "float32 or dynamic with --multi_label", "int8"
+            )
 
-    Raises:
-        InputError: for a malformed row or an unknown label.
-    """
-    splits = {}
-    for split, path in files.items():
-        if path is None:
-            continue
-        splits[split] = read_examples(
-            path,
-            text_column,
-            text_b_column,
-            label_column,
-            has_labels=split != "predict",
-            regression=regression,
-            known_labels=None if regression else known_labels,
+    def check_choice(self, num_runs: int) -> None:
+        """Checks that there is something to choose among runs by.
+
+        Raises:
+            InputError: if not.
+        """
+        if num_runs > 1 and not self.labelled("dev"):
+            raise InputError(
+                "--dev_file",
+                f"examples to choose among {num_runs} runs by",
+                "none",
+            )
+
+    def splits_for_export(self) -> dict[str, dict[str, np.ndarray]]:
+        """The splits that exported files are trained and evaluated on.
+
+        MNLI's matched part stands for dev; what has no labels is left out,
+        unless there is nothing else to take shapes from.
+        """
+        splits = {}
+        for prefix in ("train", "dev", "test"):
+            for arrays in list(self.labelled(prefix).values())[:1]:
+                splits[prefix] = arrays
+        return splits or {"predict": next(iter(self.splits.values()))}
+
+    def metrics(self, predictor, prefix: str) -> dict[str, float]:
+        """Scores the labelled splits that begin with `prefix`.
+
+        Args:
+            predictor: from arrays to logits.
+            prefix: `dev` or `test`.
+
+        Returns:
+            `SPLIT_METRIC` values; GLUE's official metrics for its tasks.
+        """
+        values = {}
+        for split, arrays in self.labelled(prefix).items():
+            logits, labels = predictor(arrays), arrays["labels"]
+            if self.glue_name:
+                scores = glue_metrics(self.glue_name, labels, decisions(logits))
+            else:
+                scores = task_metrics(logits, labels)
+            values |= {f"{split}_{name}": scores[name] for name in scores}
+        return values
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """The one number of `metrics` by which a model is chosen."""
+        if self.glue_name:
+            return glue_score(metrics)
+        return glue_score(
+            {
+                name: value
+                for name, value in metrics.items()
+                if name.partition("_")[2] in _CHOSEN_BY[self.kind]
+            }
         )
-        if split == "train" and not regression:
-            known_labels = tuple(label_names(splits[split]))
-    return splits
+
+    def write_predictions(self, predictor, folder: str | os.PathLike) -> None:
+        """Predicts what has no labels, and writes it into `folder`.
+
+        `predictions.tsv` for a user's file, GLUE's submission files for its
+        test splits.
+        """
+        for split, arrays in self.splits.items():
+            if "labels" in arrays:
+                continue
+            logits = predictor(arrays)
+            several = self.kind == MULTI_LABEL
+            if self.glue_name:
+                path = write_submission(
+                    folder, self.glue_name, split, decisions(logits)
+                )
+            else:
+                path = Path(folder) / "predictions.tsv"
+                write_predictions(
+                    path,
+                    self.label_names,
+                    probabilities(logits, several),
+                    several,
+                    self.label_separator,
+                )
+            print(f"Wrote {path}", flush=True)
 
 
-def encode_task(
-    splits: Mapping[str, Examples],
-    names: tuple[str, ...],
+def read_task(
+    source: TaskSource,
+    verbs: tuple[bool, bool, bool],
+    model_folder: str | os.PathLike,
     tokenizer: WordpieceTokenizer,
     max_seq_length: int,
 ) -> ClassificationTask:
-    """Encodes all splits of a task."""
-    regression = names == REGRESSION_LABELS
+    """Reads and encodes what verbs (train, eval, predict) need.
+
+    Raises:
+        InputError: see `TaskSource.read`; or there is nothing to train on, or
+            without training no classifier of these classes to start from.
+    """
+    do_train = verbs[0]
+    known, kind = saved_labels(model_folder)
+    if not do_train and known is None:
+        raise InputError(model_folder, "a classifier", "another kind of model")
+    glue_task = GLUE_TASKS.get(source.task)
+    if glue_task:
+        names = glue_task.label_names or REGRESSION_LABELS
+        if not do_train and known != names:
+            expected = f"the classes of {source.task}: {', '.join(names)}"
+            raise InputError(model_folder, expected, ", ".join(known))
+        kind = SINGLE_LABEL if glue_task.label_names else REGRESSION
+    elif do_train:
+        kind = source.kind
+    else:
+        source = dataclasses.replace(source, kind=kind)
+    splits = source.read(verbs, known)
+    for split, examples in splits.items():
+        print(size_note(source.task, split, len(examples)), flush=True)
+    if do_train and "train" not in splits:
+        raise InputError("--train_file", "a file, or --nodo_train", "none")
+    if not glue_task:
+        names = known
+        if do_train:
+            names = REGRESSION_LABELS
+            if kind != REGRESSION:
+                names = tuple(label_names(splits["train"]))
+    encoded = {
+        split: encode_examples(
+            examples,
+            tokenizer,
+            max_seq_length,
+            None if kind == REGRESSION else names,
+        )
+        for split, examples in splits.items()
+    }
     return ClassificationTask(
         names,
-        {
-            split: encode_examples(
-                examples,
-                tokenizer,
-                max_seq_length,
-                None if regression else names,
-            )
-            for split, examples in splits.items()
-        },
+        encoded,
+        kind,
+        glue_task.name if glue_task else None,
+        source.label_separator,
     )
 
 
-def saved_label_names(folder: str | Path) -> tuple[str, ...] | None:
-    """Returns the classes of a classifier's folder, None for other models."""
+def saved_labels(
+    folder: str | os.PathLike,
+) -> tuple[tuple[str, ...] | None, str]:
+    """Returns a folder's classes, None if it is no classifier's, and kind."""
     path = Path(folder) / CONFIG_FILE
     values = read_json_object(path)
     architectures = values.get("architectures")
     if architectures != [MobileBertForSequenceClassification.architecture]:
-        return None
-    return tuple(label_names_of(path, values))
+        return None, SINGLE_LABEL
+    names = tuple(label_names_of(path, values))
+    usual = REGRESSION if len(names) == 1 else SINGLE_LABEL
+    return names, values.get(_PROBLEM_TYPE) or usual
+
+
+def write_problem_type(folder: str | os.PathLike, kind: str) -> None:
+    """Says in a model folder what its logits mean, as Hugging Face does."""
+    path = Path(folder) / CONFIG_FILE
+    values = read_json_object(path) | {_PROBLEM_TYPE: kind}
+    with atomic_file(path) as temporary:
+        temporary.write_text(
+            json.dumps(values, indent=2, sort_keys=True) + "\n"
+        )
 
 
 def build_classifier(
@@ -120,7 +273,7 @@ def build_classifier(
     A classifier with the same classes keeps its head; from any other model
     the encoder is taken and the head is new.
     """
-    if saved_label_names(folder) == names:
+    if saved_labels(folder)[0] == names:
         return load(folder)
     config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
     model = MobileBertForSequenceClassification(config, names)

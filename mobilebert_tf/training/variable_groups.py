@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
-# Elements in a stack. A megabyte or two stays in a processor's cache from one
-# operation of the update to the next, and the copies are too small to raise
-# the memory that a step needs. Larger variables are groups of their own.
-LARGEST_STACK = 2**18
+# Elements in a stack: larger ones save no more time, and would be copies that
+# a large model has no memory for. Larger variables are groups of their own.
+LARGEST_STACK = 2**20
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,6 +95,36 @@ def test_regression_labels_are_numbers(write):
     assert read_examples(path, regression=True).labels == [2.0]
 
 
+def test_several_labels_in_a_cell_in_a_list_and_in_columns(write):
+    expected = [("a", "b"), (), ("c",)]
+    tsv = write("a.tsv", "text\tlabel\nx\tb,a\ny\t\nz\t c \n")
+    rows = [
+        {"text": "x", "label": ["b", "a"]},
+        {"text": "y", "label": []},
+        {"text": "z", "label": "c"},
+    ]
+    jsonl = write("a.jsonl", "\n".join(map(json.dumps, rows)))
+    csv_file = write("a.csv", "text,c,a,b\nx,0,1,1\ny,0,0,0\nz, 1,0,0\n")
+    for path, columns in (
+        (tsv, "label"),
+        (jsonl, "label"),
+        (csv_file, ["a", "b", "c"]),
+    ):
+        examples = read_examples(path, label_column=columns, multi_label=True)
+        assert examples.labels == expected
+        assert label_names(examples) == ["a", "b", "c"]
+    other = write("b.tsv", "text\tlabel\nx\tb | a, c\n")
+    examples = read_examples(other, multi_label=True, label_separator="|")
+    assert examples.labels == [("a, c", "b")]
+
+
+def test_a_table_without_a_header(write):
+    path = write("a.tsv", "s\t1\t\tHe left.\ns\t0\t*\tHe leave.\n")
+    header = ("source", "label", "mark", "text")
+    examples = read_examples(path, header=header)
+    assert examples == Examples(["He left.", "He leave."], None, ["1", "0"])
+
+
 MALFORMED = [
     ("a.txt", "text\tlabel\na\tb\n", {}, ".tsv, .csv, .jsonl"),
     ("a.tsv", "", {}, "empty file"),
@@ -142,6 +172,54 @@ MALFORMED = [
         '{"text": "a", "label": true}',
         {"regression": True},
         "a number, found True",
+    ),
+    (
+        "a.tsv",
+        "text\tlabel\na\tx\nb\tx,x\n",
+        {"multi_label": True},
+        "line 3, column 'label': expected each label once",
+    ),
+    (
+        "a.tsv",
+        "text\tlabel\na\tx,,y\n",
+        {"multi_label": True},
+        "line 2, column 'label': expected a text, found an empty one",
+    ),
+    (
+        "a.jsonl",
+        '{"text": "a", "label": ["x", 0.5]}',
+        {"multi_label": True},
+        "line 1, column 'label': expected a text, found 0.5",
+    ),
+    (
+        "a.jsonl",
+        '{"text": "a", "label": {"x": 1}}',
+        {"multi_label": True},
+        "line 1, column 'label': expected a text",
+    ),
+    (
+        "a.csv",
+        "text,x,y\na,1,0\nb,2,0\n",
+        {"multi_label": True, "label_column": ["x", "y"]},
+        "line 3, column 'x': expected 0 or 1, found '2'",
+    ),
+    (
+        "a.csv",
+        "text,x\na,1\n",
+        {"multi_label": True, "label_column": ["x", "y"]},
+        "line 1: expected one column 'y'",
+    ),
+    (
+        "a.tsv",
+        "text\tlabel\na\tx\nb\tx,z\n",
+        {"known_labels": ["x", "y"], "multi_label": True},
+        "line 3, column 'label': expected one of 'x', 'y', found 'z'",
+    ),
+    (
+        "a.tsv",
+        "s\t1\ta\ns\t1\n",
+        {"header": ["source", "label", "text"]},
+        "line 2: expected 3 columns, found 2",
     ),
     (
         "a.tsv",
@@ -248,6 +326,15 @@ def test_encoding_with_the_real_tokenizer():
     assert encoded["input_ids"].tolist() == [[2, 5, 6, 1, 7, 3, 0, 0]]
 
 
+def test_encoding_of_several_labels():
+    examples = Examples(["a", "b", "c"], None, [("x", "z"), (), ("y",)])
+    encoded = encode_examples(examples, StandInTokenizer(), 4, ["x", "y", "z"])
+    assert encoded["labels"].tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert encoded["labels"].dtype == np.float32
+    with pytest.raises(ValueError, match="'z'"):
+        encode_examples(examples, StandInTokenizer(), 4, ["x", "y"])
+
+
 def test_impossible_requests_are_refused():
     tokenizer = StandInTokenizer()
     with pytest.raises(ValueError, match="at least 3"):
@@ -295,6 +382,15 @@ def test_a_regression_predicts_its_value(tmp_path):
         "0\t2.500000",
         "1\t-1.000000",
     ]
+
+
+def test_predictions_of_several_labels(tmp_path):
+    path = tmp_path / "predictions.tsv"
+    probabilities = np.array([[0.5, 0.2, 0.9], [0.1, 0.2, 0.3]])
+    write_predictions(path, ["a", "b", "c"], probabilities, multi_label=True)
+    lines = path.read_text().splitlines()
+    assert lines[0] == "index\tprediction\ta\tb\tc"
+    assert lines[1].startswith("0\ta,c\t0.5") and lines[2].startswith("1\t\t")
 
 
 def test_predictions_of_another_width_leave_the_file_alone(tmp_path):

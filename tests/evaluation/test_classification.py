@@ -5,9 +5,11 @@ import warnings
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from mobilebert_tf.evaluation.classification import (
     classification_metrics,
+    multi_label_metrics,
     regression_metrics,
 )
 
@@ -118,3 +120,39 @@ def test_shapes_that_cannot_be_compared(labels, predictions):
 def test_regression_refuses_nan():
     with pytest.raises(ValueError, match="finite"):
         regression_metrics([1.0, 2.0], [float("nan"), 2.0])
+
+
+def test_several_labels_by_hand():
+    labels = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    predictions = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0]])
+    metrics = multi_label_metrics(labels, predictions)
+    # 2 hits, 3 true and 3 predicted; by class 1 of 1, 1 of 2 and 1, 0 of 1.
+    assert metrics["micro_f1"] == pytest.approx(2 * 2 / (3 + 3))
+    assert metrics["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert metrics["exact_match"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_several_labels_against_scikit_learn(num_classes, rng):
+    labels = (rng.random((200, num_classes)) < 0.3).astype(int)
+    labels[:, 0] = 0  # Never true.
+    predictions = np.where(rng.random(labels.shape) < 0.2, 1 - labels, labels)
+    metrics = multi_label_metrics(labels, predictions)
+    for average in ("micro", "macro"):
+        theirs = sklearn.metrics.f1_score(
+            labels, predictions, average=average, zero_division=0.0
+        )
+        assert metrics[f"{average}_f1"] == pytest.approx(theirs, abs=1e-12)
+    exact = sklearn.metrics.accuracy_score(labels, predictions)
+    assert metrics["exact_match"] == pytest.approx(exact)
+
+
+def test_several_labels_of_which_none_is_there():
+    zeros = np.zeros((3, 2), int)
+    assert multi_label_metrics(zeros, zeros) == {
+        "micro_f1": 0.0,
+        "macro_f1": 0.0,
+        "exact_match": 1.0,
+    }
+    with pytest.raises(ValueError, match="num_examples, C"):
+        multi_label_metrics(zeros[0], zeros[0])

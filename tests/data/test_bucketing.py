@@ -1,0 +1,121 @@
+"""Batches by length: every example, few widths, the same from any start."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mobilebert_tf.data.bucketing import (
+    bucketed_rows,
+    evaluation_batches,
+    mean_width,
+    training_dataset,
+    widths_up_to,
+)
+
+WIDTHS = (4, 8)
+
+
+@pytest.fixture
+def arrays(rng):
+    """103 examples of 1 to 12 pieces, ids unique, the label the number."""
+    lengths = rng.integers(1, 13, 103)
+    mask = (np.arange(12) < lengths[:, None]).astype(np.int32)
+    ids = (np.arange(103)[:, None] * 100 + np.arange(12) + 1) * mask
+    return {
+        "input_ids": ids.astype(np.int32),
+        "input_mask": mask,
+        "segment_ids": 1 - mask,
+        "labels": np.arange(103, dtype=np.int32),
+    }
+
+
+def batches(arrays, number, **kwargs):
+    dataset = training_dataset(
+        arrays, batch_size=5, seed=3, bucket_lengths=WIDTHS, **kwargs
+    )
+    return [
+        {name: tensor.numpy() for name, tensor in batch.items()}
+        for batch in itertools.islice(dataset, number)
+    ]
+
+
+def test_widths():
+    assert widths_up_to(128) == [16, 32, 64, 128]
+    assert widths_up_to(100) == [16, 32, 64, 100]
+    assert widths_up_to(100, ()) == [100]
+    assert widths_up_to(8) == [8]
+
+
+def test_each_example_is_in_the_narrowest_bucket_that_holds_it(arrays):
+    lengths = arrays["input_mask"].sum(1)
+    buckets = bucketed_rows(arrays, WIDTHS)
+    assert [width for width, _ in buckets] == [4, 8, 12]
+    below = 0
+    for width, rows in buckets:
+        assert (lengths[rows] <= width).all() and (lengths[rows] > below).all()
+        below = width
+    assert sorted(np.concatenate([rows for _, rows in buckets])) == list(
+        range(103)
+    )
+    wide = np.where(lengths <= 4, 4, np.where(lengths <= 8, 8, 12))
+    assert mean_width(arrays, WIDTHS) == pytest.approx(wide.mean())
+
+
+def test_an_epoch_has_every_example_but_a_rest_smaller_than_a_batch(arrays):
+    epoch = batches(arrays, 20)
+    seen = np.concatenate([batch["labels"] for batch in epoch])
+    assert len(seen) == len(set(seen)) == 100
+    assert {batch["input_ids"].shape for batch in epoch} == {
+        (5, 4),
+        (5, 8),
+        (5, 12),
+    }
+    for batch in epoch:
+        width = batch["input_ids"].shape[1]
+        rows = batch["labels"]
+        assert not arrays["input_mask"][rows, width:].any()  # Nothing is lost.
+        for name in ("input_ids", "input_mask", "segment_ids"):
+            np.testing.assert_array_equal(
+                batch[name], arrays[name][rows, :width]
+            )
+
+
+def test_epochs_differ_in_order_and_in_what_shares_a_batch(arrays):
+    two = batches(arrays, 40)
+    first, second = two[:20], two[20:]
+    labels = [[tuple(b["labels"]) for b in epoch] for epoch in (first, second)]
+    assert labels[0] != labels[1]
+    assert not {frozenset(b) for b in labels[0]} & {
+        frozenset(b) for b in labels[1]
+    }
+    widths = [batch["input_ids"].shape[1] for batch in first]
+    assert widths != sorted(widths)
+
+
+@pytest.mark.parametrize("start", [1, 19, 20, 33])
+def test_a_later_start_sees_the_same_batches(arrays, start):
+    whole = batches(arrays, 45)
+    for ours, theirs in zip(
+        batches(arrays, 12, start_step=start), whole[start:], strict=False
+    ):
+        for name in theirs:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_evaluation_sees_every_example_once_in_full_batches(arrays):
+    del arrays["labels"]
+    seen = []
+    for rows, batch in evaluation_batches(arrays, 8, WIDTHS):
+        assert batch["input_ids"].shape[0] == 8
+        width = batch["input_ids"].shape[1]
+        np.testing.assert_array_equal(
+            batch["input_ids"][: len(rows)], arrays["input_ids"][rows, :width]
+        )
+        seen += list(rows)
+    assert sorted(seen) == list(range(103))
+
+
+def test_fewer_examples_than_a_batch_are_refused(arrays):
+    with pytest.raises(ValueError, match="103 examples .* batch of 104"):
+        training_dataset(arrays, batch_size=104, seed=1)
