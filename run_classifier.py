@@ -32,6 +32,7 @@ from absl import flags
 from mobilebert_tf import flags as shared
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.errors import InputError
 from mobilebert_tf.flags import devices
 from mobilebert_tf.flags import fine_tuning as tuning
 from mobilebert_tf.hub import model_folder
@@ -66,7 +67,12 @@ shared.define_export_flags()
 devices.define_device_flags()
 tuning.define_grid_flags()
 tuning.define_teacher_flags()
-flags.DEFINE_string("model", None, "Model to start from.", required=True)
+flags.DEFINE_string(
+    "model",
+    None,
+    "Model folder, or model on the hub, to start from.",
+    required=True,
+)
 flags.DEFINE_bool("do_train", True, "Fine-tune.")
 flags.DEFINE_bool("do_eval", True, "Evaluate on dev and test examples.")
 flags.DEFINE_bool(
@@ -89,17 +95,30 @@ _UNIMPORTANT = (
 )
 
 
+def open_devices() -> Distribution:
+    """Connects to the devices that the flags name, of one process."""
+    if FLAGS.distribution == "multi_worker":
+        # Evaluations decide which weights are kept and when a run ends, and
+        # processes do not tell each other.
+        raise InputError(
+            "--distribution", "none, mirrored or tpu here", "multi_worker"
+        )
+    return devices.open_devices()
+
+
 def options() -> FineTuningOptions:
     """Returns what all runs have in common."""
     return FineTuningOptions(
-        FLAGS.optimizer,
-        shared.optimizer_settings(),
-        FLAGS.warmup_proportion,
-        FLAGS.eval_batch_size,
-        FLAGS.eval_every_steps,
-        FLAGS.patience,
-        tuning.bucket_lengths(),
-        devices.step_options(),
+        optimizer=FLAGS.optimizer,
+        optimizer_settings=shared.optimizer_settings(),
+        warmup_proportion=FLAGS.warmup_proportion,
+        end_factor=FLAGS.end_learning_rate_factor,
+        decay_power=FLAGS.decay_power,
+        eval_batch_size=FLAGS.eval_batch_size,
+        eval_every=FLAGS.eval_every_steps,
+        patience=FLAGS.patience,
+        bucket_lengths=tuning.bucket_lengths(),
+        step_options=devices.step_options(),
     )
 
 
@@ -115,13 +134,14 @@ def train(
     if FLAGS.teacher:
         with distribution.scope():
             teacher = load_task_teacher(
-                FLAGS.teacher, tokenizer, task.label_names
+                model_folder(FLAGS.teacher), tokenizer, task.label_names
             )
 
     def start(point, run_folder):
         keras.utils.set_random_seed(point.seed)
         with distribution.scope():
             model, loss = build_classifier(folder, task.label_names), None
+            devices.prepare_encoder(model.encoder)
             if teacher is not None:
                 loss = taught_loss(model, teacher, tuning.teacher_weights())
             return FineTuningRun(
@@ -161,7 +181,7 @@ def main(_) -> None:
     """Reads, trains, evaluates, predicts, writes, exports."""
     check_kinds(FLAGS.export)
     points, source = tuning.points(), tuning.task_source()
-    distribution = devices.open_devices()
+    distribution = open_devices()
     folder = model_folder(FLAGS.model)
     tokenizer = WordpieceTokenizer.from_folder(folder)
     shared.check_max_seq_length(
@@ -170,8 +190,8 @@ def main(_) -> None:
     verbs = (FLAGS.do_train, FLAGS.do_eval, FLAGS.do_predict)
     task = read_task(source, verbs, folder, tokenizer, FLAGS.max_seq_length)
     task.check_export(FLAGS.export)
-    task.check_choice(len(points))
     if FLAGS.do_train:
+        task.check_choice(len(points), FLAGS.patience)
         outcome = train(task, folder, tokenizer, distribution)
     else:
         run = Run(FLAGS.output_dir, shared.settings(*_UNIMPORTANT), ())

@@ -42,7 +42,9 @@ shared.define_optimizer_flags("adamw", learning_rate=1e-3, warmup=0.1)
 devices.define_device_flags()
 flags.DEFINE_integer("num_train_steps", 2000, "Optimiser steps.", 1)
 flags.DEFINE_string(
-    "vocab_file", None, "Vocabulary, a piece a line. None: learned from text."
+    "vocab_file",
+    None,
+    "Vocabulary, a piece a line. If not given: learned from text.",
 )
 flags.DEFINE_integer("vocab_size", 4000, "Of a learned vocabulary.", 100)
 flags.DEFINE_bool("do_lower_case", True, "Uncased vocabulary.")

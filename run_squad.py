@@ -59,7 +59,12 @@ LONGEST = SquadSettings().max_seq_length
 shared.define_output_flags()
 shared.define_optimizer_flags("adamw", learning_rate=4e-5, warmup=0.1)
 devices.define_device_flags()
-flags.DEFINE_string("model", None, "Model folder to start from.", required=True)
+flags.DEFINE_string(
+    "model",
+    None,
+    "Model folder, or model on the hub, to start from.",
+    required=True,
+)
 flags.DEFINE_enum(
     "task",
     None,
@@ -67,11 +72,13 @@ flags.DEFINE_enum(
     "Train and dev questions by name, through TensorFlow Datasets. Neither "
     "task nor files: the built-in questions.",
 )
-flags.DEFINE_string("train_file", None, "Training questions, SQuAD's JSON.")
-flags.DEFINE_string("dev_file", None, "Questions to evaluate on, likewise.")
-flags.DEFINE_string("predict_file", None, "Questions to answer, no answers.")
+flags.DEFINE_string("train_file", None, "Questions to train on, SQuAD's JSON.")
+flags.DEFINE_string("dev_file", None, "Questions to evaluate on, SQuAD's JSON.")
+flags.DEFINE_string(
+    "predict_file", None, "Questions to answer; answers are ignored."
+)
 flags.DEFINE_bool("do_train", True, "Fine-tune.")
-flags.DEFINE_bool("do_eval", True, "Evaluate on dev questions.")
+flags.DEFINE_bool("do_eval", True, "Evaluate on the dev questions.")
 flags.DEFINE_bool("do_predict", True, "Answer --predict_file.")
 flags.DEFINE_bool(
     "version_2_with_negative",
@@ -109,6 +116,23 @@ flags.DEFINE_integer(
 # So that --help lists the shared flags too.
 flags.adopt_module_key_flags(shared)
 flags.adopt_module_key_flags(devices)
+
+
+# What a resumed run may change.
+_UNIMPORTANT = (
+    "do_eval",
+    "do_predict",
+    "predict_file",
+    "eval_batch_size",
+    "n_best_size",
+    "max_answer_length",
+    "null_score_diff_threshold",
+)
+
+
+def _one_width() -> bool:
+    # Several steps in one call must have one shape.
+    return FLAGS.steps_per_execution > 1
 
 
 def read_task(
@@ -178,8 +202,7 @@ def train(run: Run, model, split: QuestionSplit, max_seq_length: int) -> None:
             max_seq_length=max_seq_length,
             seed=FLAGS.seed,
             start_step=start_step,
-            # Several steps in one call must have one shape.
-            one_width=FLAGS.steps_per_execution > 1,
+            one_width=_one_width(),
         )
 
     # Word pieces, not padding: that depends on the widths of the windows.
@@ -199,13 +222,8 @@ def main(_) -> None:
     devices.prepare_encoder(model.encoder)
     run = Run(
         FLAGS.output_dir,
-        shared.settings(
-            "do_predict",
-            "predict_file",
-            "n_best_size",
-            "max_answer_length",
-            "null_score_diff_threshold",
-        ),
+        # Its batches are other ones: this may not change when a run goes on.
+        shared.settings(*_UNIMPORTANT) | {"one_width": _one_width()},
         model.variables,
         **devices.run_settings(distribution),
     )

@@ -1,13 +1,18 @@
 r"""What a training step costs, and the wait before the first.
 
-Each row is a process of its own that pre-trains `--preset` on made-up ids:
-seconds from its start to its first finished step, the median of the steps
-after, and the peak of its memory.
+Each row is a process of its own that trains on made-up ids: `plain` and its
+variants pre-train `--preset`; `distillation` teaches it by a `--teacher_preset`
+(pre-training distillation), `transfer` fits its middle block to the teacher's.
+Seconds from the process's start to its first finished step, and what they went
+into; the processor's seconds until then, which other work on the machine
+disturbs less; the median of the steps after; and the peak of memory.
 
-    python benchmarks/training_step.py --rows=plain,bfloat16
+    python benchmarks/training_step.py --rows=plain,distillation
 """
 
+import contextlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -18,7 +23,7 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 
-# Of StepOptions, and `dtype` and `rematerialize`.
+# Of StepOptions, and `dtype`, `rematerialize` and `kind`.
 ROWS = {
     "plain": {},
     "accumulation": {"accumulation_steps": 4},
@@ -26,10 +31,13 @@ ROWS = {
     "rematerialization": {"rematerialize": True},
     "steps_per_execution": {"steps_per_execution": 4},
     "xla": {"jit_compile": True},
+    "distillation": {"kind": "distillation"},
+    "transfer": {"kind": "transfer"},
 }
 
 flags.DEFINE_list("rows", list(ROWS), f"Among {', '.join(ROWS)}.")
 flags.DEFINE_string("preset", "mobilebert", "Architecture.")
+flags.DEFINE_string("teacher_preset", "ib_bert_large", "Of its teacher.")
 flags.DEFINE_integer("batch_size", 8, "Sequences a step.", 1)
 flags.DEFINE_integer("max_seq_length", 128, "Length.", 8)
 flags.DEFINE_integer("steps", 8, "Steps after the first.", 1)
@@ -56,8 +64,22 @@ def train_batch(vocab_size: int) -> dict:
     }
 
 
-def build_step(options: dict):
-    """Returns the vocabulary's size and a pre-training step."""
+class Laps:
+    """Seconds since the last lap, by name."""
+
+    def __init__(self, started: float):
+        self.started = self._last = started
+        self.seconds = {}
+
+    def lap(self, name: str) -> None:
+        """Ends a lap."""
+        now = time.time()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+def build_step(options: dict, laps: Laps):
+    """Returns the vocabulary's size and a train step."""
     import keras
 
     import mobilebert_tf as mb
@@ -67,7 +89,12 @@ def build_step(options: dict):
 
     keras.config.set_dtype_policy(options.pop("dtype", "float32"))
     config = mb.MobileBertConfig.from_preset(FLAGS.preset)
+    kind = options.pop("kind", None)
+    if kind:
+        return config.vocab_size, build_transfer(kind, config, laps)
+    laps.lap("import, s")
     model = mb.MobileBertForPretraining(config)
+    laps.lap("models, s")
     if options.pop("rematerialize", False):
         rematerialize(model.encoder.blocks)
     return config.vocab_size, step.build_train_step(
@@ -78,12 +105,51 @@ def build_step(options: dict):
     )
 
 
+def build_transfer(kind: str, config, laps: Laps):
+    """Returns the step of a stage of distillation."""
+    import mobilebert_tf as mb
+    from mobilebert_tf.distillation.objectives import TransferWeights
+    from mobilebert_tf.distillation.schedule import TransferStage
+    from mobilebert_tf.training import distillation, optimization
+
+    laps.lap("import, s")
+    middle = config.num_hidden_layers // 2 - 1
+    stage = TransferStage(f"transfer_block_{middle:02d}", 100, (middle,))
+    if kind == "distillation":
+        stage = TransferStage(kind, 100, pretraining_distillation=True)
+    # Its random weights cost what those of a file would, and a bit more.
+    teacher = mb.MobileBertForPretraining(
+        mb.MobileBertConfig.from_preset(FLAGS.teacher_preset)
+    )
+    # The list of what was copied is no news here.
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        distiller = distillation.build_distiller(
+            config, teacher, TransferWeights(), [stage]
+        )
+    laps.lap("models, s")
+    step, _ = distillation.build_stage(
+        distiller,
+        stage,
+        optimizer_class=optimization.OPTIMIZERS["adamw"],
+        optimizer_settings={"global_clipnorm": 1.0},
+        build_schedule=lambda num_steps: optimization.WarmupPolynomialDecay(
+            1e-3, num_steps
+        ),
+        transfer_learning_rate=1e-3,
+        lower_block_multiplier=0.1,
+    )
+    return step
+
+
 def measure(row: str, started: float) -> dict:
     """Measures a row in this process, which started at `started`."""
-    vocab_size, step = build_step(dict(ROWS[row]))
+    laps = Laps(started)
+    vocab_size, step = build_step(dict(ROWS[row]), laps)
+    laps.lap("optimizer, s")
     batches = [train_batch(vocab_size)] * step.options.steps_per_execution
     step.run(batches)[0].numpy()
-    first = time.time() - started
+    laps.lap("trace, run, s")
+    first, processor = time.time() - started, time.process_time()
     seconds = []
     for _ in range(max(1, FLAGS.steps // len(batches))):
         begin = time.perf_counter()
@@ -91,8 +157,9 @@ def measure(row: str, started: float) -> dict:
         seconds.append((time.perf_counter() - begin) / len(batches))
     # Kilobytes on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {
+    return laps.seconds | {
         "first step, s": first,
+        "processor, s": processor,
         "step, s": statistics.median(seconds),
         "peak, GB": peak,
     }

@@ -258,8 +258,11 @@ def _from_hugging_face(values: dict) -> dict:
     """Drops the keys of Hugging Face's own machinery and maps the rest.
 
     Unknown keys are the norm there (every release adds some), so only keys
-    that name one of our fields count.
+    that name one of our fields count, and one that asks for another head.
     """
+    # Weights that are not tied would be read as if they were.
+    tied = values.get("tie_word_embeddings")
+    _require(tied in (None, True), "tie_word_embeddings must be true", tied)
     renamed = {key: name for name, key in _HUGGING_FACE_KEYS.items()}
     values = {renamed.get(key, key): value for key, value in values.items()}
     known = {field.name for field in dataclasses.fields(MobileBertConfig)}

@@ -47,12 +47,13 @@ def model_folder(name_or_path: str | os.PathLike) -> Path:
         InputError: if there is neither, or the hub neither hands it out nor
             has done so before.
     """
-    folder = Path(name_or_path)
-    if folder.is_dir():
+    folder, name = Path(name_or_path), os.fspath(name_or_path)
+    # Not the path's own methods, which raise where looking is forbidden.
+    if os.path.isdir(folder):
         return folder
-    name = os.fspath(name_or_path)
-    if folder.exists() or not _HUB_NAME.fullmatch(name):
-        found = "a file" if folder.exists() else "no such folder"
+    is_file = os.path.exists(folder)
+    if is_file or not is_hub_name(name):
+        found = "a file" if is_file else "no such folder"
         raise InputError(name, "a model folder", found)
     repository, _, revision = name.partition("@")
     try:
@@ -65,6 +66,11 @@ def model_folder(name_or_path: str | os.PathLike) -> Path:
             "a model folder, or a model on the hub",
             f"no such folder; {_reason(error)}",
         ) from error
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name could be a model's on the hub."""
+    return bool(_HUB_NAME.fullmatch(name))
 
 
 def _fetch(repository: str, revision: str | None) -> str:

@@ -33,8 +33,8 @@ class Answer(NamedTuple):
 
     Attributes:
         label: the likeliest class; of a model for several labels at once a
-            tuple of those that are more likely than not; of a regression the
-            number.
+            tuple of those with a probability of at least a half; of a
+            regression the number.
         probabilities: by class; empty for a regression.
     """
 

@@ -353,3 +353,13 @@ def test_keys_of_multilingual_bert_that_nobody_reads(tmp_path):
     path = tmp_path / "bert_config.json"
     path.write_text(json.dumps(STUDENT | {"pooler_fc_size": 768}))
     assert MobileBertConfig.from_json(path) == MobileBertConfig()
+
+
+def test_untied_word_embeddings_are_refused(tmp_path):
+    path = tmp_path / "config.json"
+    values = {"model_type": "mobilebert", "tie_word_embeddings": True}
+    path.write_text(json.dumps(values))
+    assert MobileBertConfig.from_json(path).hidden_size == 512
+    path.write_text(json.dumps(values | {"tie_word_embeddings": False}))
+    with pytest.raises(InputError, match="tie_word_embeddings must be true"):
+        MobileBertConfig.from_json(path)

@@ -202,6 +202,13 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     assert read(tmp_path / "again", name) == read(whole, name)
 
 
+def test_other_batches_are_another_run(files, trained):
+    _, whole = trained
+    arguments = training_arguments(files, whole)
+    error = run(*arguments, "--steps_per_execution=2", expect=2)
+    assert "one_width=False then, True now" in error
+
+
 BAD_INPUT = {
     "answer elsewhere": (
         "--model={files}/encoder --train_file={files}/moved.json",

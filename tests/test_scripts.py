@@ -247,6 +247,16 @@ BAD_INPUT = {
         "--train_batch_size=100000 --output_dir={out}",
         "training text: expected a batch of 100000 pairs",
     ),
+    "fine-tuning in several processes": (
+        "run_classifier.py --model={files}/teacher --max_seq_length=32 "
+        "--train_file={files}/train.tsv --distribution=multi_worker "
+        "--output_dir={out}",
+        "--distribution: expected none, mirrored or tpu",
+    ),
+    "flag of another kind": (
+        "run_pretraining.py --output_dir={out} --seed=-1",
+        "flag --seed=-1: -1 is not",
+    ),
     "stray argument": (
         "run_pretraining.py --output_dir={out} corpus.txt",
         "arguments are given as --name=value",

@@ -1,5 +1,6 @@
 """Reading Hugging Face folders, which our model folders are."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,21 +8,12 @@ import numpy as np
 
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.conversion.tensors import SAME, TRANSPOSED, Row, Tensor
-from mobilebert_tf.modeling.stored_weights import (
-    StoredTensor,
-    read_arrays,
-    stored_tensors,
-)
-from mobilebert_tf.modeling.weight_names import weight_names
+from mobilebert_tf.modeling.safetensors_file import StoredTensor
+from mobilebert_tf.modeling.stored_weights import read_arrays, stored_tensors
+from mobilebert_tf.modeling.weight_names import REDUNDANT, weight_names
 
-# What a folder may hold beyond a model, and why it stays behind.
-DROPPED = (
-    (
-        r"cls\.predictions\.decoder\.(weight|bias)",
-        "copies of tensors that have another name too",
-    ),
-    (r"mobilebert\.embeddings\.position_ids", "the numbers 0, 1, 2, ..."),
-)
+# Patterns, as of the other dialects, of what stays behind, and why.
+DROPPED = tuple((re.escape(name), why) for name, why in REDUNDANT.items())
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:

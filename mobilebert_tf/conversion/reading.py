@@ -4,8 +4,6 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.conversion import (
     hugging_face,
@@ -18,7 +16,6 @@ from mobilebert_tf.conversion import (
 from mobilebert_tf.conversion.sources import Source
 from mobilebert_tf.conversion.tensors import (
     Match,
-    Tensor,
     blank_model,
     match,
     surplus,
@@ -106,7 +103,8 @@ def read_source(
 
     Raises:
         InputError: if the source is not recognised, its config is not known,
-            or its tensors are not exactly those of the config, all listed.
+            its tensors are not exactly those of the config, all listed, or the
+            names are no classes' of it.
     """
     source = sources.find_source(path)
     if source.kind == sources.HUGGING_FACE:
@@ -117,7 +115,20 @@ def read_source(
         found = _read_checkpoint(
             source, config, scope, architecture, label_names
         )
+    if label_names is not None:
+        _check_label_names(label_names, found.model)
     return Conversion(source, found, _notes(found, scope))
+
+
+def _check_label_names(label_names: Sequence[str], model) -> None:
+    if not model.has_label_names:
+        raise InputError(
+            "--label_names", "a model that has classes", model.architecture
+        )
+    if len(set(label_names)) < len(label_names) or "" in label_names:
+        raise InputError(
+            "--label_names", "different names", ", ".join(label_names)
+        )
 
 
 def _read_hugging_face(source, config, architecture, label_names) -> Match:
@@ -254,11 +265,7 @@ def _notes(match: Match, scope: str | None) -> dict[str, str]:
     )
     words = match.variables["encoder/embeddings/word_embeddings"].tensor
     pad_row = "zero, as in Hugging Face's copy of the published weights"
-    if _first_row(words).any():
+    if words.read()[0].any():
         pad_row = "not zero, as in the published TensorFlow 1 checkpoint"
     notes["Word embedding of [PAD]"] = pad_row
     return notes
-
-
-def _first_row(tensor: Tensor) -> np.ndarray:
-    return tensor.read()[0]

@@ -10,8 +10,9 @@ import tensorflow as tf
 from mobilebert_tf.conversion.model_garden import is_object_checkpoint
 from mobilebert_tf.conversion.tf1 import open_checkpoint
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.hub import is_hub_name, model_folder
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
-from mobilebert_tf.modeling.stored_weights import WEIGHTS_FILE
+from mobilebert_tf.modeling.stored_weights import INDEX_FILE, WEIGHTS_FILE
 
 TF1 = "TensorFlow 1 checkpoint"
 SAVED_MODEL = "TensorFlow 1 SavedModel"
@@ -20,7 +21,6 @@ HUGGING_FACE = "Hugging Face folder"
 
 CONFIG_FILES = (CONFIG_FILE, "bert_config.json")
 _INDEX = ".index"
-_SHARDED_INDEX = f"{WEIGHTS_FILE}.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -60,21 +60,35 @@ def find_source(path: str | os.PathLike) -> Source:
     """Recognises what `path` holds.
 
     Args:
-        path: a folder, a checkpoint's prefix, or one of its files.
+        path: a folder, a checkpoint's prefix, one of its files, or the name of
+            a model on the hub, as which a relative prefix may read: what lies
+            here comes first.
 
     Raises:
-        InputError: if it holds no weights, several checkpoints, or a pickle.
+        InputError: if it holds no weights, several checkpoints, or a pickle,
+            or there is nothing of that name, or nothing that may be read.
     """
-    path = Path(path)
+    try:
+        return _recognised(path)
+    except PermissionError as error:
+        raise InputError(
+            path, "what may be read", f"{error.filename}: {error.strerror}"
+        ) from error
+
+
+def _recognised(path: str | os.PathLike) -> Source:
+    name, path = os.fspath(path), Path(path)
     if path.is_dir():
         return _in_folder(path)
-    if path.name in (WEIGHTS_FILE, _SHARDED_INDEX) and path.is_file():
+    if path.name in (WEIGHTS_FILE, INDEX_FILE) and path.is_file():
         return Source(HUGGING_FACE, path.parent, path.parent)
     prefix = _prefix(path)
     if prefix is not None:
         return _checkpoint(prefix)
     if path.is_file() and path.suffix in _PICKLES:
         raise _pickle(path)
+    if not path.exists() and is_hub_name(name):
+        return _in_folder(model_folder(name))
     found = "another file" if path.exists() else "no such file or folder"
     raise InputError(
         path, "a checkpoint's prefix, its .index file, or a folder", found
@@ -82,13 +96,18 @@ def find_source(path: str | os.PathLike) -> Source:
 
 
 def _in_folder(folder: Path) -> Source:
-    if (folder / WEIGHTS_FILE).is_file() or (folder / _SHARDED_INDEX).is_file():
+    if (folder / WEIGHTS_FILE).is_file() or (folder / INDEX_FILE).is_file():
         return Source(HUGGING_FACE, folder, folder)
     if (folder / "variables" / f"variables{_INDEX}").is_file():
         return _checkpoint(folder / "variables" / "variables", folder)
     if (folder / f"variables{_INDEX}").is_file():
         return _checkpoint(folder / "variables", folder.parent)
-    latest = tf.train.latest_checkpoint(os.fspath(folder))
+    try:
+        latest = tf.train.latest_checkpoint(os.fspath(folder))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            folder / "checkpoint", "a list of checkpoints", error
+        ) from error
     if latest is not None:
         return _checkpoint(Path(latest))
     prefixes = [_prefix(file) for file in sorted(folder.glob(f"*{_INDEX}"))]

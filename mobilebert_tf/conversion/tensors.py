@@ -17,7 +17,7 @@ import numpy as np
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.pretrained import MODEL_CLASSES
-from mobilebert_tf.modeling.safetensors_file import Tensor
+from mobilebert_tf.modeling.stored_weights import tensor_problem
 from mobilebert_tf.modeling.weight_names import (
     match_weights,
     variables_by_path,
@@ -25,6 +25,21 @@ from mobilebert_tf.modeling.weight_names import (
 
 # A path's block and feed-forward numbers stand in tables as {block} and {ffn}.
 Row = tuple[str, str, "Rule"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor of a source's, or of ours, not read yet.
+
+    Attributes:
+        shape: its shape there.
+        dtype: NumPy's name of its type ("bfloat16", which it lacks, too).
+        read: returns its values.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +153,12 @@ def match(
     for path_of_ours, variable, name, transposed in _variables(model):
         theirs, rule = rows[path_of_ours]
         tensor = rest.pop(theirs, None)
-        if tensor is None:
-            problems.append(f"{theirs} missing")
-            continue
         shape = tuple(variable.shape)
         wanted = rule.source_shape(shape, model.config.num_attention_heads)
-        if tensor.shape != wanted:
-            problems.append(f"{theirs} of shape {tensor.shape}, not {wanted}")
-        elif tensor.dtype != "float32":
-            problems.append(f"{theirs} of type {tensor.dtype}, not float32")
+        problem = tensor_problem(tensor, wanted)
+        if problem:
+            problems.append(f"{theirs} {problem}")
+            continue
         ours = _in_our_layout(theirs, tensor, rule, shape, unsound)
         matched[path_of_ours] = Matched(name, transposed, ours)
     counts = {}

@@ -19,17 +19,26 @@ from mobilebert_tf.errors import InputError
 
 # TensorFlow reports data that end too early as an IndexError.
 _READ_ERRORS = (tf.errors.OpError, OSError, ValueError, IndexError)
+_PATTERN_SIGNS = set("[\\")
 
 
 def open_checkpoint(prefix: str | os.PathLike):
     """Returns TensorFlow's reader of a checkpoint.
 
     Raises:
-        InputError: if its index is missing or damaged.
+        InputError: if its index is missing or damaged, or TensorFlow cannot
+            open a file of that name.
     """
     index = Path(f"{prefix}.index")
     if not index.is_file():
         raise InputError(index, "a checkpoint's index", "no such file")
+    pattern_signs = sorted(_PATTERN_SIGNS & set(os.fspath(prefix)))
+    if pattern_signs:
+        raise InputError(
+            prefix,
+            "a path that TensorFlow cannot take for a pattern (move it)",
+            " ".join(pattern_signs),
+        )
     try:
         return tf.train.load_checkpoint(os.fspath(prefix))
     except _READ_ERRORS as error:
@@ -73,25 +82,39 @@ def write_checkpoint(
     Args:
         prefix: of its files.
         tensors: what to write, by variable name.
+
+    Raises:
+        InputError: if the files cannot be written.
     """
     prefix = Path(prefix)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=prefix.parent) as folder:
-        parts = []
-        for group in _groups(tensors):
-            part = os.path.join(folder, f"part-{len(parts):05d}")
-            tf.raw_ops.SaveV2(
-                prefix=part,
-                tensor_names=group,
-                shape_and_slices=[""] * len(group),
-                tensors=[_tensor(tensors[name]) for name in group],
-            )
-            parts.append(part)
-        tf.raw_ops.MergeV2Checkpoints(
-            checkpoint_prefixes=parts,
-            destination_prefix=os.fspath(prefix),
-            delete_old_dirs=False,
+        try:
+            _write_in_parts(prefix, folder, tensors)
+        except tf.errors.OpError as error:
+            raise InputError(
+                prefix, "room and permission to write it", error.message
+            ) from error
+
+
+def _write_in_parts(
+    prefix: Path, folder: str, tensors: Mapping[str, Tensor]
+) -> None:
+    parts = []
+    for group in _groups(tensors):
+        part = os.path.join(folder, f"part-{len(parts):05d}")
+        tf.raw_ops.SaveV2(
+            prefix=part,
+            tensor_names=group,
+            shape_and_slices=[""] * len(group),
+            tensors=[_tensor(tensors[name]) for name in group],
         )
+        parts.append(part)
+    tf.raw_ops.MergeV2Checkpoints(
+        checkpoint_prefixes=parts,
+        destination_prefix=os.fspath(prefix),
+        delete_old_dirs=False,
+    )
 
 
 def _groups(tensors: Mapping[str, Tensor]):

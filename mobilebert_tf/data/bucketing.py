@@ -6,7 +6,7 @@ nine tenths of a step would be spent on nothing. Batch n is a pure function of
 the data, the settings, the seed and n, as in `batching.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,9 @@ INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 Arrays = dict[str, np.ndarray]
 
+# A width, and the numbers of examples that are cut to it.
+Bucket = tuple[int, np.ndarray]
+
 
 def widths_up_to(
     max_seq_length: int, bucket_lengths: Sequence[int] = BUCKET_LENGTHS
@@ -31,7 +34,7 @@ def widths_up_to(
 
 def bucketed_rows(
     arrays: Arrays, bucket_lengths: Sequence[int] = BUCKET_LENGTHS
-) -> list[tuple[int, np.ndarray]]:
+) -> list[Bucket]:
     """Each width and the examples that it is just enough for.
 
     Args:
@@ -40,7 +43,17 @@ def bucketed_rows(
     """
     mask = arrays["input_mask"]
     widths = widths_up_to(mask.shape[1], bucket_lengths)
-    buckets = np.searchsorted(widths, mask.sum(axis=1))
+    return rows_by_width(mask.sum(axis=1), widths)
+
+
+def rows_by_width(lengths: np.ndarray, widths: Sequence[int]) -> list[Bucket]:
+    """Each width and the rows that it is just enough for.
+
+    Args:
+        lengths: of the rows, [num_rows], none above the last width.
+        widths: ascending.
+    """
+    buckets = np.searchsorted(widths, lengths)
     return [
         (width, np.flatnonzero(buckets == index))
         for index, width in enumerate(widths)
@@ -91,22 +104,6 @@ def training_dataset(
     Raises:
         ValueError: there are fewer examples than make a batch.
     """
-    num_examples = len(arrays["input_mask"])
-    num_batches = num_examples // batch_size
-    if not num_batches:
-        raise ValueError(
-            f"{num_examples} examples do not make one batch of {batch_size}"
-        )
-    buckets = bucketed_rows(arrays, bucket_lengths)
-
-    def generate() -> Iterator[Arrays]:
-        epoch, first = divmod(start_step, num_batches)
-        while True:
-            rng = np.random.default_rng([seed, epoch])
-            for width, rows in _epoch(buckets, batch_size, rng)[first:]:
-                yield rows_cut_to(arrays, rows, width)
-            epoch, first = epoch + 1, 0
-
     signature = {
         name: tf.TensorSpec(
             [batch_size, None]
@@ -116,6 +113,53 @@ def training_dataset(
         )
         for name, array in arrays.items()
     }
+    return shuffled_batches(
+        bucketed_rows(arrays, bucket_lengths),
+        lambda rows, width: rows_cut_to(arrays, rows, width),
+        signature,
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+    )
+
+
+def shuffled_batches(
+    buckets: Sequence[Bucket],
+    make_batch: Callable[[np.ndarray, int], Arrays],
+    signature: dict[str, tf.TensorSpec],
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+) -> tf.data.Dataset:
+    """Endless batches out of buckets (see `training_dataset`).
+
+    Args:
+        buckets: by width, ascending.
+        make_batch: from example numbers [B] and a width to a batch.
+        signature: of a batch.
+        batch_size: B.
+        seed: of the order.
+        start_step: number of the first batch.
+
+    Raises:
+        ValueError: there are fewer examples than make a batch.
+    """
+    num_examples = sum(len(rows) for _, rows in buckets)
+    num_batches = num_examples // batch_size
+    if not num_batches:
+        raise ValueError(
+            f"{num_examples} examples do not make one batch of {batch_size}"
+        )
+
+    def generate() -> Iterator[Arrays]:
+        epoch, first = divmod(start_step, num_batches)
+        while True:
+            rng = np.random.default_rng([seed, epoch])
+            for width, rows in _epoch(buckets, batch_size, rng)[first:]:
+                yield make_batch(rows, width)
+            epoch, first = epoch + 1, 0
+
     # A batch takes a fraction of a millisecond, so nothing is made ahead: a
     # process that exits while TensorFlow's thread is inside a generator hangs.
     options = tf.data.Options()
@@ -149,10 +193,8 @@ def evaluation_batches(
 
 
 def _epoch(
-    buckets: Sequence[tuple[int, np.ndarray]],
-    batch_size: int,
-    rng: np.random.Generator,
-) -> list[tuple[int, np.ndarray]]:
+    buckets: Sequence[Bucket], batch_size: int, rng: np.random.Generator
+) -> list[Bucket]:
     """The batches of an epoch: their width, and their examples [B]."""
     batches = []
     left_over = np.zeros(0, np.int64)

@@ -57,8 +57,10 @@ class TaskSource:
     ) -> dict[str, Examples]:
         """Reads the splits that verbs (train, eval, predict) need.
 
-        Labels of later splits must be among those of the training file, or of
-        `known_labels` if there is none.
+        Args:
+            verbs: what is going to be done.
+            known_labels: the only ones there may be; None: labels of later
+                splits must be among those of the training file.
 
         Raises:
             InputError: for a malformed row, an unknown label, or contradictory
@@ -74,7 +76,7 @@ class TaskSource:
         elif self.files:
             splits = self._read_files(known_labels)
         else:
-            splits = library_task()
+            splits = self._read_built_in(known_labels)
         if self.max_train_examples and "train" in splits:
             splits["train"] = splits["train"].first(self.max_train_examples)
         return splits
@@ -97,6 +99,25 @@ class TaskSource:
                 multi_label=self.kind == MULTI_LABEL,
                 label_separator=self.label_separator,
             )
-            if split == "train" and named:
+            if split == "train" and named and known_labels is None:
                 known_labels = tuple(label_names(splits[split]))
+        return splits
+
+    def _read_built_in(
+        self, known_labels: tuple[str, ...] | None
+    ) -> dict[str, Examples]:
+        if self.kind != SINGLE_LABEL:
+            raise InputError(
+                "--train_file, --dev_file or --predict_file",
+                f"a file: the built-in task is no {self.kind}",
+                "none",
+            )
+        splits = library_task()
+        names = label_names(splits["train"])
+        if known_labels is not None and set(names) - set(known_labels):
+            raise InputError(
+                "--model",
+                f"a classifier of the built-in task ({', '.join(names)})",
+                f"one of {', '.join(known_labels)}",
+            )
         return splits

@@ -15,7 +15,7 @@ from mobilebert_tf.errors import InputError
 
 VOCAB_FILE = "vocab.txt"
 CONFIG_FILE = "tokenizer_config.json"
-_JSON_FILE = "tokenizer.json"
+JSON_FILE = "tokenizer.json"
 _MODEL_CONFIG_FILE = "config.json"
 
 
@@ -30,7 +30,7 @@ def read_tokenizer_files(folder: Path) -> tuple[list[str], bool]:
             another tokenizer than BERT's, or the number of pieces is not the
             `vocab_size` of the folder's model.
     """
-    vocab_file, json_file = folder / VOCAB_FILE, folder / _JSON_FILE
+    vocab_file, json_file = folder / VOCAB_FILE, folder / JSON_FILE
     casing = None
     if json_file.exists():
         source, casing = json_file, _casing_of_json(json_file)
@@ -54,7 +54,7 @@ def _casing(path: Path, default: bool | None) -> bool:
     if default not in (None, do_lower_case):
         raise InputError(
             path,
-            f"{json.dumps(default)}, as {_JSON_FILE} has it",
+            f"{json.dumps(default)}, as {JSON_FILE} has it",
             json.dumps(do_lower_case),
             "do_lower_case",
         )

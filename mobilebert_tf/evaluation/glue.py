@@ -41,9 +41,9 @@ def glue_metrics(
     Raises:
         ValueError: see `classification_metrics` and `regression_metrics`.
     """
-    all_metrics = (
-        regression_metrics if task == "stsb" else (classification_metrics)
-    )
+    all_metrics = regression_metrics
+    if task != "stsb":
+        all_metrics = classification_metrics
     values = all_metrics(labels, predictions)
     return {name: values[name] for name in METRICS[task]}
 

@@ -1,8 +1,9 @@
 """Flags that several commands share, and how a command ends.
 
 The only folder besides the scripts and `tools/` that knows absl flags: the
-library below takes values. `devices` has the flags of where training runs,
-`pretraining` those of its input.
+library below takes values. Beside what all commands share here, `devices` has
+the flags of where training runs, `pretraining` those of its input, `transfer`
+and `fine_tuning` those of the two ways to go on from there.
 """
 
 import dataclasses
@@ -75,7 +76,15 @@ def run_script(main: Callable[[list[str]], None]) -> None:
 
     logging.set_verbosity(logging.WARNING)
     stop_at_sigterm()
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(arguments: list[str]) -> list[str]:
+    """Parses flags; absl's own way ends in two lines and exit code 1."""
+    try:
+        return FLAGS(arguments)
+    except flags.Error as error:
+        _fail(EXIT_BAD_INPUT, " ".join(str(error).split()))
 
 
 def _fail(code: int, message: str) -> None:
@@ -84,7 +93,7 @@ def _fail(code: int, message: str) -> None:
 
 
 def define_output_flags() -> None:
-    """Defines --output_dir, --seed and --log_every."""
+    """Defines --output_dir, --seed, --log_every, --save_every_seconds."""
     flags.DEFINE_string(
         "output_dir",
         None,
@@ -92,7 +101,9 @@ def define_output_flags() -> None:
         "run goes on.",
         required=True,
     )
-    flags.DEFINE_integer("seed", 1, "Of weights, data order and masks.")
+    flags.DEFINE_integer(
+        "seed", 1, "Of weights, data order and masks.", lower_bound=0
+    )
     flags.DEFINE_integer(
         "log_every", 50, "Steps between two log lines.", lower_bound=1
     )
@@ -136,7 +147,9 @@ def define_optimizer_flags(
     flags.DEFINE_float(
         "decay_power", 1.0, "Power of the polynomial decay; 1 is linear.", 0.0
     )
-    flags.DEFINE_float("weight_decay", 0.01, "Of matrices and tables.", 0.0)
+    flags.DEFINE_float(
+        "weight_decay", 0.01, "Decay of matrices and tables.", 0.0
+    )
     flags.DEFINE_bool(
         "bias_correction",
         True,
@@ -182,13 +195,20 @@ def define_task_flags() -> None:
     flags.DEFINE_string(
         "data_dir",
         None,
-        "Folder with GLUE's TSV files of the task. None: TensorFlow Datasets.",
+        "Folder with GLUE's TSV files of the task. If not given: TensorFlow "
+        "Datasets.",
     )
-    for split in ("train", "dev", "test"):
+    for split, verb in (
+        ("train", "train on"),
+        ("dev", "choose the best weights by"),
+        ("test", "score the result on"),
+    ):
         flags.DEFINE_string(
-            f"{split}_file", None, f"{split} examples, .tsv, .csv or .jsonl."
+            f"{split}_file", None, f"Examples to {verb}, .tsv, .csv or .jsonl."
         )
-    flags.DEFINE_string("predict_file", None, "Texts to predict, no labels.")
+    flags.DEFINE_string(
+        "predict_file", None, "Texts to predict; labels are ignored."
+    )
     flags.DEFINE_string("text_column", "text", "Column of the text.")
     flags.DEFINE_string("text_b_column", None, "Column of a second text.")
     flags.DEFINE_list(
@@ -201,7 +221,9 @@ def define_task_flags() -> None:
         "multi_label", False, "An example may have several labels, or none."
     )
     flags.DEFINE_string(
-        "label_separator", ",", "Between several labels in a cell."
+        "label_separator",
+        ",",
+        "Between several labels in a cell, with --multi_label.",
     )
     flags.DEFINE_integer(
         "max_train_examples", None, "Train on the first so many only.", 1
@@ -222,7 +244,10 @@ def define_export_flags() -> None:
         "num_qat_steps", 200, "Steps of quantisation-aware training.", 0
     )
     flags.DEFINE_float(
-        "qat_learning_rate", 1e-4, "Peak rate of those steps.", 0.0
+        "qat_learning_rate",
+        1e-4,
+        "Peak rate of quantisation-aware training.",
+        0.0,
     )
 
 

@@ -37,18 +37,19 @@ def define_grid_flags() -> None:
         "learning_rate",
         None,
         "Peak rate. Several, with commas between them, are compared, as are "
-        f"batch sizes and epochs. None: the task's, or {_LEARNING_RATE:g}.",
+        "batch sizes and epochs. If not given: the task's, or "
+        f"{_LEARNING_RATE:g}.",
         allow_override=True,
     )
     flags.DEFINE_list(
         "train_batch_size",
         None,
-        f"Examples a step. None: the task's, or {_BATCH_SIZE}.",
+        f"Examples a step. If not given: the task's, or {_BATCH_SIZE}.",
     )
     flags.DEFINE_list(
         "num_train_epochs",
         None,
-        f"Passes over the examples. None: the task's, or {_EPOCHS}.",
+        f"Passes over the examples. If not given: the task's, or {_EPOCHS}.",
     )
     flags.DEFINE_integer(
         "num_seeds", 1, "Runs of each setting, from --seed upwards.", 1
@@ -56,8 +57,8 @@ def define_grid_flags() -> None:
     flags.DEFINE_integer(
         "eval_every_steps",
         None,
-        "Steps between two evaluations on dev. None: an epoch. The best "
-        "evaluation's weights are kept.",
+        "Steps between two evaluations on dev. If not given: an epoch. The "
+        "best evaluation's weights are kept.",
         1,
     )
     flags.DEFINE_integer(
@@ -78,7 +79,9 @@ def define_grid_flags() -> None:
 def define_teacher_flags() -> None:
     """Defines a fine-tuned teacher and what is learned from it."""
     flags.DEFINE_string(
-        "teacher", None, "A classifier of the same classes, to learn from."
+        "teacher",
+        None,
+        "Model folder of a classifier of the same classes, to learn from.",
     )
     flags.DEFINE_float(
         "distillation_weight",
@@ -87,9 +90,14 @@ def define_teacher_flags() -> None:
         0.0,
         1.0,
     )
-    flags.DEFINE_float("temperature", 1.0, "Divides the logits of both.", 0.01)
     flags.DEFINE_float(
-        "feature_map_weight",
+        "temperature",
+        1.0,
+        "Divides the logits of teacher and student before they are compared.",
+        0.01,
+    )
+    flags.DEFINE_float(
+        "feature_map_transfer_weight",
         0.0,
         "Factor of the difference of feature maps, for a teacher with equally "
         "many blocks of the same width.",
@@ -137,7 +145,11 @@ def task_source() -> TaskSource:
         raise InputError("--multi_label", "one of the two", "--regression too")
     kind = REGRESSION if FLAGS.regression else SINGLE_LABEL
     kind = MULTI_LABEL if FLAGS.multi_label else kind
+    if not FLAGS.label_separator:
+        raise InputError("--label_separator", "a character", "none")
     columns = tuple(FLAGS.label_column)
+    if not columns:
+        raise InputError("--label_column", "a column", "none")
     if len(columns) > 1 and kind != MULTI_LABEL:
         raise InputError(
             "--label_column", "one column, or --multi_label", ",".join(columns)
@@ -162,7 +174,9 @@ def task_source() -> TaskSource:
 def teacher_weights() -> TeacherWeights:
     """Returns how much of the loss is the teacher's."""
     return TeacherWeights(
-        FLAGS.distillation_weight, FLAGS.temperature, FLAGS.feature_map_weight
+        FLAGS.distillation_weight,
+        FLAGS.temperature,
+        FLAGS.feature_map_transfer_weight,
     )
 
 

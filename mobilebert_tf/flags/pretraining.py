@@ -18,7 +18,7 @@ def define_pretraining_data_flags() -> None:
         [],
         "Text files or globs, plain or .gz: a sentence or paragraph a line, a "
         "blank line between documents. Or TFRecord files, as written by "
-        "tools/create_pretraining_data. None: the documentation of the "
+        "tools/create_pretraining_data. If not given: the documentation of the "
         "installed Python packages.",
     )
     flags.DEFINE_string(

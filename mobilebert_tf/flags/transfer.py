@@ -19,11 +19,13 @@ LOSS_FLAGS = {
     "feature_mean_weight": "Of feature means.",
     "feature_variance_weight": "Of feature variances.",
     "feature_map_transfer_weight": "Of feature maps as they are: the paper's "
-    "formula, which the three above replace.",
+    "formula, which normalised maps, means and variances replace.",
     "attention_transfer_weight": "Of attention transfer.",
     "pretraining_distillation_weight": "Of pre-training distillation.",
-    "next_sentence_weight": "Of next sentence prediction, within that.",
-    "pd_alpha": "Weight of the true label against the soft, within that.",
+    "next_sentence_weight": "Of next sentence prediction, within "
+    "pre-training distillation.",
+    "pd_alpha": "Weight of the true label against the soft, within "
+    "pre-training distillation.",
     "temperature": "Of the soft labels.",
 }
 
@@ -63,13 +65,16 @@ def define_transfer_flags() -> None:
         "num_train_steps", 1000, "Steps of pre-training distillation.", 0
     )
     flags.DEFINE_float(
-        "transfer_learning_rate", 3e-3, "Peak rate of the block in transfer."
+        "transfer_learning_rate",
+        3e-3,
+        "Peak rate of the block in transfer.",
+        0.0,
     )
     flags.DEFINE_float(
         "lower_block_multiplier",
         0.1,
-        "Learning rate of the blocks below, relative to it (soft freezing); 0 "
-        "freezes them.",
+        "Learning rate of the blocks below, relative to "
+        "--transfer_learning_rate (soft freezing); 0 freezes them.",
         0.0,
     )
     for name, text in LOSS_FLAGS.items():

@@ -14,26 +14,26 @@ import keras
 import numpy as np
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.safetensors_file import write_tensors
+from mobilebert_tf.modeling.safetensors_file import (
+    StoredTensor,
+    write_tensors,
+)
 from mobilebert_tf.modeling.stored_weights import (
     WEIGHTS_FILE,
-    StoredTensor,
     read_arrays,
     read_rows,
     stored_tensors,
+    tensor_problem,
     weights_path,
 )
-from mobilebert_tf.modeling.weight_names import WITH_MASKED_LM, match_weights
+from mobilebert_tf.modeling.weight_names import (
+    REDUNDANT,
+    WITH_MASKED_LM,
+    match_weights,
+)
 
 CONFIG_FILE = "config.json"
 
-# What Hugging Face's files may hold beyond our variables: the tied copies of
-# tensors that are read under another name, and the constant 0, 1, 2, ...
-_REDUNDANT = {
-    "cls.predictions.decoder.weight",
-    "cls.predictions.decoder.bias",
-    "mobilebert.embeddings.position_ids",
-}
 # Hugging Face has this tensor, empty, even where the word table is so wide
 # that the head needs none.
 _EXTRA_OUTPUT_WEIGHTS = "cls.predictions.dense.weight"
@@ -119,7 +119,7 @@ def _check(path: Path, tensors, pairs, heads_may_follow: bool) -> None:
     problems, readable, surplus = [], {}, dict(tensors)
     for variable, name, transposed in pairs:
         tensor = surplus.pop(name, None)
-        problem = _problem(tensor, _file_shape(variable, transposed))
+        problem = tensor_problem(tensor, _file_shape(variable, transposed))
         if problem:
             problems.append(f"{name} {problem}")
         else:
@@ -143,19 +143,8 @@ def _check(path: Path, tensors, pairs, heads_may_follow: bool) -> None:
         raise InputError(path, "the tensors of its config", shown)
 
 
-def _problem(tensor: StoredTensor | None, shape: tuple[int, ...]) -> str | None:
-    """Says what the header shows to be wrong with one tensor."""
-    if tensor is None:
-        return "missing"
-    if tensor.shape != shape:
-        return f"of shape {tensor.shape}, not {shape}"
-    if tensor.dtype != "float32":
-        return f"of type {tensor.dtype}, not float32"
-    return None
-
-
 def _may_be_left(name: str, tensor: StoredTensor, heads_may_follow: bool):
-    if name in _REDUNDANT:
+    if name in REDUNDANT:
         return True
     if heads_may_follow and not name.startswith("mobilebert.encoder."):
         return True

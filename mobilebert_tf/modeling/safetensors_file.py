@@ -1,10 +1,9 @@
-"""Reading and writing `.safetensors` one tensor at a time.
+"""One `.safetensors` file: listing its tensors, and writing it.
 
-The library reads through a mapping of the whole file and writes from a dict of
-all tensors, so that the weights are in memory twice. Here a file is never more
-than a tensor in memory: it is opened anew for each tensor read, which gives
-the pages back, and written in the order of its header, which the shapes alone
-decide. What is written is what the library would have written, byte for byte.
+The library writes from a dict of all tensors, so that the weights are in memory
+twice. Here one tensor at a time is: a file is written in the order of its
+header, which the shapes alone decide. What is written is what the library would
+have written, byte for byte. `stored_weights` reads.
 """
 
 import dataclasses
@@ -39,37 +38,38 @@ _BLOCK_VALUES = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
-    """One tensor of a file, not read yet.
+class StoredTensor:
+    """A tensor's place in a file.
 
     Attributes:
-        shape: its shape in the file.
+        path: the file.
+        name: its name there.
+        shape: its shape there.
         dtype: NumPy's name of its type ("bfloat16", which it lacks, too).
-        read: returns its values.
     """
 
+    path: Path
+    name: str
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], np.ndarray]
 
 
-def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Lists the tensors of a file by name.
+def tensors_of_file(path: Path) -> dict[str, StoredTensor]:
+    """Lists the tensors of a file by name, from its header.
 
     Raises:
-        InputError: if there is no such file, or its header is damaged; when a
-            tensor is read, if the file has changed since.
+        InputError: if there is no such file, or its header is damaged.
     """
-    path = Path(path)
     tensors = {}
     with _opened(path) as file:
         for name in file.keys():
             entry = file.get_slice(name)
             dtype = entry.get_dtype()
-            tensors[name] = Tensor(
+            tensors[name] = StoredTensor(
+                path,
+                name,
                 tuple(entry.get_shape()),
                 _DTYPES.get(dtype, dtype),
-                lambda name=name: _read(path, name),
             )
     return tensors
 
@@ -120,15 +120,12 @@ def write_tensors(
                 file.write(rows.astype("<f4", order="C", copy=False).data)
 
 
-def _read(path: Path, name: str) -> np.ndarray:
-    with _opened(path) as file:
-        return file.get_tensor(name)
-
-
 def _opened(path: Path):
     try:
         return safe_open(path, framework="numpy")
     except FileNotFoundError as error:
-        raise InputError(path, "a weights file", "no such file") from error
+        # The library says so of a file that it may not open, too.
+        found = "one that cannot be read" if path.exists() else "no such file"
+        raise InputError(path, "a weights file", found) from error
     except (SafetensorError, OSError) as error:
         raise InputError(path, "a safetensors file", error) from error

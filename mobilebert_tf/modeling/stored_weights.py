@@ -6,7 +6,6 @@ never in memory as a whole here: pages of a mapped file count as memory while
 it is open, so it is opened anew every so often, which gives them back.
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,7 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.safetensors_file import read_tensors
+from mobilebert_tf.modeling.safetensors_file import (
+    StoredTensor,
+    tensors_of_file,
+)
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -28,23 +30,6 @@ _BLOCK_BYTES = 2**20
 _OPENING_BYTES = 4 * _BLOCK_BYTES
 # A page that is read brings its neighbours along (Linux's fault-around).
 _NEIGHBOUR_BYTES = 2**16
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredTensor:
-    """A tensor's place in a folder.
-
-    Attributes:
-        path: the file.
-        name: its name there.
-        shape: its shape there.
-        dtype: NumPy's name of its type.
-    """
-
-    path: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
 
 
 def weights_path(folder: Path) -> Path:
@@ -76,11 +61,27 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             and its files contradict each other.
     """
     path = weights_path(folder)
-    listed = _tensors_of_index if path.name == INDEX_FILE else _tensors_of
+    listed = _tensors_of_index if path.name == INDEX_FILE else tensors_of_file
     tensors = listed(path)
     if any(name.startswith(_ENCODER_PREFIX) for name in tensors):
         return tensors
     return {_ENCODER_PREFIX + name: entry for name, entry in tensors.items()}
+
+
+def tensor_problem(tensor, shape: tuple[int, ...]) -> str | None:
+    """Says what keeps a tensor from being a float32 one of `shape`.
+
+    Args:
+        tensor: what has a `shape` and a `dtype`; None where there is none.
+        shape: what is wanted.
+    """
+    if tensor is None:
+        return "missing"
+    if tensor.shape != shape:
+        return f"of shape {tensor.shape}, not {shape}"
+    if tensor.dtype != "float32":
+        return f"of type {tensor.dtype}, not float32"
+    return None
 
 
 def read_rows(
@@ -129,13 +130,6 @@ def read_arrays(
             yield tensor, array
 
 
-def _tensors_of(path: Path) -> dict[str, StoredTensor]:
-    return {
-        name: StoredTensor(path, name, entry.shape, entry.dtype)
-        for name, entry in read_tensors(path).items()
-    }
-
-
 def _tensors_of_index(path: Path) -> dict[str, StoredTensor]:
     files = read_json_object(path).get("weight_map")
     if not isinstance(files, dict) or not files:
@@ -148,7 +142,7 @@ def _tensors_of_index(path: Path) -> dict[str, StoredTensor]:
             raise InputError(
                 path, "safetensors files beside it", file, place="weight_map"
             )
-        for name, tensor in _tensors_of(path.with_name(file)).items():
+        for name, tensor in tensors_of_file(path.with_name(file)).items():
             if files.get(name) != file:
                 raise InputError(
                     path,

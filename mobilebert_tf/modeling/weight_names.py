@@ -54,6 +54,13 @@ MASKED_LM = (
     ("masked_lm/bias", "bias", False),
 )
 
+# What Hugging Face's files may hold beyond our variables, and why it is left.
+REDUNDANT = {
+    "cls.predictions.decoder.weight": "tied to a tensor of another name",
+    "cls.predictions.decoder.bias": "tied to a tensor of another name",
+    "mobilebert.embeddings.position_ids": "the numbers 0, 1, 2, ...",
+}
+
 # Dense layers outside the encoder, by Hugging Face architecture: our path, and
 # the name in the file.
 HEADS = {

@@ -10,8 +10,10 @@ transformers; with --format=tf1 it is a TensorFlow 1 checkpoint with the
 released names.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -21,18 +23,19 @@ from mobilebert_tf.atomic import atomic_folder
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.conversion.reading import Conversion, read_source
 from mobilebert_tf.conversion.writing import write_folder, write_tf1
+from mobilebert_tf.data.tokenizer_files import (
+    CONFIG_FILE,
+    JSON_FILE,
+    VOCAB_FILE,
+)
 from mobilebert_tf.data.vocabulary import read_vocabulary
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.hub import model_folder
 from mobilebert_tf.modeling.pretrained import MODEL_CLASSES
 from mobilebert_tf.presets import PRESETS
 from mobilebert_tf.training.model_card import write_model_card
 
 FLAGS = flags.FLAGS
-
-VOCABULARY = "vocab.txt"
-TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 
 flags.DEFINE_string(
     "input",
@@ -41,7 +44,7 @@ flags.DEFINE_string(
     required=True,
 )
 flags.DEFINE_string(
-    "output", None, "Folder to write; must not exist yet.", required=True
+    "output", None, "Folder to write; must be new or empty.", required=True
 )
 flags.DEFINE_enum(
     "format",
@@ -81,13 +84,20 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "do_lower_case",
     None,
-    "Whether the vocabulary is uncased. By default what a tokenizer's config "
-    "says; without one, whether the vocabulary has no upper-case letter.",
+    "Whether the vocabulary is uncased. By default what the tokenizer's config "
+    "beside the weights says; without one, or with --vocab_file, whether the "
+    "vocabulary has no upper-case letter.",
 )
 
 
 def config_from_flags() -> MobileBertConfig | None:
-    """Returns the config that a flag names, if one does."""
+    """Returns the config that a flag names, if one does.
+
+    Raises:
+        InputError: if two do, or the file is unfit.
+    """
+    if FLAGS.config_file and FLAGS.preset:
+        raise InputError("--preset", "either this or --config_file", "both")
     if FLAGS.config_file:
         return MobileBertConfig.from_json(FLAGS.config_file)
     if FLAGS.preset:
@@ -103,7 +113,9 @@ def find_tokenizer(conversion: Conversion) -> WordpieceTokenizer:
     """
     folder = conversion.source.folder
     path = FLAGS.vocab_file or folder
-    says_casing = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    says_casing = any(
+        (folder / name).is_file() for name in (CONFIG_FILE, JSON_FILE)
+    )
     if FLAGS.vocab_file or not says_casing:
         path = FLAGS.vocab_file or _vocabulary_beside(folder)
         vocab = read_vocabulary(path)
@@ -131,10 +143,10 @@ def is_cased(vocab: Sequence[str]) -> bool:
 
 def _vocabulary_beside(folder: Path) -> Path:
     for place in (folder, folder / "assets"):
-        if (place / VOCABULARY).is_file():
-            return place / VOCABULARY
+        if (place / VOCAB_FILE).is_file():
+            return place / VOCAB_FILE
     raise InputError(
-        folder, f"{VOCABULARY} beside the weights, or --vocab_file", "neither"
+        folder, f"{VOCAB_FILE} beside the weights, or --vocab_file", "neither"
     )
 
 
@@ -154,10 +166,33 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+@contextlib.contextmanager
+def output_folder() -> Iterator[Path]:
+    """Yields a temporary folder that becomes --output on success.
+
+    Raises:
+        InputError: if it is there and not empty, or cannot be made.
+    """
+    try:
+        with atomic_folder(FLAGS.output) as folder:
+            yield folder
+    except FileExistsError as error:
+        raise InputError(
+            FLAGS.output, "a folder that is new or empty", "another"
+        ) from error
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise InputError(
+            FLAGS.output, "a folder that can be made", error.strerror
+        ) from error
+
+
 def main(_) -> None:
     """Recognises, matches, writes, says what it did."""
+    # Unlike a run, half a conversion does not go on: an end by SIGTERM is no
+    # success, and is cleaned up like one by Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     conversion = read_source(
-        model_folder(FLAGS.input),
+        FLAGS.input,
         config=config_from_flags(),
         scope=FLAGS.scope,
         architecture=FLAGS.architecture,
@@ -167,25 +202,20 @@ def main(_) -> None:
     print(f"{FLAGS.input}: {conversion.source.kind}, {model.architecture}")
     tokenizer = find_tokenizer(conversion)
     notes = card_notes(conversion, tokenizer)
-    try:
-        with atomic_folder(FLAGS.output) as folder:
-            if FLAGS.format == "tf1":
-                write_tf1(conversion, folder)
-            else:
-                write_folder(conversion, folder)
-            tokenizer.write(folder, model.config.max_position_embeddings)
-            write_model_card(
-                folder,
-                model,
-                title=f"Converted from a {conversion.source.kind}",
-                command=shared.command_line(),
-                results={},
-                notes=notes,
-            )
-    except FileExistsError as error:
-        raise InputError(
-            FLAGS.output, "a folder that does not exist yet", "a folder"
-        ) from error
+    with output_folder() as folder:
+        if FLAGS.format == "tf1":
+            write_tf1(conversion, folder)
+        else:
+            write_folder(conversion, folder)
+        tokenizer.write(folder, model.config.max_position_embeddings)
+        write_model_card(
+            folder,
+            model,
+            title=f"Converted from a {conversion.source.kind}",
+            command=shared.command_line(),
+            results={},
+            notes=notes,
+        )
     for name, note in notes.items():
         print(f"  {name}: {note}")
     print(f"Wrote {FLAGS.output}", flush=True)

@@ -6,7 +6,6 @@ One panel a metric, against optimiser steps; a metric that is logged block by
 block has one panel, with a colour a block. With several runs, a colour a run.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -57,8 +56,16 @@ def read_run(folder: str) -> list[dict]:
         lines = read_metrics(path)
     except OSError as error:
         raise InputError(path, "a run's record", error.strerror) from error
-    except json.JSONDecodeError as error:
+    # Not JSON, or not even UTF-8.
+    except ValueError as error:
         raise InputError(path, "a JSON object a line", error) from error
+    for number, line in enumerate(lines, start=1):
+        if not isinstance(line, dict) or not {"phase", "global_step"} <= {
+            *line
+        }:
+            raise InputError(
+                path, "an object with phase and global_step", line, number
+            )
     return [line for line in lines if line["phase"] != RESULTS]
 
 

@@ -23,6 +23,7 @@ from mobilebert_tf.data.classification_sources import (
 from mobilebert_tf.data.glue import GLUE_TASKS
 from mobilebert_tf.data.glue_files import size_note, write_submission
 from mobilebert_tf.data.text_classification import (
+    Examples,
     encode_examples,
     label_names,
     write_predictions,
@@ -100,17 +101,27 @@ class ClassificationTask:
                 "--export", "float32 or dynamic with --multi_label", "int8"
             )
 
-    def check_choice(self, num_runs: int) -> None:
-        """Checks that there is something to choose among runs by.
+    def check_choice(self, num_runs: int, patience: int | None = None) -> None:
+        """Checks that there is something to choose by.
+
+        Args:
+            num_runs: to choose among.
+            patience: with which a run waits for a better score, or None.
 
         Raises:
             InputError: if not.
         """
-        if num_runs > 1 and not self.labelled("dev"):
+        if self.labelled("dev"):
+            return
+        if num_runs > 1:
             raise InputError(
                 "--dev_file",
                 f"examples to choose among {num_runs} runs by",
                 "none",
+            )
+        if patience is not None:
+            raise InputError(
+                "--patience", "dev examples that are scored", "none"
             )
 
     def splits_for_export(self) -> dict[str, dict[str, np.ndarray]]:
@@ -201,6 +212,8 @@ def read_task(
     known, kind = saved_labels(model_folder)
     if not do_train and known is None:
         raise InputError(model_folder, "a classifier", "another kind of model")
+    # A classifier that is trained on may learn other classes than it had.
+    names = None if do_train else known
     glue_task = GLUE_TASKS.get(source.task)
     if glue_task:
         names = glue_task.label_names or REGRESSION_LABELS
@@ -210,19 +223,13 @@ def read_task(
         kind = SINGLE_LABEL if glue_task.label_names else REGRESSION
     elif do_train:
         kind = source.kind
-    else:
-        source = dataclasses.replace(source, kind=kind)
-    splits = source.read(verbs, known)
+    source = dataclasses.replace(source, kind=kind)
+    splits = source.read(verbs, names)
     for split, examples in splits.items():
         print(size_note(source.task, split, len(examples)), flush=True)
     if do_train and "train" not in splits:
         raise InputError("--train_file", "a file, or --nodo_train", "none")
-    if not glue_task:
-        names = known
-        if do_train:
-            names = REGRESSION_LABELS
-            if kind != REGRESSION:
-                names = tuple(label_names(splits["train"]))
+    names = names or _labels_to_learn(splits["train"], kind)
     encoded = {
         split: encode_examples(
             examples,
@@ -239,6 +246,20 @@ def read_task(
         glue_task.name if glue_task else None,
         source.label_separator,
     )
+
+
+def _labels_to_learn(train: Examples, kind: str) -> tuple[str, ...]:
+    if kind == REGRESSION:
+        return REGRESSION_LABELS
+    names = tuple(label_names(train))
+    least = 1 if kind == MULTI_LABEL else 2
+    if len(names) < least:
+        raise InputError(
+            "training examples",
+            f"at least {least} different labels",
+            ", ".join(names) or "none",
+        )
+    return names
 
 
 def saved_labels(

@@ -118,10 +118,10 @@ def decisions(logits: np.ndarray, multi_label: bool = False) -> np.ndarray:
     """Returns what logits [num, C] say.
 
     Class indices [num]; numbers [num] of a regression; 0 or 1 for each of
-    several classes at once, [num, C].
+    several classes at once, [num, C], 1 from a probability of a half on.
     """
     if multi_label:
-        return (logits > 0).astype(np.int32)
+        return (logits >= 0).astype(np.int32)
     return logits[:, 0] if logits.shape[-1] == 1 else np.argmax(logits, axis=-1)
 
 

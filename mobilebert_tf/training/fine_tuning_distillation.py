@@ -83,7 +83,9 @@ def check_feature_maps(
     )
     if ours != theirs:
         raise InputError(
-            "--feature_map_weight", f"a teacher with {ours}, or 0", theirs
+            "--feature_map_transfer_weight",
+            f"a teacher with {ours}, or 0",
+            theirs,
         )
 
 
@@ -95,7 +97,7 @@ def taught_loss(
     """Returns a function from a batch with `labels` to its loss terms.
 
     `loss` is (1 - logits) * `task_loss` + logits * `distillation_loss`
-    + feature_maps * `feature_map_loss`.
+    + feature_maps * `feature_map_transfer_loss`.
     """
     if weights.feature_maps:
         check_feature_maps(student, teacher)
@@ -108,7 +110,7 @@ def taught_loss(
             teacher.head(theirs.pooled_output, training=False)
         )
         labelled = task_loss(logits, batch["labels"])
-        taught = answer_loss(
+        taught = distillation_loss(
             logits,
             teacher_logits,
             weights.temperature,
@@ -117,16 +119,18 @@ def taught_loss(
         total = (1.0 - weights.logits) * labelled + weights.logits * taught
         terms = {"task_loss": labelled, "distillation_loss": taught}
         if weights.feature_maps:
-            terms["feature_map_loss"] = _feature_map_loss(
+            terms["feature_map_transfer_loss"] = _feature_map_loss(
                 outputs.feature_maps, theirs.feature_maps, batch["input_mask"]
             )
-            total += weights.feature_maps * terms["feature_map_loss"]
+            total += weights.feature_maps * terms["feature_map_transfer_loss"]
         return {"loss": total} | terms
 
     return compute_loss
 
 
-def answer_loss(logits, teacher_logits, temperature: float, several: bool):
+def distillation_loss(
+    logits, teacher_logits, temperature: float, several: bool
+):
     """How far a student's answers are from its teacher's.
 
     Args:

@@ -188,7 +188,10 @@ def _result_in_grid(
     run.run.log.close()
     del run
     # A model's graphs and variables are in cycles of references.
+    policy = keras.config.dtype_policy()
     keras.backend.clear_session()
+    # Cleared with the rest: the next run would compute in float32.
+    keras.config.set_dtype_policy(policy)
     gc.collect()
     return result
 

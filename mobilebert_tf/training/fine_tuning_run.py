@@ -64,6 +64,8 @@ class FineTuningOptions:
         optimizer: of `OPTIMIZERS`.
         optimizer_settings: its arguments besides the schedule.
         warmup_proportion: share of the steps to warm up.
+        end_factor: what the decay leaves of the rate at the end.
+        decay_power: of the polynomial decay.
         eval_batch_size: examples at once in evaluation.
         eval_every: steps from one evaluation to the next; None: an epoch.
         patience: evaluations without a better score before a run ends; None:
@@ -75,6 +77,8 @@ class FineTuningOptions:
     optimizer: str = "adamw"
     optimizer_settings: Mapping = dataclasses.field(default_factory=dict)
     warmup_proportion: float = 0.1
+    end_factor: float = 0.0
+    decay_power: float = 1.0
     eval_batch_size: int = 64
     eval_every: int | None = None
     patience: int | None = None
@@ -130,6 +134,8 @@ class FineTuningRun:
             point.learning_rate,
             self._num_steps,
             round(options.warmup_proportion * self._num_steps),
+            options.end_factor,
+            options.decay_power,
         )
         optimizer = OPTIMIZERS[options.optimizer](
             schedule, **options.optimizer_settings

@@ -7,6 +7,7 @@ variable, which soft freezing needs.
 
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import keras
@@ -325,8 +326,8 @@ def is_adapted(variable) -> bool:
 def describe_parameters(variables: Sequence[keras.Variable]) -> str:
     """Lists what is decayed and adapted, and by path what is not.
 
-    Blocks that have the same variables share a line: `block_00-23` stands for
-    24 of them.
+    Blocks that have the same variables share an entry: `block_00-23` stands
+    for 24 of them.
     """
     groups = {True: [], False: []}
     for variable in variables:
@@ -346,8 +347,17 @@ def describe_parameters(variables: Sequence[keras.Variable]) -> str:
         f"{sizes[False]:,} parameters in {len(groups[False])} norms and "
         "biases: neither decayed nor adapted",
     ]
-    for pattern, blocks in blocks_by_pattern.items():
-        lines.append("  " + pattern.replace("*", _range(blocks)))
+    paths = ", ".join(
+        pattern.replace("*", _range(blocks))
+        for pattern, blocks in blocks_by_pattern.items()
+    )
+    lines += textwrap.wrap(
+        paths,
+        width=79,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+    )
     return "\n".join(lines)
 
 

@@ -51,7 +51,8 @@ class Run:
             are left out before the run stops for one.
 
     Raises:
-        InputError: if the folder belongs to a run with other settings.
+        InputError: if the folder belongs to a run with other settings, or
+            cannot be one.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Run:
         self._max_skipped = max_skipped
         is_chief = self.distribution.is_chief
         if is_chief:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.folder)
             _check_settings(self.folder / SETTINGS_FILE, dict(settings))
         self._checkpoints = CheckpointFolder(
             self.folder / CHECKPOINTS, is_chief
@@ -267,6 +268,15 @@ class _Phase:
     variables: dict[str, Sequence]
     window: Window
     progress: Progress
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(
+            folder, "a folder to write into", error.strerror
+        ) from error
 
 
 def _check_settings(path: Path, settings: dict) -> None:

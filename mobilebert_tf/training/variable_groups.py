@@ -1,9 +1,8 @@
 """Variables that an optimizer updates together, as one stacked array.
 
-A student has over a thousand variables of some thirty kinds. Updated one by
-one they are 60,000 operations, four fifths of a step's; stacked by kind they
-are a twentieth of that, which is seconds less to wait for the first step and
-fewer kernels to launch in each.
+The full student has 1,119 variables of sixteen kinds. Updated one by one they
+are 56,000 operations, four fifths of a step's; stacked they are 3,200, which is
+half a minute less to wait for the first step.
 """
 
 import dataclasses

@@ -161,6 +161,45 @@ def test_nothing_there(tmp_path):
         find_source(tmp_path / "model.ckpt")
 
 
+def test_hub_name(hugging_face, monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "model_folder", lambda name: hugging_face)
+    source = find_source("user/model@v1")
+    assert source.kind == sources.HUGGING_FACE
+    assert source.folder == hugging_face
+
+
+def test_relative_prefix_is_no_hub_name(checkpoint, monkeypatch):
+    monkeypatch.setattr(sources, "model_folder", lambda name: 1 / 0)
+    monkeypatch.chdir(checkpoint.parent)
+    source = find_source(f"{checkpoint.name}/model.ckpt-7")
+    assert source.kind == sources.TF1
+
+
+def test_path_that_tensorflow_reads_as_a_pattern(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "run [2]")
+    with pytest.raises(InputError, match="cannot take for a pattern"):
+        find_source(tmp_path / "run [2]" / "model.ckpt-7")
+
+
+def test_damaged_list_of_checkpoints(checkpoint):
+    (checkpoint / "checkpoint").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="expected a list of checkpoints"):
+        find_source(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "names, words", [(["a", "a"], "different names"), (["a", ""], "different")]
+)
+def test_unfit_label_names(hugging_face, names, words):
+    with pytest.raises(InputError, match=words):
+        read_source(hugging_face, label_names=names)
+
+
+def test_label_names_of_a_model_without_classes(checkpoint):
+    with pytest.raises(InputError, match="expected a model that has classes"):
+        read_source(checkpoint, config=STUDENT, label_names=["a", "b"])
+
+
 def test_teacher_given_as_student(rng, tmp_path):
     write(tmp_path / "model.ckpt", draw(encoder_shapes(TEACHER), rng))
     (tmp_path / "bert_config.json").write_text(json.dumps(to_google(STUDENT)))

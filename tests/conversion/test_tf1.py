@@ -1,6 +1,7 @@
 """TensorFlow 1 checkpoints: names, what is left behind, there and back."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -250,3 +251,17 @@ def test_class_that_the_original_code_lacks(tmp_path):
     MobileBertForMultipleChoice(STUDENT).save_pretrained(tmp_path / "ours")
     with pytest.raises(InputError, match="expected a class of the original"):
         write_tf1(read_source(tmp_path / "ours"), tmp_path / "out")
+
+
+def test_full_disk(rng, tmp_path):
+    write(tmp_path / "model.ckpt", values_of(STUDENT, "none", rng))
+    conversion = read_source(tmp_path, config=STUDENT)
+    # Stands for a full disk: Python ignores the signal, so that writing fails.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(InputError, match="expected room and permission"):
+            write_tf1(conversion, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -86,7 +86,33 @@ def test_there_and_back(published, tmp_path):
     ).read_text()
     # A second time it would overwrite.
     line = convert(f"--input={ours}", f"--output={back}", expect=2)
-    assert "expected a folder that does not exist yet" in line
+    assert "expected a folder that is new or empty" in line
+
+
+@pytest.mark.parametrize("end", ["", ".index"])
+def test_a_checkpoint_by_its_prefix_or_file(published, tmp_path, end):
+    folder, _ = published
+    path = folder / f"mobilebert_variables.ckpt{end}"
+    shown = convert(f"--input={path}", f"--output={tmp_path}/out")
+    assert "TensorFlow 1 checkpoint, MobileBertForPreTraining" in shown
+
+
+def test_a_folder_that_cannot_be_made(published):
+    folder, _ = published
+    line = convert(f"--input={folder}", "--output=/proc/out", expect=2)
+    assert "/proc/out: expected a folder that can be made" in line
+
+
+def test_two_configs(published, tmp_path):
+    folder, _ = published
+    line = convert(
+        f"--input={folder}",
+        f"--output={tmp_path}/out",
+        "--preset=mobilebert",
+        f"--config_file={folder}/bert_config.json",
+        expect=2,
+    )
+    assert "expected either this or --config_file" in line
 
 
 def test_nothing_is_left_of_a_refused_conversion(published, tmp_path):

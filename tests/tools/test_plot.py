@@ -81,9 +81,21 @@ def test_bad_flags(run, tmp_path, name, metrics, words):
     assert not (tmp_path / name).exists()
 
 
-def test_no_record_and_a_damaged_one(run, tmp_path):
+def test_no_record(tmp_path):
     with pytest.raises(InputError, match="expected a run's record"):
         plot.read_run(tmp_path)
-    (run / "metrics.jsonl").write_text("{\n")
-    with pytest.raises(InputError, match="expected a JSON object a line"):
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"{\n", "expected a JSON object a line"),
+        (b"\xff\n", "expected a JSON object a line"),
+        (b"[]\n", "line 1: expected an object with phase and global_step"),
+        (b'{"phase": "train"}\n', "line 1: expected an object with phase"),
+    ],
+)
+def test_damaged_record(run, content, words):
+    (run / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=words):
         plot.read_run(run)

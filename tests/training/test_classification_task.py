@@ -165,7 +165,7 @@ def test_ax_is_for_models_of_mnli(mnli, tokenizer, tmp_path):
 
 
 def test_contradictory_sources(tokenizer, pretrained, files, mnli):
-    paths = files(train="text\tlabel\na\tx\n")
+    paths = files(train="text\tlabel\na\tx\nb\ty\n")
     for source, message in (
         (dataclasses.replace(mnli, files=paths), "either a task or files"),
         (
@@ -182,6 +182,57 @@ def test_contradictory_sources(tokenizer, pretrained, files, mnli):
     task = read_task(TaskSource(files=paths), TRAIN, pretrained, tokenizer, 8)
     with pytest.raises(InputError, match="choose among 2 runs"):
         task.check_choice(2)
+    with pytest.raises(InputError, match="--patience: expected dev examples"):
+        task.check_choice(1, patience=3)
+    task.check_choice(1)
+
+
+def test_a_classifier_may_learn_other_classes(tokenizer, tmp_path, files):
+    toy_classifier(LABELS).save_pretrained(tmp_path)
+    paths = files(
+        train="text\tlabel\na\tx\nb\ty\nc\tz\n", dev="text\tlabel\na\tz\n"
+    )
+    task = read_task(TaskSource(files=paths), TRAIN, tmp_path, tokenizer, 8)
+    assert task.label_names == ("x", "y", "z")
+    model = build_classifier(tmp_path, task.label_names)
+    assert model(toy_arrays(2, 1), training=False).shape == (2, 3)
+    # Without training its own classes are the only ones.
+    with pytest.raises(InputError, match="one of 'no', 'yes', found 'z'"):
+        read_task(
+            TaskSource(files={"dev": paths["dev"]}),
+            NO_TRAINING,
+            tmp_path,
+            tokenizer,
+            8,
+        )
+
+
+def test_dev_labels_need_not_be_in_a_training_file_of_a_trained_model(
+    tokenizer, tmp_path, files
+):
+    toy_classifier(LABELS).save_pretrained(tmp_path)
+    paths = files(train="text\tlabel\na\tno\n", dev="text\tlabel\na\tyes\n")
+    source = TaskSource(files=paths)
+    task = read_task(source, NO_TRAINING, tmp_path, tokenizer, 8)
+    assert task.splits["dev"]["labels"].tolist() == [1]
+
+
+def test_a_single_class_is_no_choice(tokenizer, pretrained, files):
+    source = TaskSource(files=files(train="text\tlabel\na\tx\n"))
+    with pytest.raises(InputError, match="at least 2 different labels.*x"):
+        read_task(source, TRAIN, pretrained, tokenizer, 8)
+
+
+def test_the_built_in_task_is_for_its_own_classes(
+    tokenizer, pretrained, tmp_path
+):
+    for kind in (REGRESSION, MULTI_LABEL):
+        with pytest.raises(InputError, match=f"built-in task is no {kind}"):
+            read_task(TaskSource(kind=kind), TRAIN, pretrained, tokenizer, 8)
+    folder = tmp_path / "classifier"
+    toy_classifier(LABELS).save_pretrained(folder)
+    with pytest.raises(InputError, match="built-in task .*found one of no"):
+        read_task(TaskSource(), NO_TRAINING, folder, tokenizer, 8)
 
 
 def test_a_folder_remembers_what_its_logits_mean(tmp_path, tokenizer, files):

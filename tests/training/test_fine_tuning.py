@@ -37,7 +37,7 @@ def test_several_logits_are_classes():
 
 
 def test_labels_in_a_table_are_several_classes_at_once():
-    logits = np.array([[2.0, -1.0], [0.5, 3.0], [-9.0, -0.1]])
+    logits = np.array([[2.0, -1.0], [0.0, 3.0], [-9.0, -0.1]])
     labels = np.array([[1, 0], [0, 1], [0, 0]], np.float32)
     metrics = task_metrics(logits, labels)
     np.testing.assert_allclose(metrics["micro_f1"], 2 * 2 / (2 + 3))

@@ -12,7 +12,7 @@ from mobilebert_tf.modeling.models import MobileBertForPretraining
 from mobilebert_tf.training.fine_tuning import task_loss
 from mobilebert_tf.training.fine_tuning_distillation import (
     TeacherWeights,
-    answer_loss,
+    distillation_loss,
     load_task_teacher,
     taught_loss,
 )
@@ -39,20 +39,20 @@ def test_answers_against_scipy(rng, temperature):
         for logits in (theirs, ours)
     )
     expected = temperature**2 * scipy.stats.entropy(p, q, axis=1).mean()
-    loss = answer_loss(ours, theirs, temperature, several=False)
+    loss = distillation_loss(ours, theirs, temperature, several=False)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     p, q = (
         scipy.special.expit(logits / temperature) for logits in (theirs, ours)
     )
     by_class = scipy.stats.entropy([p, 1 - p], [q, 1 - q])
-    loss = answer_loss(ours, theirs, temperature, several=True)
+    loss = distillation_loss(ours, theirs, temperature, several=True)
     expected = temperature**2 * by_class.mean()
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_regressions_answer_is_a_number():
     ours, theirs = np.array([[1.0], [2.0]]), np.array([[3.0], [2.5]])
-    loss = answer_loss(ours, theirs, 2.0, several=False)
+    loss = distillation_loss(ours, theirs, 2.0, several=False)
     assert float(loss) == pytest.approx((4 + 0.25) / 2)
 
 
@@ -70,11 +70,11 @@ def test_terms_by_hand():
     ]
     real = batch["input_mask"].astype(bool)
     difference = np.square(maps[0] - maps[1])[real].mean()
-    assert float(terms["feature_map_loss"]) == pytest.approx(
+    assert float(terms["feature_map_transfer_loss"]) == pytest.approx(
         difference, rel=1e-4
     )
     labelled = float(task_loss(logits, batch["labels"]))
-    taught = float(answer_loss(logits, theirs, 2.0, several=False))
+    taught = float(distillation_loss(logits, theirs, 2.0, several=False))
     assert float(terms["task_loss"]) == pytest.approx(labelled, rel=1e-5)
     assert float(terms["distillation_loss"]) == pytest.approx(taught, rel=1e-4)
     assert float(terms["loss"]) == pytest.approx(
@@ -90,7 +90,7 @@ def test_nothing_is_learned_from_an_equal():
     weights = TeacherWeights(logits=1.0, feature_maps=1.0)
     terms = taught_loss(student, teacher, weights)(toy_arrays(5, 1))
     assert abs(float(terms["distillation_loss"])) < 1e-7
-    assert float(terms["feature_map_loss"]) < 1e-10
+    assert float(terms["feature_map_transfer_loss"]) < 1e-10
 
 
 def test_teachers_that_cannot_teach(tmp_path):

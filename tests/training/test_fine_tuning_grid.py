@@ -113,6 +113,22 @@ def test_a_killed_grid_goes_on(tmp_path, monkeypatch, trained):
     assert outcome.point == points[0]
 
 
+def test_every_run_computes_in_the_precision_of_the_first(tmp_path):
+    policies = []
+
+    def start(point, folder):
+        policies.append(keras.config.dtype_policy().name)
+        return StandIn(point, folder)
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        run_grid(points_of(0.01, 0.02), tmp_path, start, SETTINGS)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    # Twice to train, and once more to go on with the best.
+    assert policies == ["mixed_bfloat16"] * 3
+
+
 def test_a_grid_with_other_settings_is_refused(tmp_path):
     points = points_of(0.01, 0.02)
     run_grid(points, tmp_path, StandIn, SETTINGS)

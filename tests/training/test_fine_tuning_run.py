@@ -147,6 +147,16 @@ def test_patience_ends_a_run(task, tmp_path, monkeypatch, capsys):
     assert start(task, tmp_path, eval_every=2, patience=2).train()["step"] == 4
 
 
+def test_the_schedule_ends_where_the_options_say(task, tmp_path):
+    train_only = ClassificationTask(LABELS, {"train": task.splits["train"]})
+    options = {"warmup_proportion": 0.0, "end_factor": 0.5, "decay_power": 2.0}
+    start(train_only, tmp_path, **options).train()
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    # The tenth of ten steps: a tenth is left, squared.
+    expected = POINT.learning_rate * (0.5 + 0.5 * 0.1**2)
+    assert last["learning_rate"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_without_dev_the_last_weights_are_kept(task, tmp_path):
     train_only = ClassificationTask(LABELS, {"train": task.splits["train"]})
     assert start(train_only, tmp_path).train() == {"step": 10}

@@ -141,6 +141,13 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     assert "seed" not in str(error.value)
 
 
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/below"):
+        with pytest.raises(InputError, match="expected a folder to write into"):
+            Task(tmp_path / folder)
+
+
 class Spoilt(Task):
     """A task whose batches 3 and 5 of a phase hold no number."""
 
