@@ -9,6 +9,7 @@ and `fine_tuning` those of the two ways to go on from there.
 import dataclasses
 import errno
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,8 +39,16 @@ EXIT_FAILED = 1
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def run_script(main: Callable[[list[str]], None]) -> None:
-    """Runs `main`; bad input ends in one line and exit code 2."""
+def run_script(
+    main: Callable[[list[str]], None], goes_on: bool = True
+) -> None:
+    """Runs `main`; bad input ends in one line and exit code 2.
+
+    Args:
+        main: takes the arguments that are no flags.
+        goes_on: whether the same command goes on where it was stopped, so
+            that a stop by SIGTERM is no failure.
+    """
 
     def guarded(arguments: list[str]) -> None:
         if len(arguments) > 1:
@@ -75,7 +84,10 @@ def run_script(main: Callable[[list[str]], None]) -> None:
             sys.exit(EXIT_INTERRUPTED)
 
     logging.set_verbosity(logging.WARNING)
-    stop_at_sigterm()
+    if goes_on:
+        stop_at_sigterm()
+    else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     app.run(guarded, flags_parser=_parse_flags)
 
 

@@ -12,7 +12,6 @@ released names.
 
 import contextlib
 import hashlib
-import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -188,9 +187,6 @@ def output_folder() -> Iterator[Path]:
 
 def main(_) -> None:
     """Recognises, matches, writes, says what it did."""
-    # Unlike a run, half a conversion does not go on: an end by SIGTERM is no
-    # success, and is cleaned up like one by Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     conversion = read_source(
         FLAGS.input,
         config=config_from_flags(),
@@ -222,4 +218,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    shared.run_script(main)
+    shared.run_script(main, goes_on=False)

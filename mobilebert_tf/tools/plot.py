@@ -162,4 +162,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    shared.run_script(main)
+    shared.run_script(main, goes_on=False)
