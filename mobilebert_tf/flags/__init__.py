@@ -39,9 +39,7 @@ EXIT_FAILED = 1
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def run_script(
-    main: Callable[[list[str]], None], goes_on: bool = True
-) -> None:
+def run_script(main: Callable[[list[str]], None], goes_on: bool = True) -> None:
     """Runs `main`; bad input ends in one line and exit code 2.
 
     Args:
