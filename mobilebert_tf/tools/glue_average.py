@@ -24,8 +24,6 @@ from mobilebert_tf.training.run import SETTINGS_FILE
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_list("runs", None, "Output folders, one a task.", required=True)
-
 
 def read_scores(folder: str) -> tuple[str, dict[str, float]]:
     """Returns the task and the dev metrics of an output folder.
@@ -74,5 +72,13 @@ def main(_) -> None:
     print("\n".join(table(dict(map(read_scores, FLAGS.runs)))))
 
 
+def define_flags() -> None:
+    """Defines the tool's flags, when it is run and not when imported."""
+    flags.DEFINE_list(
+        "runs", None, "Output folders, one a task.", required=True
+    )
+
+
 if __name__ == "__main__":
+    define_flags()
     shared.run_script(main, goes_on=False)

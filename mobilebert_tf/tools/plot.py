@@ -33,14 +33,6 @@ _BLOCK_TERM = re.compile(r"(\w+)_block_(\d+)")
 _COLUMNS = 3
 _COLORS = colormaps["viridis"]
 
-flags.DEFINE_list("runs", None, "Folders of runs.", required=True)
-flags.DEFINE_string(
-    "output", None, f"Image to write: {', '.join(FORMATS)}.", required=True
-)
-flags.DEFINE_string(
-    "metrics", ".*", "Draw only metrics whose whole name this pattern matches."
-)
-
 # A curve: steps and values.
 Curve = tuple[list[int], list[float]]
 
@@ -140,26 +132,51 @@ def _draw(axes, metric: str, runs) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def main(_) -> None:
-    """Reads, draws, writes."""
-    output = Path(FLAGS.output)
+def draw_runs(folders: Sequence[str], output: Path, pattern: str) -> None:
+    """Reads runs, draws them and writes the image.
+
+    Args:
+        folders: of the runs.
+        output: the image; its ending says the format.
+        pattern: of the metrics to draw.
+
+    Raises:
+        InputError: if one of the three is unfit.
+    """
     if output.suffix not in FORMATS:
         raise InputError(
             "--output", f"a name that ends in {', '.join(FORMATS)}", output
         )
     try:
-        re.compile(FLAGS.metrics)
+        re.compile(pattern)
     except re.error as error:
         raise InputError("--metrics", "a regular expression", error) from error
-    runs = {run: curves_of(read_run(run), FLAGS.metrics) for run in FLAGS.runs}
+    runs = {folder: curves_of(read_run(folder), pattern) for folder in folders}
     if not any(runs.values()):
-        raise InputError(
-            ", ".join(FLAGS.runs), f"metrics like {FLAGS.metrics}", "none"
-        )
+        raise InputError(", ".join(folders), f"metrics like {pattern}", "none")
     with atomic_file(output) as temporary:
         curves_figure(runs).savefig(temporary, format=output.suffix[1:])
-    print(f"Wrote {output}", flush=True)
+
+
+def define_flags() -> None:
+    """Defines the tool's flags, when it is run and not when imported."""
+    flags.DEFINE_list("runs", None, "Folders of runs.", required=True)
+    flags.DEFINE_string(
+        "output", None, f"Image to write: {', '.join(FORMATS)}.", required=True
+    )
+    flags.DEFINE_string(
+        "metrics",
+        ".*",
+        "Draw only metrics whose whole name this pattern matches.",
+    )
+
+
+def main(_) -> None:
+    """Draws what the flags name."""
+    draw_runs(FLAGS.runs, Path(FLAGS.output), FLAGS.metrics)
+    print(f"Wrote {FLAGS.output}", flush=True)
 
 
 if __name__ == "__main__":
+    define_flags()
     shared.run_script(main, goes_on=False)

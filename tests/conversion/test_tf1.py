@@ -71,6 +71,21 @@ def test_names_and_shapes_of_the_published_model(shared_data):
     assert stored == published
 
 
+def test_published_model_loads_with_nothing_left(shared_data, tmp_path):
+    """A checkpoint of its names and shapes, and of other values."""
+    path = shared_data / "mobilebert_real/tf1_float_squad_variables.json"
+    values = {
+        entry["name"]: np.full(entry["shape"], 0.5, entry["dtype"])
+        for entry in json.loads(path.read_text())
+    }
+    write(tmp_path / "variables/variables", values)
+    config = MobileBertConfig.from_preset("mobilebert")
+    found = read_source(tmp_path, config=config).match
+    assert found.model.architecture == "MobileBertForQuestionAnswering"
+    assert len(found.variables) == 1113
+    assert found.dropped == {"training state": 1}  # global_step
+
+
 @pytest.mark.parametrize("config", [STUDENT, TEACHER], ids=["NoNorm", "IB"])
 @pytest.mark.parametrize("head", ARCHITECTURES)
 def test_there_and_back_is_bit_identical(config, head, rng, tmp_path):

@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.tools import plot
@@ -52,17 +50,10 @@ def test_several_runs_share_panels_and_a_legend(run):
     assert names == ["one", "two"]
 
 
-def draw(run, output, metrics=".*"):
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["plot", f"--runs={run}", f"--output={output}"])
-    with flagsaver.flagsaver(runs=[run], output=output, metrics=metrics):
-        plot.main([])
-
-
 @pytest.mark.parametrize("suffix", plot.FORMATS)
 def test_images_are_written(run, tmp_path, suffix):
     output = tmp_path / f"curves{suffix}"
-    draw(str(run), str(output))
+    plot.draw_runs([str(run)], output, ".*")
     head = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
     assert output.read_bytes().startswith(head)
 
@@ -77,7 +68,7 @@ def test_images_are_written(run, tmp_path, suffix):
 )
 def test_bad_flags(run, tmp_path, name, metrics, words):
     with pytest.raises(InputError, match=words):
-        draw(str(run), str(tmp_path / name), metrics)
+        plot.draw_runs([str(run)], tmp_path / name, metrics)
     assert not (tmp_path / name).exists()
 
 
