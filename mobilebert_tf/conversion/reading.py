@@ -117,7 +117,15 @@ def read_source(
         )
     if label_names is not None:
         _check_label_names(label_names, found.model)
-    return Conversion(source, found, _notes(found, scope))
+    notes = _notes(found, scope)
+    activation = found.model.config.hidden_act
+    if source.kind == sources.MODEL_GARDEN and activation.startswith("gelu"):
+        notes["GELU"] = (
+            f"`{activation}`, from the config: checkpoints do not say. Model "
+            "Garden computes `gelu_erf` where a config asks for gelu, and "
+            "`gelu` in what it converted from TensorFlow 1"
+        )
+    return Conversion(source, found, notes)
 
 
 def _check_label_names(label_names: Sequence[str], model) -> None:
@@ -259,8 +267,8 @@ def _notes(match: Match, scope: str | None) -> dict[str, str]:
     config = match.model.config
     notes["Padded keys"] = (
         f"`{config.attention_mask_form}` mask of "
-        f"{config.attention_mask_value:g}; the checkpoint does not say. "
-        "The published weights were trained with `additive`, -10000; the "
+        f"{config.attention_mask_value:g}, from the config: checkpoints do not "
+        "say. The published weights were trained with `additive`, -10000; the "
         "released code has `multiply_add`, -6, since mid-2020"
     )
     words = match.variables["encoder/embeddings/word_embeddings"].tensor

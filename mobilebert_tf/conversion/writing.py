@@ -59,6 +59,12 @@ def write_tf1(conversion: Conversion, folder: str | os.PathLike) -> None:
             f"a class of the original code ({', '.join(HEADS)})",
             model.architecture,
         )
+    if model.config.hidden_act == "gelu_erf":
+        raise InputError(
+            conversion.source.path,
+            "an activation of the original code, whose gelu is the tanh form",
+            "gelu_erf",
+        )
     num_heads = model.config.num_attention_heads
     tensors = {
         theirs: _stored(match.variables[ours].tensor, rule, num_heads)

@@ -128,27 +128,27 @@ def squad_questions(
 
 
 def tfds_questions(task: str, split: str) -> Questions:
-    """Loads a split of SQuAD through TensorFlow Datasets.
-
-    Downloads it where it is not yet in TensorFlow Datasets' folder.
+    """Reads a split of SQuAD that TensorFlow Datasets has prepared.
 
     Args:
         task: one of `TFDS_NAMES`.
         split: `train` or `dev` (the validation split; test is not public).
 
     Raises:
-        InputError: it is not there and cannot be downloaded, or is not in
-            SQuAD's format.
+        InputError: it is not there, or is not in SQuAD's format.
     """
     # Takes seconds to import: only for those who ask for it.
     import tensorflow_datasets as tfds
 
     name, split = TFDS_NAMES[task], _TFDS_SPLITS[split]
-    try:
-        rows = tfds.as_numpy(tfds.load(name, split=split))
-    except OSError as error:
-        expected = "a data set that is prepared here, or can be downloaded"
-        raise InputError(name, expected, error) from error
+    dataset = tfds.builder(name)
+    if not dataset.is_prepared():
+        raise InputError(
+            f"--task={task}",
+            f"{name} in {dataset.data_dir} (tfds build {name}), or files",
+            "neither",
+        )
+    rows = tfds.as_numpy(dataset.as_dataset(split=split))
     builder = _Builder(f"{name}, {split}", has_answers=True)
     # Each row brings its context along; the same one for some five rows.
     by_context = {}

@@ -14,7 +14,8 @@ from mobilebert_tf.training.strategies import (
 
 FLAGS = flags.FLAGS
 
-# What a resumed run may change: the mathematics stay the same.
+# What a resumed run may change: the mathematics stay the same. (Where batches
+# have several widths, `run_squad.py` sees to the steps in a call itself.)
 DEVICE_FLAGS = (
     "distribution",
     "num_gpus",
@@ -38,10 +39,10 @@ def define_device_flags() -> None:
         "of them see. tpu: the cores of --tpu.",
     )
     flags.DEFINE_integer(
-        "num_gpus", None, "Of --distribution=mirrored; None: all.", 1
+        "num_gpus", None, "Of --distribution=mirrored; all if not given.", 1
     )
     flags.DEFINE_string(
-        "tpu", None, "Name or address of a TPU; None: this machine's."
+        "tpu", None, "Name or address of a TPU; this machine's if not given."
     )
     flags.DEFINE_integer(
         "accumulation_steps",
@@ -85,8 +86,16 @@ def open_devices() -> Distribution:
     To be called before anything is computed.
 
     Raises:
-        InputError: for float16, and for devices that are not there.
+        InputError: for float16, for devices that are not there, and for flags
+            of another kind of devices.
     """
+    for name, kind in (("num_gpus", "mirrored"), ("tpu", "tpu")):
+        if FLAGS[name].value is not None and FLAGS.distribution != kind:
+            raise InputError(
+                f"--{name}",
+                f"--distribution={kind} with it",
+                FLAGS.distribution,
+            )
     if FLAGS.mixed_precision == "float16":
         raise InputError(
             "--mixed_precision",

@@ -152,7 +152,7 @@ def _vocabulary_beside(folder: Path) -> Path:
 def card_notes(conversion: Conversion, tokenizer) -> dict[str, str]:
     """Returns what the model card says about where the weights came from."""
     source = conversion.source
-    notes = {"Source": f"{source.kind} `{source.path}`"}
+    notes = {"Source": f"{source.kind} `{FLAGS.input}`"}
     for file in source.files():
         notes[f"SHA-256 of `{file.name}`"] = f"`{_sha256(file)}`"
     casing = "uncased" if tokenizer.do_lower_case else "cased"

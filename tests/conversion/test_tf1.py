@@ -1,5 +1,6 @@
 """TensorFlow 1 checkpoints: names, what is left behind, there and back."""
 
+import dataclasses
 import json
 import resource
 
@@ -280,3 +281,12 @@ def test_full_disk(rng, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_activation_that_the_original_code_lacks(tmp_path):
+    from mobilebert_tf import MobileBertEncoder
+
+    config = dataclasses.replace(STUDENT, hidden_act="gelu_erf")
+    MobileBertEncoder(config).save_pretrained(tmp_path / "ours")
+    with pytest.raises(InputError, match="whose gelu is the tanh form"):
+        write_tf1(read_source(tmp_path / "ours"), tmp_path / "out")
