@@ -42,7 +42,8 @@ def steps_by_folder(budget, seed=1):
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_every_flag_is_one_of_its_script(budget):
-    shared = (REPOSITORY / "mobilebert_tf/flags.py").read_text()
+    modules = (REPOSITORY / "mobilebert_tf/flags").glob("*.py")
+    shared = "".join(module.read_text() for module in modules)
     for step in demo_steps("demo", BUDGETS[budget](), 1):
         source = (REPOSITORY / step.command[0]).read_text() + shared
         known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
