@@ -3,14 +3,16 @@ r"""How long it takes to make model inputs of SQuAD's dev set.
     python benchmarks/squad_featurisation.py --questions=dev-v1.1.json \
         --vocab_file=vocab.txt
 
-reads the questions and makes all windows at 384 columns, a new one every 128
-pieces, with the masks that choosing answers needs. Where Hugging Face
-transformers is installed its fast tokenizer does the same beside, with the
-padding and overflow that its question answering example uses. Each is given
-`--repeats` turns, one after the other in turn; the best and the median count.
+reads the questions (by default those in the folder that MOBILEBERT_TF_DATA
+names) and makes all windows at 384 columns, a new one every 128 pieces, with the
+masks that choosing answers needs. Where Hugging Face transformers is installed
+its fast tokenizer does the same beside, with the padding and overflow that its
+question answering example uses. Each is given `--repeats` turns, one after the
+other in turn; the best and the median count.
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +24,8 @@ from mobilebert_tf.data.squad_windows import make_windows
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 
 MAX_SEQ_LENGTH, DOC_STRIDE, MAX_QUERY_LENGTH = 384, 128, 64
+_DATA = os.environ.get("MOBILEBERT_TF_DATA", "data")
+_VOCABULARY = f"{_DATA}/vocab/bert-base-uncased-vocab.txt"
 
 
 def our_windows(questions: Questions, tokenizer: WordpieceTokenizer) -> int:
@@ -67,8 +71,8 @@ def hugging_face_tokenizer(vocab: tuple[str, ...]):
 def main() -> None:
     """Times reading and both featurisers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--questions", required=True)
-    parser.add_argument("--vocab_file", required=True)
+    parser.add_argument("--questions", default=f"{_DATA}/squad/dev-v1.1.json")
+    parser.add_argument("--vocab_file", default=_VOCABULARY)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
 
