@@ -5,10 +5,10 @@ r"""How long it takes to make model inputs of SQuAD's dev set.
 
 reads the questions (by default those in the folder that MOBILEBERT_TF_DATA
 names) and makes all windows at 384 columns, a new one every 128 pieces, with
-the masks that choosing answers needs. Where Hugging Face transformers is installed
-its fast tokenizer does the same beside, with the padding and overflow that its
-question answering example uses. Each is given `--repeats` turns, one after the
-other in turn; the best and the median count.
+the masks that choosing answers needs. Where Hugging Face transformers is
+installed its fast tokenizer does the same beside, with the padding and overflow
+that its question answering example uses. Each is given `--repeats` turns, one
+after the other in turn; the best and the median count.
 """
 
 import argparse
