@@ -53,23 +53,15 @@ flags.DEFINE_string("one", None, "Runs this row here; for the script itself.")
 
 
 def train_batch(vocab_size: int) -> dict:
-    """Returns a full batch of random ids."""
-    import numpy as np
+    """Returns a batch of the size that the flags say."""
+    from random_batch import random_batch
 
-    rng = np.random.default_rng(0)
-    shape = (FLAGS.batch_size, FLAGS.max_seq_length)
-    predictions = (FLAGS.batch_size, FLAGS.predictions)
-    return {
-        "input_ids": rng.integers(0, vocab_size, shape, np.int32),
-        "input_mask": np.ones(shape, np.int32),
-        "segment_ids": np.zeros(shape, np.int32),
-        "masked_lm_positions": rng.integers(
-            0, FLAGS.max_seq_length, predictions, np.int32
-        ),
-        "masked_lm_ids": rng.integers(0, vocab_size, predictions, np.int32),
-        "masked_lm_weights": np.ones(predictions, np.float32),
-        "next_sentence_labels": np.zeros((FLAGS.batch_size, 1), np.int32),
-    }
+    return random_batch(
+        vocab_size,
+        FLAGS.batch_size,
+        FLAGS.max_seq_length,
+        FLAGS.predictions,
+    )
 
 
 def build_pair(teacher_dtype: str):

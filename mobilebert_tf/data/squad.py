@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mobilebert_tf.data.utf8_files import decode_content, read_content
 from mobilebert_tf.errors import InputError
 
 # Names for users, and the same in TensorFlow Datasets.
@@ -297,20 +298,9 @@ def _text(path: str | os.PathLike, place: str, parent: object, key: str) -> str:
 
 
 def _read_json(path: Path) -> object:
-    if path.is_dir():
-        raise InputError(path, "a file", "a directory")
+    text = decode_content(path, read_content(path))
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(path, "a file", "nothing") from None
-    except OSError as error:
-        raise InputError(path, "a readable file", error.strerror) from error
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        found = f"the byte 0x{content[error.start]:02x}"
-        raise InputError(path, "UTF-8 text", found, line) from None
+        return json.loads(text)
     except json.JSONDecodeError as error:
         found = f"{error.msg} (column {error.colno})"
         raise InputError(path, "JSON", found, error.lineno) from None

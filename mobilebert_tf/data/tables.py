@@ -11,6 +11,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mobilebert_tf.data.utf8_files import (
+    decode_content,
+    line_of,
+    read_content,
+)
 from mobilebert_tf.errors import InputError
 
 FORMATS = (".tsv", ".csv", ".jsonl")
@@ -51,31 +56,13 @@ def read_rows(
 
 
 def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise InputError(path, "a file", "a directory")
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(path, "a file", "nothing") from None
-    except OSError as error:
-        raise InputError(path, "a readable file", error.strerror) from error
+    content = read_content(path)
     nul = content.find(b"\0")
     if nul >= 0:
-        raise InputError(path, "UTF-8 text", "a NUL byte", _line(content, nul))
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
         raise InputError(
-            path,
-            "UTF-8 text",
-            f"the byte 0x{error.object[error.start]:02x}",
-            _line(error.object, error.start),
-        ) from None
-    return text.rstrip("\r\n")
-
-
-def _line(content: bytes, position: int) -> int:
-    return content.count(b"\n", 0, position) + 1
+            path, "UTF-8 text", "a NUL byte", line_of(content, nul)
+        )
+    return decode_content(path, content).rstrip("\r\n")
 
 
 def _tsv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
