@@ -8,18 +8,16 @@ compiled by libtpu. Printed are the operations and the memory that its compiler
 reports, against the memory that it lets a program have; then, as a
 projection, what the paper's schedule would take. A full-size step takes
 minutes to tens of minutes of compilation on two cores.
+
+With --backends=tensorflow,jax each step is compiled a second time, from the
+same models, losses and optimizer by way of JAX: a measure of what the way
+through TensorFlow costs.
 """
 
 import dataclasses
-import gc
-import math
-import multiprocessing
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import importlib.metadata
+from collections.abc import Sequence
 
-import keras
 from absl import flags
 
 from mobilebert_tf import flags as shared
@@ -27,22 +25,13 @@ from mobilebert_tf.config import PRESETS, MobileBertConfig
 from mobilebert_tf.distillation.distiller import check_pair
 from mobilebert_tf.distillation.teacher import TEACHER_DTYPES
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.tools.tpu_steps import (
-    StepSettings,
-    batch_spec,
-    build_step,
-    check_kind,
-    counted_flops,
-)
-from mobilebert_tf.tools.tpu_table import Row, format_projection, format_rows
+from mobilebert_tf.tools.tpu_projection import format_projection
+from mobilebert_tf.tools.tpu_rows import RowFile
+from mobilebert_tf.tools.tpu_steps import StepSettings, check_kind
+from mobilebert_tf.tools.tpu_table import JAX, TENSORFLOW, Row, format_rows
+from mobilebert_tf.tools.tpu_tasks import Task, largest_row, make_row
 from mobilebert_tf.training.optimization import OPTIMIZERS
-from mobilebert_tf.training.tpu_aot import (
-    GIB,
-    CompiledStep,
-    NotCompiled,
-    TpuSlice,
-    lower_step,
-)
+from mobilebert_tf.training.tpu_aot import TpuSlice
 
 FLAGS = flags.FLAGS
 
@@ -92,6 +81,18 @@ flags.DEFINE_enum(
     TEACHER_DTYPES,
     "What the teacher of a pair computes in.",
 )
+flags.DEFINE_list(
+    "backends",
+    [TENSORFLOW],
+    "Ways to a step: tensorflow, our loop's; jax, the same for one device "
+    "without the loop. With the batch of the first.",
+)
+flags.DEFINE_string(
+    "rows_file",
+    None,
+    "JSON file that keeps every row; those it holds are shown, and are not "
+    "made again.",
+)
 flags.DEFINE_bool(
     "rematerialize",
     False,
@@ -106,99 +107,55 @@ flags.DEFINE_float(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A row to be made, by a process of its own."""
+def compile_rows(task: Task, tpu: TpuSlice, file: RowFile) -> list[Row]:
+    """Compiles a step as --batch_size, --find_batch and --backends say."""
 
-    kind: str
-    settings: StepSettings
-    slice_name: str
-    batch_size: int
-    policy: str
+    def make(batch_size, backend=FLAGS.backends[0]):
+        changed = dataclasses.replace(
+            task, batch_size=batch_size, backend=backend
+        )
+        return file.get(
+            lambda: make_row(changed, tpu),
+            kind=task.kind,
+            backend=backend,
+            slice_name=task.slice_name,
+            batch_size=batch_size,
+        )
 
-
-def compile_task(task: Task) -> CompiledStep | str:
-    """Makes, lowers and compiles a step; returns why not where it fails."""
-    keras.config.set_dtype_policy(task.policy)
-    tpu = TpuSlice(task.slice_name)
-    step = build_step(task.kind, task.settings)
-    batch = batch_spec(task.kind, task.settings, task.batch_size)
-    try:
-        module = lower_step(step, batch, tpu.num_replicas)
-        # The weights have done their duty, and the compiler needs memory.
-        del step
-        keras.backend.clear_session()
-        gc.collect()
-        _say(f"{task.kind}: lowered, {len(module) / 1e6:.1f} MB; compiling ...")
-        return tpu.compile(module)
-    except NotCompiled as error:
-        return str(error)
+    if FLAGS.find_batch:
+        first = largest_row(make, task.batch_size)
+    else:
+        first = make(task.batch_size)
+    others = [make(first.batch_size, name) for name in FLAGS.backends[1:]]
+    return [first, *others]
 
 
-def compile_apart(task: Task) -> CompiledStep | str:
-    """Calls `compile_task` in a process, which may crash, and ends."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as pool:
-        try:
-            return pool.submit(compile_task, task).result()
-        except BrokenProcessPool:
-            return "the compiler crashed, or was killed for its memory"
-
-
-def make_row(task: Task, tpu: TpuSlice) -> Row:
-    """Compiles a step with the batch that was asked for."""
-    start = time.monotonic()
-    _say(f"{task.kind}: {task.batch_size} sequences a device of {tpu.name} ...")
-    outcome = compile_apart(task)
-    compiled = None if isinstance(outcome, str) else outcome
-    shown = f"{compiled.used_bytes / GIB:.2f} GiB" if compiled else outcome
-    _say(f"{task.kind}: {shown} (after {time.monotonic() - start:.0f} s)")
-    return Row(
-        kind=task.kind,
-        slice_name=tpu.name,
-        chip=tpu.chip,
-        batch_size=task.batch_size,
-        tokens=task.batch_size * task.settings.max_seq_length,
-        counted_flops=counted_flops(task.kind, task.settings),
-        compiled=compiled,
-        reason="" if compiled else outcome,
+def open_rows(settings: StepSettings, policy: str) -> RowFile:
+    """Opens --rows_file, for rows that share all of these settings."""
+    return RowFile(
+        FLAGS.rows_file,
+        {
+            "libtpu": importlib.metadata.version("libtpu"),
+            "mixed_precision": policy,
+            **dataclasses.asdict(settings),
+        },
     )
 
 
-def largest_row(make: Callable[[int], Row], first: int) -> Row:
-    """Compiles with several batches; returns the row of the largest that fits.
+def check_backends(backends: Sequence[str], rematerialized: bool) -> None:
+    """Checks --backends.
 
-    Tried are `first` times powers of two: next what the memory of `first`
-    lets expect, then larger ones up to one that fails, then those between.
-
-    Args:
-        make: from a batch size to its row.
-        first: returned as it is if even this does not fit.
+    Raises:
+        InputError: if there is no such way, or not with the other flags.
     """
-    best = make(first)
-    if not best.compiled:
-        return best
-    fits, fails = 0, None
-    power = max(1, int(math.log2(best.compiled.batches_that_fit)))
-    while fails is None or fails - fits > 1:
-        row = make(first << power)
-        if row.compiled:
-            fits, best = power, row
-        else:
-            fails = power
-        power = fits + 1 if fails is None else (fits + fails) // 2
-    return best
-
-
-def compile_row(task: Task, tpu: TpuSlice) -> Row:
-    """Compiles a step as --batch_size and --find_batch say."""
-
-    def make(batch_size):
-        return make_row(dataclasses.replace(task, batch_size=batch_size), tpu)
-
-    if FLAGS.find_batch:
-        return largest_row(make, task.batch_size)
-    return make(task.batch_size)
+    if not backends or set(backends) - {TENSORFLOW, JAX}:
+        raise InputError(
+            "--backends", f"{TENSORFLOW}, {JAX}", ",".join(backends)
+        )
+    if JAX in backends and rematerialized:
+        raise InputError(
+            "--backends", f"{TENSORFLOW} alone with --rematerialize", JAX
+        )
 
 
 def settings_from_flags() -> StepSettings:
@@ -229,25 +186,24 @@ def settings_from_flags() -> StepSettings:
     )
 
 
-def _say(line: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
-
-
 def main(_) -> None:
     """Compiles step after step; prints the table and the projection."""
+    check_backends(FLAGS.backends, FLAGS.rematerialize)
     settings = settings_from_flags()
     for kind in FLAGS.step:
         check_kind(kind, settings)
     tpu = TpuSlice(FLAGS.slice)
     mixed = FLAGS.mixed_precision == "bfloat16"
     policy = "mixed_bfloat16" if mixed else "float32"
+    file = open_rows(settings, policy)
     rows = []
     for kind in FLAGS.step:
         task = Task(kind, settings, tpu.name, FLAGS.batch_size, policy)
-        rows.append(compile_row(task, tpu))
-    print(f"\n{format_rows(rows)}")
+        rows += compile_rows(task, tpu, file)
+    shown = file.rows if FLAGS.rows_file else rows
+    print(f"\n{format_rows(shown)}")
     projection = format_projection(
-        rows,
+        shown,
         FLAGS.utilisation,
         settings.max_seq_length,
         settings.student.num_hidden_layers,

@@ -2,15 +2,18 @@
 
 Each kind is one class of step that training takes, with the model or the pair
 that takes it, the shapes of its batch, and how many operations it should need
-by counting its matrix products.
+by counting its matrix products. They can be built under either backend; the
+loop's step runs under TensorFlow only.
 """
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import keras
 import tensorflow as tf
 
 from mobilebert_tf.config import MobileBertConfig
@@ -19,6 +22,7 @@ from mobilebert_tf.distillation.schedule import (
     TransferStage,
     uniform_teacher_blocks,
 )
+from mobilebert_tf.distillation.teacher import build_teacher
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import (
     MobileBertForPretraining,
@@ -93,24 +97,39 @@ def check_kind(kind: str, settings: StepSettings) -> None:
         )
 
 
-def build_step(kind: str, settings: StepSettings) -> TrainStep:
+@dataclasses.dataclass(frozen=True)
+class BuiltStep:
+    """A step and what it is made of.
+
+    Attributes:
+        train_step: as our loop takes it.
+        model: owns all variables that the loss reads.
+        compute_loss: from a batch to a dict of scalars, `loss` among them.
+        variables: what is trained.
+        optimizer: built on these.
+    """
+
+    train_step: TrainStep
+    model: keras.Model
+    compute_loss: Callable[[dict], dict]
+    variables: Sequence[keras.Variable]
+    optimizer: keras.optimizers.Optimizer
+
+
+def build_step(kind: str, settings: StepSettings) -> BuiltStep:
     """Makes models, optimizer and step, all with fresh weights."""
     if kind in (PRETRAINING, FINE_TUNING):
         return _build_own(kind, settings)
-    teacher = MobileBertForPretraining(settings.teacher)
+    teacher = build_teacher(settings.teacher, settings.teacher_dtype)
     stage = _stage(kind)
     # What was copied, and what is not decayed, is no news here.
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         distiller = build_distiller(
-            settings.student,
-            teacher,
-            TransferWeights(),
-            [stage],
-            teacher_dtype=settings.teacher_dtype,
+            settings.student, teacher, TransferWeights(), [stage]
         )
     if settings.rematerialize:
         rematerialize(distiller.student.encoder.blocks)
-    step, _ = build_stage(
+    step, optimizer = build_stage(
         distiller,
         stage,
         optimizer_class=OPTIMIZERS[settings.optimizer],
@@ -119,10 +138,16 @@ def build_step(kind: str, settings: StepSettings) -> TrainStep:
         transfer_learning_rate=1e-3,
         lower_block_multiplier=0.1,
     )
-    return step
+    return BuiltStep(
+        step,
+        distiller,
+        functools.partial(distiller, training=True),
+        distiller.student.trainable_variables,
+        optimizer,
+    )
 
 
-def _build_own(kind: str, settings: StepSettings) -> TrainStep:
+def _build_own(kind: str, settings: StepSettings) -> BuiltStep:
     """The step of a model alone."""
     if kind == PRETRAINING:
         model = MobileBertForPretraining(settings.teacher)
@@ -137,7 +162,9 @@ def _build_own(kind: str, settings: StepSettings) -> TrainStep:
     optimizer = OPTIMIZERS[settings.optimizer](
         _schedule(_NUM_STEPS), global_clipnorm=1.0
     )
-    return build_train_step(loss, model.trainable_variables, optimizer)
+    variables = model.trainable_variables
+    step = build_train_step(loss, variables, optimizer)
+    return BuiltStep(step, model, loss, variables, optimizer)
 
 
 def _schedule(num_steps: int) -> WarmupPolynomialDecay:

@@ -1,21 +1,15 @@
-"""What `tpu_compile` prints: the table of steps, and what follows from it.
-
-Pure functions of what was compiled; the projection is arithmetic, and says so.
-"""
+"""What `tpu_compile` prints: the table of steps, measured by the compiler."""
 
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
-from mobilebert_tf.tools.tpu_steps import (
-    DISTILLATION,
-    PRETRAINING,
-    transfer_block,
-)
 from mobilebert_tf.training.tpu_aot import GIB, CompiledStep, TpuChip
 
-SECONDS_A_DAY = 86_400
+# Ways from a step to the compiler.
+TENSORFLOW, JAX = "tensorflow", "jax"
+
+# A reason that says nothing of the step: another time it may compile.
+CRASHED = "the compiler crashed, or was killed for its memory"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +18,7 @@ class Row:
 
     Attributes:
         kind: of `tpu_steps`.
+        backend: `TENSORFLOW` or `JAX`.
         slice_name: e.g. `v5e:2x2`.
         chip: of that slice.
         batch_size: sequences a device.
@@ -34,6 +29,7 @@ class Row:
     """
 
     kind: str
+    backend: str
     slice_name: str
     chip: TpuChip
     batch_size: int
@@ -43,29 +39,19 @@ class Row:
     reason: str = ""
 
     @property
+    def generation(self) -> str:
+        """Of the chip, e.g. `v5e`."""
+        return self.slice_name.partition(":")[0]
+
+    @property
+    def flops_a_token(self) -> float:
+        """As compiled."""
+        return self.compiled.flops / self.tokens
+
+    @property
     def chip_batch_size(self) -> int:
         """Sequences a chip."""
         return self.batch_size * self.chip.devices
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """A part of the paper's schedule (sections 4.1 and 4.4).
-
-    Attributes:
-        name: for the table.
-        num_steps: its length.
-        batch_size: sequences a step, all devices together.
-    """
-
-    name: str
-    num_steps: int
-    batch_size: int
-
-
-TEACHER_PHASE = Phase("teacher, MLM and NSP", 500_000, 4096)
-TRANSFER_PHASE = Phase("progressive transfer", 240_000, 2048)
-DISTILLATION_PHASE = Phase("distillation", 500_000, 2048)
 
 
 def format_rows(rows: Sequence[Row]) -> str:
@@ -74,6 +60,7 @@ def format_rows(rows: Sequence[Row]) -> str:
         (
             "step",
             "slice",
+            "by way of",
             "sequences",
             "GFLOP",
             "MFLOP/token",
@@ -85,20 +72,29 @@ def format_rows(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         cells.append(_cells(row))
-    lines = _align(cells)
+    lines = align(cells, 3)
+    if any(row.backend == JAX for row in rows):
+        lines += ["", *_JAX_NOTE]
     failures = [row for row in rows if row.compiled is None]
     if failures:
         lines += ["", "did not compile:"]
     for row in failures:
         lines.append(
-            f"  {row.kind} on {row.slice_name} with {row.batch_size} "
-            f"sequences a device: {row.reason}"
+            f"  {row.kind} on {row.slice_name} by way of {row.backend} with "
+            f"{row.batch_size} sequences a device: {row.reason}"
         )
     return "\n".join(lines)
 
 
+_JAX_NOTE = (
+    "By way of jax: loss, gradients, clipping and update by the same models,",
+    "losses and optimizer, of one device. What only the loop has is missing:",
+    "sums over replicas, and leaving out an update that is not finite.",
+)
+
+
 def _cells(row: Row) -> tuple[str, ...]:
-    what = row.kind, row.slice_name, str(row.batch_size)
+    what = row.kind, row.slice_name, row.backend, str(row.batch_size)
     counted = f"{row.counted_flops / 1e6:,.1f}"
     compiled = row.compiled
     if compiled is None:
@@ -106,7 +102,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         *what,
         f"{compiled.flops / 1e9:,.0f}",
-        f"{compiled.flops / row.tokens / 1e6:,.1f}",
+        f"{row.flops_a_token / 1e6:,.1f}",
         counted,
         f"{compiled.bytes_accessed / 1e9:,.1f}",
         f"{compiled.used_bytes / GIB:.2f} / "
@@ -115,96 +111,12 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def format_projection(
-    rows: Sequence[Row],
-    utilisation: float,
-    max_seq_length: int,
-    num_stages: int,
-) -> str:
-    """Returns what the paper's schedule would take; nothing if unknown.
-
-    Args:
-        rows: of one or several slices.
-        utilisation: share of a chip's peak that a step is taken to reach.
-        max_seq_length: S.
-        num_stages: of progressive transfer, one a block. Those that were not
-            compiled are taken from a line through two or more that were: a
-            stage costs a block of both models more than the one before.
-    """
-    cells = [("schedule", "chips", "steps", "batch", "chip-days", "at most")]
-    for name in dict.fromkeys(row.slice_name for row in rows):
-        here = [row for row in rows if row.slice_name == name and row.compiled]
-        for phase, flops, batch in _phases(here, num_stages):
-            chip = here[0].chip
-            step = flops * phase.batch_size * max_seq_length
-            days = (
-                phase.num_steps
-                * step
-                / (chip.peak_tflops * 1e12 * utilisation * SECONDS_A_DAY)
-            )
-            cells.append(
-                (
-                    phase.name,
-                    name.partition(":")[0],
-                    f"{phase.num_steps:,}",
-                    f"{phase.batch_size:,}",
-                    f"{days:,.1f}",
-                    f"{phase.batch_size // batch} chips",
-                )
-            )
-    if len(cells) == 1:
-        return ""
-    return "\n".join(
-        [
-            f"Projection, not a measurement: steps x flops / (peak bfloat16 "
-            f"flops x {utilisation:g}),",
-            "at the paper's batch and length. At most: the chips that share "
-            "the batch if each",
-            "has the sequences of the table.",
-            *_align(cells),
-        ]
-    )
-
-
-def _phases(
-    rows: Sequence[Row], num_stages: int
-) -> list[tuple[Phase, float, int]]:
-    """The phases that rows of one slice tell of.
-
-    Returns:
-        Of each: the phase, flops a token, sequences a chip.
-    """
-    by_kind = {row.kind: row for row in rows}
-    blocks = {
-        transfer_block(row.kind): row
-        for row in rows
-        if transfer_block(row.kind) is not None
-    }
-    found = []
-    if PRETRAINING in by_kind:
-        row = by_kind[PRETRAINING]
-        found.append((TEACHER_PHASE, _flops(row), row.chip_batch_size))
-    if len(blocks) > 1:
-        line = np.polyfit(list(blocks), list(map(_flops, blocks.values())), 1)
-        stages = np.polyval(line, np.arange(num_stages))
-        batch = min(row.chip_batch_size for row in blocks.values())
-        found.append((TRANSFER_PHASE, float(np.mean(stages)), batch))
-    if DISTILLATION in by_kind:
-        row = by_kind[DISTILLATION]
-        found.append((DISTILLATION_PHASE, _flops(row), row.chip_batch_size))
-    return found
-
-
-def _flops(row: Row) -> float:
-    return row.compiled.flops / row.tokens
-
-
-def _align(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Columns: the first two to the left, numbers to the right."""
+def align(cells: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Returns lines, their first `left` columns to the left, others right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join(
-            cell.ljust(width) if index < 2 else cell.rjust(width)
+            cell.ljust(width) if index < left else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in cells

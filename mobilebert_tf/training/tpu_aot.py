@@ -167,7 +167,7 @@ class TpuSlice:
         raise NotCompiled("the compiler placed half a tebibyte in a device")
 
     def _compile(self, module: bytes, num_replicas: int):
-        jax = _import_jax()
+        jax = import_jax()
         from jax._src import compiler
         from jax._src.interpreters import mlir
         from jax._src.lib import xla_client
@@ -291,7 +291,7 @@ _AVAILABLE = re.compile(
 
 
 def _describe(name: str, bounds: tuple[int, ...], chip: TpuChip) -> list:
-    jax = _import_jax()
+    jax = import_jax()
     from jax.experimental import topologies
 
     # A layout smaller than a host is one of a smaller host.
@@ -309,7 +309,12 @@ def _describe(name: str, bounds: tuple[int, ...], chip: TpuChip) -> list:
         raise InputError("--slice", "a slice that exists", reason) from error
 
 
-def _import_jax():
+def import_jax():
+    """Returns jax, set up for chips that are not there.
+
+    Raises:
+        InputError: if it, or libtpu, is missing.
+    """
     # Nothing here asks for a chip: not which there are, nor for itself alone.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,14 @@ import tensorflow as tf
 
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.tools import tpu_compile, tpu_steps
+from mobilebert_tf.tools import tpu_compile, tpu_steps, tpu_tasks
 from mobilebert_tf.tools.tpu_steps import StepSettings
-from mobilebert_tf.tools.tpu_table import Row, format_projection, format_rows
+from mobilebert_tf.tools.tpu_table import format_rows
 from mobilebert_tf.training import tpu_aot
-from mobilebert_tf.training.tpu_aot import CompiledStep, DoesNotFit, NotCompiled
+from mobilebert_tf.training.tpu_aot import DoesNotFit, NotCompiled
+from tests.tools.tpu_examples import GIB, compiled, row
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-GIB = 2**30
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is an extra"
 )
@@ -36,32 +37,6 @@ TINY_TEACHER = MobileBertConfig.from_preset(
     "ib_bert_small", vocab_size=64, num_hidden_layers=1
 )
 SMALL = StepSettings(TINY_TEACHER, TINY, 16, 2)
-
-
-def compiled(flops=4e12, **changes):
-    values = {
-        "flops": flops,
-        "bytes_accessed": 2.5e11,
-        "argument_bytes": 2 * GIB,
-        "temporary_bytes": 3 * GIB,
-        "program_bytes": GIB // 2,
-        "available_bytes": 16 * GIB,
-        "seconds": 61.0,
-    }
-    return CompiledStep(**(values | changes))
-
-
-def row(kind="pretraining", slice_name="v5e:1x1", flops=4e12, **changes):
-    values = {
-        "kind": kind,
-        "slice_name": slice_name,
-        "chip": tpu_aot.CHIPS[slice_name.partition(":")[0]],
-        "batch_size": 8,
-        "tokens": 8 * 512,
-        "counted_flops": 9e8,
-        "compiled": compiled(flops),
-    }
-    return Row(**(values | changes))
 
 
 def run_tool(*arguments):
@@ -111,39 +86,20 @@ def test_the_table_shows_each_step_and_each_failure():
         [row(), row("distillation", compiled=None, reason="no such op")]
     )
     lines = shown.splitlines()
-    assert lines[2].split()[:3] == ["pretraining", "v5e:1x1", "8"]
+    assert lines[2].split()[:4] == ["pretraining", "v5e:1x1", "tensorflow", "8"]
     # 4e12 operations for 8 x 512 tokens.
     assert "4,000" in lines[2] and "976.6" in lines[2] and "900.0" in lines[2]
     assert "5.50 / 16.00" in lines[2] and "61 s" in lines[2]
     assert "did not compile:" in lines
     assert lines[-1].strip() == (
-        "distillation on v5e:1x1 with 8 sequences a device: no such op"
+        "distillation on v5e:1x1 by way of tensorflow with 8 sequences a "
+        "device: no such op"
     )
 
 
-def test_the_projection_is_the_arithmetic_it_says():
-    shown = format_projection([row()], 0.4, 512, 24)
-    # 4e12 / 4096 a token; 500,000 steps of 4,096 x 512; 197e12 x 0.4 a second.
-    days = 4e12 / 4096 * 5e5 * 4096 * 512 / (197e12 * 0.4) / 86_400
-    (line,) = [
-        line for line in shown.splitlines() if line.startswith("teacher")
-    ]
-    assert f"{days:,.1f}" in line.split() and "512 chips" in line
-    assert shown.startswith("Projection, not a measurement")
-    assert format_projection([row(compiled=None)], 0.4, 512, 24) == ""
-
-
-def test_transfer_is_projected_from_the_mean_of_its_stages():
-    stages = [
-        row("transfer_block_00", flops=1e12),
-        row("transfer_block_02", flops=5e12),
-    ]
-    shown = format_projection(stages, 1.0, 512, 4)
-    # Stages 0 to 3 lie on a line: 1, 3, 5 and 7, so that the mean is 4e12.
-    days = 4e12 / 4096 * 2.4e5 * 2048 * 512 / 197e12 / 86_400
-    assert f"{days:,.1f}" in shown.splitlines()[-1].split()
-    # One stage says nothing of the others.
-    assert format_projection(stages[:1], 1.0, 512, 4) == ""
+def test_what_jax_leaves_out_is_said_where_it_is_shown():
+    assert "update that is not finite" in format_rows([row(backend="jax")])
+    assert "not finite" not in format_rows([row()])
 
 
 def test_two_devices_share_a_chip_of_v3():
@@ -187,14 +143,14 @@ def test_unknown_steps_are_refused(kind):
     ["pretraining", "transfer_block_00", "distillation", "fine_tuning"],
 )
 def test_every_step_is_lowered(kind):
-    step = tpu_steps.build_step(kind, SMALL)
+    step = tpu_steps.build_step(kind, SMALL).train_step
     batch = tpu_steps.batch_spec(kind, SMALL, 2)
     assert b"all_reduce" not in tpu_aot.lower_step(step, batch, 1)
 
 
 def test_replicas_sum_their_gradients():
     settings = dataclasses.replace(SMALL, rematerialize=True)
-    step = tpu_steps.build_step("fine_tuning", settings)
+    step = tpu_steps.build_step("fine_tuning", settings).train_step
     batch = tpu_steps.batch_spec("fine_tuning", settings, 2)
     assert b"all_reduce" in tpu_aot.lower_step(step, batch, 4)
 
@@ -222,6 +178,19 @@ def test_bad_flags_end_in_one_line():
     assert "transfer_block_23" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("backends", "rematerialized", "said"),
+    [
+        (["tensorflow", "torch"], False, "tensorflow, jax, found tensorflow,t"),
+        ([], False, "tensorflow, jax"),
+        (["jax"], True, "tensorflow alone with --rematerialize, found jax"),
+    ],
+)
+def test_backends_that_cannot_be_are_refused(backends, rematerialized, said):
+    with pytest.raises(InputError, match=said):
+        tpu_compile.check_backends(backends, rematerialized)
+
+
 def rows_up_to(limit):
     """A stand-in for compilations: 1 GiB a sequence, and what was tried."""
     tried = []
@@ -242,20 +211,20 @@ def rows_up_to(limit):
 @pytest.mark.parametrize("limit", [2, 3, 16, 17, 64])
 def test_the_largest_batch_that_fits_is_found(limit):
     make, tried = rows_up_to(limit)
-    best = tpu_compile.largest_row(make, 2)
+    best = tpu_tasks.largest_row(make, 2)
     assert best.batch_size == 2 ** int(np.log2(limit))
     assert best.compiled and len(tried) == len(set(tried))
 
 
 def test_the_first_guess_is_what_memory_lets_expect():
     make, tried = rows_up_to(16)
-    tpu_compile.largest_row(make, 2)
+    tpu_tasks.largest_row(make, 2)
     assert tried == [2, 16, 32]
 
 
 def test_a_first_batch_that_does_not_fit_is_the_row():
     make, tried = rows_up_to(1)
-    assert tpu_compile.largest_row(make, 2).compiled is None
+    assert tpu_tasks.largest_row(make, 2).compiled is None
     assert tried == [2]
 
 
@@ -303,3 +272,26 @@ def test_a_product_of_known_cost():
     # In place: the variable counts once, beside input and output.
     floats = 256 * 512 + 512 * 128 + 256 * 128
     assert step.argument_bytes == pytest.approx(4 * floats, rel=0.01)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_both_ways_to_a_step_need_the_same_operations(tmp_path):
+    flags = [
+        "--teacher_preset=ib_bert_small",
+        "--preset=mobilebert_small",
+        "--max_seq_length=32",
+        "--step=transfer_block_00",
+        "--backends=tensorflow,jax",
+        f"--rows_file={tmp_path / 'rows.json'}",
+    ]
+    done = run_tool(*flags)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    ours, jax = (row["compiled"]["flops"] for row in rows)
+    assert [row["backend"] for row in rows] == ["tensorflow", "jax"]
+    assert jax == pytest.approx(ours, rel=0.1)
+    # What was made is shown again, without a compilation.
+    again = run_tool(*flags)
+    assert again.returncode == 0 and "compiling" not in again.stdout
+    assert done.stdout.endswith(again.stdout)
