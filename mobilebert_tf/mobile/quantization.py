@@ -3,14 +3,16 @@
 Activations are fake-quantised exactly where the integer kernels round, weights
 per channel, so that the loss is that of the phone. Three rules make it train:
 
-* ranges are calibrated on real batches *before* the first step, as the lowest
-  and highest value seen. Moving averages that begin at (-6, 6), the usual
-  default, are wrong for as long as a fine-tuning lasts;
-* they stay fixed afterwards. The weights adapt to them, a step has no state
-  beyond the weights, and replicas need not agree on statistics;
+* ranges are calibrated on real batches *before* the first step. Moving averages
+  that begin at (-6, 6), the usual default, are wrong for as long as a
+  fine-tuning lasts;
+* a step does not touch them: it has no state beyond the weights, and replicas
+  need not agree on statistics. Between steps `follow_ranges` may move them, as
+  `range_schedule` does in the first part of a training; then they are frozen
+  and the weights adapt;
 * right sides of batch products are symmetric, with zero point 0 exactly.
 
-The arithmetic is `rounding`'s.
+The arithmetic is `rounding`'s, the choice of ranges `calibration`'s.
 """
 
 from collections.abc import Iterable
@@ -19,6 +21,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.mobile.calibration import (
+    DEFAULT_PERCENTILE,
+    CalibratedRange,
+    choose_ranges,
+    measure_extremes,
+)
 from mobilebert_tf.mobile.deployment import INPUT_NAMES, DeploymentModel
 from mobilebert_tf.mobile.rounding import (
     ExportRounding,
@@ -27,12 +36,16 @@ from mobilebert_tf.mobile.rounding import (
 )
 from mobilebert_tf.modeling.losses import (
     classification_loss,
+    mean,
     regression_loss,
     span_loss,
 )
 
 # 8 bits reach from -128 to 127: this range has scale m / 127, zero point 0.
 _SYMMETRIC_RATIO = 128.0 / 127.0
+
+# Ranges follow to no more than this share, or multiple, of the calibrated ones.
+_FOLLOWED_RATIOS = (0.5, 2.0)
 
 
 class QuantizationAwareModel(tf.Module):
@@ -85,6 +98,8 @@ class QuantizationAwareModel(tf.Module):
         self._symmetric = np.array(
             [name in recorder.symmetric_names for name in self._names]
         )
+        # Of calibration: a batch, how far it reached, and all ranges then.
+        self._reference = None
         self.ranges = tf.Variable(
             np.full((len(self._names), 2), np.nan, np.float32),
             trainable=False,
@@ -100,37 +115,85 @@ class QuantizationAwareModel(tf.Module):
         """Whether ranges have been measured, or restored."""
         return bool(np.isfinite(self.ranges.numpy()).all())
 
-    def calibrate(self, batches: Iterable[dict]) -> None:
+    def calibrate(
+        self,
+        batches: Iterable[dict],
+        method: str = "min_max",
+        percentile: float = DEFAULT_PERCENTILE,
+    ) -> tuple[CalibratedRange, ...]:
         """Measures the ranges of all activations in the float graph.
 
         Args:
             batches: dicts with `input_ids`, `input_mask` and `segment_ids`,
                 some hundred examples of the training set in all. Other
                 entries are ignored.
+            method: one of `calibration.METHODS`.
+            percentile: the share of values, in percent, that `percentile`
+                keeps within a range.
+
+        Returns:
+            What was found and chosen, for `calibration.write_ranges`.
 
         Raises:
-            ValueError: if there is no batch, or an activation is not finite.
+            ValueError: if there is no batch, an activation is not finite, or
+                there is no such method.
         """
-        measured = [self._measure(batch) for batch in batches]
-        if not measured:
-            raise ValueError("calibration needs at least one batch")
-        measured = np.stack(measured)  # [batches, P, 2]
-        low, high = measured[..., 0].min(0), measured[..., 1].max(0)
-        finite = np.isfinite(low) & np.isfinite(high)
-        if not finite.all():
-            bad = self._names[int(np.argmin(finite))]
-            raise ValueError(f"activation {bad} is not finite on the batches")
-        self.ranges.assign(self._usable(low, high))
+        batches = list(batches)
+        extremes, chosen = choose_ranges(
+            self.deployment, batches, method, percentile
+        )
+        ranges = self._usable(*self._columns(chosen))
+        self.ranges.assign(ranges)
+        first = {name: batches[0][name] for name in INPUT_NAMES}
+        reached = self._columns(measure_extremes(self.deployment, first))
+        self._reference = first, reached, ranges
+        return tuple(
+            CalibratedRange(
+                name,
+                *(float(limit) for limit in extremes[name]),
+                method,
+                *(float(limit) for limit in limits),
+            )
+            for name, limits in zip(self._names, ranges, strict=True)
+        )
 
-    def _measure(self, batch: dict) -> np.ndarray:
-        """Returns the lowest and highest value of each activation, [P, 2].
+    def follow_ranges(self, rate: float = 0.5) -> None:
+        """Moves all ranges as much as the activations have moved.
 
-        Eagerly: to trace 24 blocks takes longer than some batches do.
+        The first batch of calibration is measured again, in the float graph
+        with the weights as they are, and each range grows or shrinks by the
+        ratio to what that batch reached then. One batch of training would not
+        do: its extremes are smaller than those of all examples. To be called
+        between steps; every replica reads the same ranges.
+
+        Args:
+            rate: how far, 1 being all the way. An activation that is not
+                finite moves nothing.
+
+        Raises:
+            ValueError: if `calibrate` was not called before.
         """
-        recorder = RangeRecorder()
-        inputs = (tf.cast(batch[name], tf.int32) for name in INPUT_NAMES)
-        self.deployment(*inputs, rounding=recorder)
-        return np.stack([recorder.ranges[name] for name in self._names])
+        if self._reference is None:
+            raise ValueError("ranges follow only after calibrate()")
+        batch, extremes, calibrated = self._reference
+        now = self._columns(measure_extremes(self.deployment, batch))
+        ratio = self._reach(now) / self._reach(extremes)
+        ratio = np.where(np.isfinite(ratio), ratio, 1.0)
+        ranges = self.ranges.numpy()
+        target = calibrated * np.clip(ratio, *_FOLLOWED_RATIOS)
+        self.ranges.assign(ranges + rate * (target - ranges))
+
+    def _reach(self, extremes) -> np.ndarray:
+        """Returns how far ranges have to go to either side, [P, 2]."""
+        low, high = self._usable(*extremes).T
+        # A side that is not used has no ratio.
+        return np.stack(
+            [np.where(low < 0.0, low, 1.0), np.where(high > 0.0, high, 1.0)], -1
+        )
+
+    def _columns(self, limits: dict[str, np.ndarray]):
+        """Returns lowest and highest values in the order of the names, [P]."""
+        return np.stack([limits[name] for name in self._names], axis=1)
 
     def _usable(self, low, high) -> np.ndarray:
         """Makes ranges hold zero, have a width, and be symmetric if needed."""
@@ -180,7 +243,20 @@ class QuantizationAwareModel(tf.Module):
         }
 
     def export_rounding(self) -> ExportRounding:
-        """Returns the rounding whose graph the TFLite converter reads."""
+        """Returns the rounding whose graph the TFLite converter reads.
+
+        Raises:
+            InputError: if a range was never measured: a model, or the
+                checkpoint it comes from, that nobody calibrated.
+        """
+        finite = np.isfinite(self.ranges.numpy()).all(axis=1)
+        if not finite.all():
+            raise InputError(
+                "int8 export",
+                "ranges calibrated on real examples",
+                f"none for {int((~finite).sum())} of {len(finite)} activations",
+                self._names[int(np.argmin(finite))],
+            )
         ranges = self.ranges.numpy()
         return ExportRounding(dict(zip(self._names, ranges, strict=True)))
 
@@ -193,7 +269,7 @@ def _classification_loss(logits, batch):
 
 def _classification_distillation_loss(logits, teacher_logits):
     if logits.shape[-1] == 1:
-        return tf.reduce_mean(tf.square(logits - teacher_logits))
+        return mean(tf.square(logits - teacher_logits))
     return _soft_cross_entropy(logits, teacher_logits)
 
 
@@ -214,7 +290,7 @@ def _span_distillation_loss(logits, teacher_logits):
 
 def _soft_cross_entropy(logits, teacher_logits):
     """Mean over the batch of -sum(teacher probability * log probability)."""
-    return tf.reduce_mean(
+    return mean(
         tf.nn.softmax_cross_entropy_with_logits(
             labels=tf.nn.softmax(teacher_logits), logits=logits
         )

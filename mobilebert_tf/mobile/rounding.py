@@ -15,6 +15,7 @@ agree on, where one variable of ranges is enough.
 
 from typing import Protocol
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -75,6 +76,57 @@ class RangeRecorder(Exact):
 
     def symmetric(self, name, tensor):
         self.symmetric_names.add(name)
+        return self.activation(name, tensor)
+
+
+class ChannelRecorder(Exact):
+    """Computes exactly and notes every channel's range, [2, W], by name.
+
+    Of tensors of rank 2 only: rows of channels, and tables.
+    """
+
+    def __init__(self):
+        self.ranges: dict[str, tf.Tensor] = {}
+
+    def look_up(self, name, table, ids):
+        self.activation(name, table)
+        return tf.gather(table, ids)
+
+    def activation(self, name, tensor):
+        if tensor.shape.rank == 2:
+            self.ranges[name] = tf.stack(
+                [tf.reduce_min(tensor, axis=0), tf.reduce_max(tensor, axis=0)]
+            )
+        return tensor
+
+    def symmetric(self, name, tensor):
+        return self.activation(name, tensor)
+
+
+class SampleRecorder(Exact):
+    """Computes exactly and notes a sample of each activation, by name.
+
+    Tables are left out: a batch says little about their rarer rows.
+
+    Args:
+        seed: of which values are drawn.
+        size: how many of a tensor, which stays whole if it is no larger.
+    """
+
+    def __init__(self, seed: int, size: int = 2**16):
+        self.samples: dict[str, tf.Tensor] = {}
+        self._rng = np.random.default_rng(seed)
+        self._size = size
+
+    def activation(self, name, tensor):
+        values = tf.reshape(tensor, (-1,))
+        if len(values) > self._size:
+            drawn = self._rng.integers(0, len(values), self._size)
+            values = tf.gather(values, drawn)
+        self.samples[name] = values
+        return tensor
+
+    def symmetric(self, name, tensor):
         return self.activation(name, tensor)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import mobilebert_tf as mb
 from mobilebert_tf.mobile.deployment import deployment_model
+from mobilebert_tf.mobile.equalization import equalize
 from mobilebert_tf.modeling.weight_names import match_weights
 from tests.mobile.networks import (
     LABELS,
@@ -137,9 +138,12 @@ def test_24_blocks_of_random_gammas(rng):
     config = small_config(num_hidden_layers=24)
     model = classifier(config, rng)
     batch = random_batch(config, rng)
-    found = deployment_model(model)(**batch)
-    assert relative_error(found, model(batch)) < 1e-5
-    assert relative_error(found, in_float64(model)(batch)) < 1e-5
+    deployment = deployment_model(model)
+    exact = in_float64(model)(batch)
+    for candidate in (deployment, equalize(deployment, [batch])):
+        found = candidate(**batch)
+        assert relative_error(found, model(batch)) < 1e-5
+        assert relative_error(found, exact) < 1e-5
 
 
 @pytest.mark.slow
@@ -165,4 +169,7 @@ def test_the_released_norms_fold_without_a_restart(scale, rng, shared_data):
     batch = random_batch(config, rng, size=2, length=32)
     deployment = deployment_model(model)
     assert relative_error(deployment(**batch), model(batch)) < 1e-5
-    assert not scales(deployment)
+    # The channels' ranges are measured on other examples.
+    equalized = equalize(deployment, [random_batch(config, rng, length=32)])
+    assert relative_error(equalized(**batch), model(batch)) < 1e-5
+    assert not scales(equalized)
