@@ -17,8 +17,6 @@ from ai_edge_litert.interpreter import Interpreter
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.deployment import INPUT_NAMES
 
-SIGNATURE = "serving_default"
-
 # A flatbuffer says so at byte 4.
 _IDENTIFIER = b"TFL3"
 
@@ -27,33 +25,42 @@ class TFLiteModel:
     """A .tflite file, ready to predict.
 
     Args:
-        path: a file that `export.export_tflite` wrote.
+        path: a file that `export.export_tflite` wrote, or another with the
+            same three inputs in each of its signatures.
         num_threads: threads of the interpreter.
 
     Attributes:
-        max_seq_length: S, the only length the file accepts.
-        output_names: the outputs of its signature.
+        lengths: the lengths of sequences that the file accepts, in rising
+            order, one a signature.
+        max_seq_length: the longest, S.
+        output_names: the outputs of its signatures.
 
     Raises:
         InputError: if the file is missing, is no (or half a) TFLite file, or
-            has not the three inputs under the expected signature.
+            has not the three inputs under its signatures.
     """
 
     def __init__(self, path: str | os.PathLike, num_threads: int = 1):
         self.path = Path(path)
-        self.interpreter = _open_interpreter(self.path, num_threads)
+        self.interpreter = open_interpreter(self.path, num_threads)
         signatures = self.interpreter.get_signature_list()
-        found = signatures.get(SIGNATURE, {"inputs": [], "outputs": []})
-        if sorted(found["inputs"]) != sorted(INPUT_NAMES):
+        if not signatures or any(
+            sorted(signature["inputs"]) != sorted(INPUT_NAMES)
+            for signature in signatures.values()
+        ):
             raise InputError(
                 self.path,
-                f"a signature {SIGNATURE} of {', '.join(INPUT_NAMES)}",
+                f"signatures of {', '.join(INPUT_NAMES)}",
                 {name: s["inputs"] for name, s in signatures.items()},
             )
-        self.output_names = tuple(sorted(found["outputs"]))
-        self._runner = self.interpreter.get_signature_runner(SIGNATURE)
-        details = self._runner.get_input_details()
-        self.max_seq_length = int(details["input_ids"]["shape"][1])
+        runners = map(self.interpreter.get_signature_runner, signatures)
+        by_length = {_length(runner): runner for runner in runners}
+        self._runners = dict(sorted(by_length.items()))
+        self.lengths = tuple(self._runners)
+        self.max_seq_length = self.lengths[-1]
+        self.output_names = tuple(
+            sorted(next(iter(signatures.values()))["outputs"])
+        )
 
     def predict(
         self,
@@ -62,16 +69,17 @@ class TFLiteModel:
         """Runs every example, one at a time, as a phone does.
 
         Args:
-            inputs: arrays [num, S] by input name, or an iterable of such
-                batches. Other entries (labels) are ignored.
+            inputs: arrays [num, S] by input name, in any order, or an iterable
+                of such batches. Other entries (labels) are ignored. S is one
+                of `lengths`.
 
         Returns:
             The output, [num, ...]; for a file with several outputs, a dict of
             them by name.
 
         Raises:
-            ValueError: if the sequences are not `max_seq_length` long, or
-                there are none.
+            ValueError: if the sequences are of another length, or there are
+                none.
         """
         batches = [inputs] if isinstance(inputs, dict) else inputs
         outputs = [
@@ -91,45 +99,85 @@ class TFLiteModel:
 
     def _run(self, batch, row: int) -> dict[str, np.ndarray]:
         example = {}
+        length = np.shape(batch["input_ids"])[1]
         for name in INPUT_NAMES:
             values = np.asarray(batch[name])[row : row + 1].astype(np.int32)
-            if values.shape != (1, self.max_seq_length):
+            if values.shape != (1, length) or length not in self._runners:
+                known = " or ".join(map(str, self.lengths))
                 raise ValueError(
-                    f"{name} must be {self.max_seq_length} long, as "
-                    f"{self.path} was exported. Received: {values.shape[1:]}"
+                    f"{name} must be {known} long, as {self.path} was "
+                    f"exported. Received: {values.shape[1:]}"
                 )
             example[name] = values
-        return self._runner(**example)
+        return self._runners[length](**example)
 
-    def latency_ms(self, repeats: int = 50) -> float:
+    def latency_ms(self, repeats: int = 50, length: int | None = None) -> float:
         """Returns the median milliseconds of one inference, after warming up.
 
         The inputs are all real tokens; what they are does not change the work.
+
+        Args:
+            repeats: how many are timed.
+            length: one of `lengths`; None: the longest.
         """
-        ones = np.ones((1, self.max_seq_length), np.int32)
+        length = length or self.max_seq_length
+        runner = self._runners[length]
+        ones = np.ones((1, length), np.int32)
         example = dict.fromkeys(INPUT_NAMES, ones)
         for _ in range(3):
-            self._runner(**example)
+            runner(**example)
         times = []
         for _ in range(repeats):
             begin = time.perf_counter()
-            self._runner(**example)
+            runner(**example)
             times.append(time.perf_counter() - begin)
         return 1000.0 * statistics.median(times)
 
 
-def _open_interpreter(path: Path, num_threads: int) -> Interpreter:
+def _length(runner) -> int:
+    """The length of the sequences that a signature takes."""
+    return int(runner.get_input_details()["input_ids"]["shape"][1])
+
+
+def open_interpreter(
+    path: Path, num_threads: int, interpreter_class=Interpreter, **options
+) -> Interpreter:
+    """Opens a .tflite file.
+
+    Args:
+        path: the file.
+        num_threads: threads of the interpreter.
+        interpreter_class: LiteRT's interpreter, or one with more kernels.
+        **options: of that class.
+
+    Raises:
+        InputError: if the file is missing, is no (or half a) TFLite file, or
+            asks for kernels that the interpreter has not.
+    """
+    content = read_tflite(path)
+    try:
+        interpreter = interpreter_class(
+            model_content=content, num_threads=num_threads, **options
+        )
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        expected = "a whole .tflite file"
+        if "custom op" in str(error):
+            expected = "a .tflite file of LiteRT's own operations"
+        raise InputError(path, expected, error) from error
+    return interpreter
+
+
+def read_tflite(path: Path) -> bytes:
+    """Returns the content of a .tflite file.
+
+    Raises:
+        InputError: if the file is missing or another kind of file.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(path, "a .tflite file", error.strerror) from error
     if content[4:8] != _IDENTIFIER:
         raise InputError(path, "a .tflite file", "another kind of file")
-    try:
-        interpreter = Interpreter(
-            model_content=content, num_threads=num_threads
-        )
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise InputError(path, "a whole .tflite file", error) from error
-    return interpreter
+    return content

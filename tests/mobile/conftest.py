@@ -1,5 +1,7 @@
 """One small task learned once, and the files made from it, for all tests."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -129,15 +131,21 @@ def quantized(calibrated, train_arrays) -> QuantizationAwareModel:
 
 
 @pytest.fixture(scope="session")
-def files(trained, quantized, tmp_path_factory) -> dict:
+def files(
+    trained, calibrated, quantized, train_arrays, tmp_path_factory
+) -> dict:
     """Kind to .tflite file of the trained student."""
     folder = tmp_path_factory.mktemp("tflite")
+    models = {"int8": calibrated(), "int8_qat": quantized}
     for kind in KINDS:
-        export_tflite(
-            trained,
-            kind,
-            folder / f"{kind}.tflite",
-            max_seq_length=LENGTH,
-            quantized=quantized if kind == "int8" else None,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "no accelerated delegate")
+            export_tflite(
+                trained,
+                kind,
+                folder / f"{kind}.tflite",
+                max_seq_length=LENGTH,
+                quantized=models.get(kind),
+                calibration=[take(train_arrays, slice(0, 64))],
+            )
     return {kind: folder / f"{kind}.tflite" for kind in KINDS}

@@ -8,7 +8,7 @@ import pytest
 
 import mobilebert_tf as mb
 from mobilebert_tf.mobile.deployment import deployment_model
-from mobilebert_tf.mobile.export import _muted, export_tflite
+from mobilebert_tf.mobile.export import export_tflite, muted
 from mobilebert_tf.mobile.quantization import QuantizationAwareModel
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from tests.mobile.networks import (
@@ -47,7 +47,7 @@ class Contents:
 
 @pytest.fixture(scope="module")
 def int8(files) -> Contents:
-    return Contents(files["int8"])
+    return Contents(files["int8_qat"])
 
 
 def accuracy(logits, arrays) -> float:
@@ -72,7 +72,7 @@ def test_float32_logits_are_those_of_keras(files, trained, test_arrays):
 def test_int8_logits_are_those_of_the_trained_graph(
     files, quantized, test_arrays
 ):
-    found = TFLiteModel(files["int8"]).predict(test_arrays)
+    found = TFLiteModel(files["int8_qat"]).predict(test_arrays)
     wanted = quantized(**inputs_of(test_arrays)).numpy()
     low, high = dict(
         zip(quantized._names, quantized.ranges.numpy(), strict=True)
@@ -162,7 +162,9 @@ def test_masked_positions_change_nothing(files, test_arrays):
         model = TFLiteModel(path)
         found, wanted = model.predict(changed), model.predict(rows)
         # Dynamic ranges of activations are taken over padding as well.
-        tolerance = {"float32": 1e-5, "dynamic": 0.05, "int8": 0.0}[kind]
+        tolerance = {"float32": 1e-5, "float16": 1e-5, "dynamic": 0.05}.get(
+            kind, 0.0
+        )
         assert relative_error(found, wanted) <= tolerance, kind
 
 
@@ -246,7 +248,7 @@ def test_the_converter_is_silent_unless_it_fails(trained, tmp_path, capfd):
     printed = capfd.readouterr().err.splitlines()
     # LiteRT's own line about its delegate comes from the check.
     assert [line for line in printed if "XNNPACK" not in line] == []
-    with pytest.raises(ZeroDivisionError), _muted():
+    with pytest.raises(ZeroDivisionError), muted():
         os.write(2, b"the reason\n")
         raise ZeroDivisionError
     assert capfd.readouterr().err == "the reason\n"
