@@ -1,0 +1,101 @@
+"""Token classification: the loss, predictions, and how a tagger is trained."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from mobilebert_tf.data.bucketing import (
+    BUCKET_LENGTHS,
+    INPUTS,
+    evaluation_batches,
+)
+from mobilebert_tf.modeling.losses import masked_lm_loss
+from mobilebert_tf.modeling.models import MobileBertForTokenClassification
+from mobilebert_tf.training.fine_tuning_run import FineTuningRun
+
+Arrays = dict[str, np.ndarray]
+
+
+def token_classification_loss(
+    model: MobileBertForTokenClassification,
+) -> Callable[[dict], dict[str, tf.Tensor]]:
+    """Returns a function from a batch of `encode_sentences` to `loss`.
+
+    That is the mean cross-entropy over the tokens of the batch, in nats, each
+    at its first piece.
+    """
+
+    def compute_loss(batch):
+        logits = model(batch, training=True)
+        # Inputs were cut to the width of their bucket, labels were not. Weights
+        # must stay as they came (see `build_train_step`), so the logits grow:
+        # nothing is weighed where they do.
+        missing = ops.shape(batch["labels"])[1] - ops.shape(logits)[1]
+        logits = ops.pad(logits, ((0, 0), (0, missing), (0, 0)))
+        # Predicting the labels of some positions is all that masked LM is.
+        loss = masked_lm_loss(logits, batch["labels"], batch["label_weights"])
+        return {"loss": loss}
+
+    return compute_loss
+
+
+class TokenPredictor:
+    """Runs a tagger over sentences, in batches of a few widths.
+
+    Traced once: it may be called again while the model is trained.
+
+    Args:
+        model: the tagger.
+        batch_size: windows at once.
+        bucket_lengths: widths of batches.
+    """
+
+    def __init__(
+        self,
+        model: MobileBertForTokenClassification,
+        batch_size: int,
+        bucket_lengths: Sequence[int] = BUCKET_LENGTHS,
+    ):
+        self._batch_size = batch_size
+        self._bucket_lengths = bucket_lengths
+        self._num_labels = len(model.label_names)
+        signature = {
+            name: tf.TensorSpec([batch_size, None], tf.int32) for name in INPUTS
+        }
+        self._step = tf.function(
+            lambda batch: model(batch, training=False),
+            autograph=False,
+            input_signature=[signature],
+        )
+
+    def __call__(self, arrays: Arrays) -> np.ndarray:
+        """Returns logits, float32 [number of tokens, C], in their order."""
+        inputs = {name: arrays[name] for name in INPUTS}
+        is_token = arrays["label_weights"] > 0
+        number = np.cumsum(is_token).reshape(is_token.shape) - 1
+        logits = np.zeros((is_token.sum(), self._num_labels), np.float32)
+        for rows, batch in evaluation_batches(
+            inputs, self._batch_size, self._bucket_lengths
+        ):
+            tensors = {name: tf.constant(batch[name]) for name in INPUTS}
+            outputs = self._step(tensors).numpy()[: len(rows)]
+            width = outputs.shape[1]
+            here = is_token[rows, :width]
+            logits[number[rows, :width][here]] = outputs[here]
+        return logits
+
+
+class TokenClassificationRun(FineTuningRun):
+    """A tagger in training: see `FineTuningRun`, whose arguments it has.
+
+    Its `task` is a `TokenClassificationTask`.
+    """
+
+    def __init__(self, model, task, point, options, folder, *settings):
+        loss = token_classification_loss(model)
+        super().__init__(model, task, point, options, folder, *settings, loss)
+        self._predict = TokenPredictor(
+            model, options.eval_batch_size, options.bucket_lengths
+        )
