@@ -21,7 +21,7 @@ from mobilebert_tf.distillation.teacher import load_teacher
 from mobilebert_tf.flags import devices, pretraining, transfer
 from mobilebert_tf.training.distillation import run_stages
 from mobilebert_tf.training.optimization import OPTIMIZERS
-from mobilebert_tf.training.pretraining import finish_pretraining
+from mobilebert_tf.training.pretraining import HeldOutText, finish_pretraining
 from mobilebert_tf.training.run import Run
 
 FLAGS = flags.FLAGS
@@ -29,6 +29,7 @@ FLAGS = flags.FLAGS
 shared.define_output_flags()
 shared.define_config_flags("mobilebert_small")
 pretraining.define_pretraining_data_flags()
+pretraining.define_evaluation_flags()
 shared.define_optimizer_flags("adamw", learning_rate=1e-3, warmup=0.1)
 transfer.define_transfer_flags()
 devices.define_device_flags()
@@ -42,7 +43,7 @@ def main(_) -> None:
     distribution = devices.open_devices()
     keras.utils.set_random_seed(FLAGS.seed)
     with distribution.scope():
-        teacher = load_teacher(FLAGS.teacher)
+        teacher = load_teacher(FLAGS.teacher, FLAGS.teacher_dtype)
         config = shared.config_from_flags(teacher.config.vocab_size)
         stages = transfer.transfer_stages(config)
         distiller = transfer.distiller_from_flags(config, teacher, stages)
@@ -53,13 +54,15 @@ def main(_) -> None:
     def dataset_from(first_step, start_step):
         return data.batches(FLAGS.seed, first_step + start_step)
 
+    held_out = HeldOutText(student, data)
+    evaluation = pretraining.evaluation(held_out)
     # Made first, so that unfit text is refused before a folder is made for it.
     batches = dataset_from(0, 0)
     if FLAGS.match_embedding_norm:
         match_embedding_norm(student, distiller.teacher, next(iter(batches)))
     run = Run(
         FLAGS.output_dir,
-        shared.settings(),
+        shared.settings("final_model", "attention_images_every"),
         student.variables,
         num_steps=sum(stage.num_steps for stage in stages),
         **devices.run_settings(distribution),
@@ -70,6 +73,8 @@ def main(_) -> None:
         stages,
         dataset_from,
         tokens_per_step=FLAGS.train_batch_size * FLAGS.max_seq_length,
+        evaluation=evaluation,
+        images=transfer.attention_images(distiller, data),
         optimizer_class=OPTIMIZERS[FLAGS.optimizer],
         optimizer_settings=shared.optimizer_settings(),
         build_schedule=shared.warmup_schedule,
@@ -80,8 +85,8 @@ def main(_) -> None:
         return
     finish_pretraining(
         run,
-        student,
-        data,
+        held_out,
+        from_best=FLAGS.final_model == pretraining.BEST,
         title=f"Distilled student ({shared.architecture_name()})",
         command=shared.command_line(),
         notes={

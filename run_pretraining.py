@@ -27,6 +27,7 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.flags import devices, pretraining
 from mobilebert_tf.training.optimization import OPTIMIZERS, describe_parameters
 from mobilebert_tf.training.pretraining import (
+    HeldOutText,
     finish_pretraining,
     pretraining_loss,
 )
@@ -38,6 +39,7 @@ FLAGS = flags.FLAGS
 shared.define_output_flags()
 shared.define_config_flags("ib_bert_small")
 pretraining.define_pretraining_data_flags()
+pretraining.define_evaluation_flags()
 shared.define_optimizer_flags("adamw", learning_rate=1e-3, warmup=0.1)
 devices.define_device_flags()
 flags.DEFINE_integer("num_train_steps", 2000, "Optimiser steps.", 1)
@@ -98,11 +100,13 @@ def main(_) -> None:
         )
         return step, optimizer
 
+    held_out = HeldOutText(model, data)
+    evaluation = pretraining.evaluation(held_out)
     # Made first, so that unfit text is refused before a folder is made for it.
     data.batches(FLAGS.seed)
     run = Run(
         FLAGS.output_dir,
-        shared.settings(),
+        shared.settings("final_model"),
         model.variables,
         num_steps=FLAGS.num_train_steps,
         **devices.run_settings(distribution),
@@ -114,13 +118,14 @@ def main(_) -> None:
         functools.partial(data.batches, FLAGS.seed),
         FLAGS.train_batch_size * FLAGS.max_seq_length,
         shown=("masked_lm_loss", "next_sentence_loss"),
+        evaluation=evaluation,
     )
     if not distribution.is_chief:
         return
     finish_pretraining(
         run,
-        model,
-        data,
+        held_out,
+        from_best=FLAGS.final_model == pretraining.BEST,
         title=f"Pre-trained from scratch ({shared.architecture_name()})",
         command=shared.command_line(),
         notes={"Training text": pretraining.text_description()},

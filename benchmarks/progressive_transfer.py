@@ -10,9 +10,10 @@ multiplied by 0, and back-propagation through everything; once with the
 pre-training heads, once without. FLOP are those of the matrix products, with a
 gradient counted as two forward passes.
 
-Memory: the peak of a distillation step against the teacher's weights and the
-student's step alone. The kernel's numbers (VmHWM), above a baseline taken when
-everything is imported and TensorFlow has run an operation.
+Memory: the peak of a distillation step, its teacher read from a folder, against
+the teacher's weights and the student's step alone. The kernel's numbers
+(VmHWM), above a baseline taken when everything is imported and TensorFlow has
+run an operation.
 
 Weights and ids are random, and each row is a process of its own.
 """
@@ -24,6 +25,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -40,6 +42,7 @@ MEMORY_ROWS = {
     "distillation_bfloat16": "bfloat16",
 }
 SOFT, FROZEN = 0.1, 0.0
+WRITE_TEACHER = "write_teacher"
 
 flags.DEFINE_list("tables", list(TABLES), f"Among {', '.join(TABLES)}.")
 flags.DEFINE_string("student", "mobilebert", "Preset of the student.")
@@ -50,6 +53,7 @@ flags.DEFINE_integer("max_seq_length", 128, "Length.", 8)
 flags.DEFINE_integer("predictions", 20, "Masked positions a sequence.", 1)
 flags.DEFINE_integer("steps", 3, "Steps after the first, for the median.", 1)
 flags.DEFINE_string("one", None, "Runs this row here; for the script itself.")
+flags.DEFINE_string("folder", None, "Of a teacher; for the script itself.")
 
 
 def train_batch(vocab_size: int) -> dict:
@@ -64,23 +68,22 @@ def train_batch(vocab_size: int) -> dict:
     )
 
 
-def build_pair(teacher_dtype: str):
-    """Returns a `Distiller` of the two presets."""
+def build_pair(teacher):
+    """Returns a `Distiller` of a teacher and the student's preset."""
     import mobilebert_tf as mb
     from mobilebert_tf.distillation.objectives import TransferWeights
     from mobilebert_tf.training.distillation import build_distiller
 
-    student, teacher = (
-        mb.MobileBertConfig.from_preset(name)
-        for name in (FLAGS.student, FLAGS.teacher)
-    )
-    return build_distiller(
-        student,
-        mb.MobileBertForPretraining(teacher),
-        TransferWeights(),
-        [],
-        teacher_dtype=teacher_dtype,
-    )
+    student = mb.MobileBertConfig.from_preset(FLAGS.student)
+    return build_distiller(student, teacher, TransferWeights(), [])
+
+
+def random_teacher():
+    """Returns a float32 teacher of the preset."""
+    import mobilebert_tf as mb
+    from mobilebert_tf.distillation.teacher import build_teacher
+
+    return build_teacher(mb.MobileBertConfig.from_preset(FLAGS.teacher))
 
 
 def stage_step(distiller, stage, lower_block_multiplier=SOFT):
@@ -175,7 +178,7 @@ def _kernel_size(layers) -> int:
 
 def measure_everything(row: str) -> dict:
     """Measures a step of the release's kind."""
-    distiller, heads = build_pair("float32"), EVERYTHING[row]
+    distiller, heads = build_pair(random_teacher()), EVERYTHING[row]
     student, teacher = distiller.student, distiller.teacher
     gflop = 3 * forward_gflop(student, None, heads)
     gflop += forward_gflop(teacher, None, heads)
@@ -188,7 +191,7 @@ def measure_stage(block: int) -> dict:
     """Measures the stage of a block, numbered from 1, in both kinds."""
     from mobilebert_tf.distillation.schedule import TransferStage
 
-    distiller = build_pair("float32")
+    distiller = build_pair(random_teacher())
     student, teacher = distiller.student, distiller.teacher
     batch = train_batch(student.config.vocab_size)
     stage = TransferStage(f"block {block}", 1000, (block - 1,))
@@ -229,6 +232,7 @@ def build_memory_row(teacher_dtype: str | None) -> tuple:
     """Returns a step, the vocabulary's size and the teacher's MB."""
     import mobilebert_tf as mb
     from mobilebert_tf.distillation.schedule import TransferStage
+    from mobilebert_tf.distillation.teacher import load_teacher
     from mobilebert_tf.training.optimization import Lamb
     from mobilebert_tf.training.pretraining import pretraining_loss
     from mobilebert_tf.training.step import build_train_step
@@ -247,7 +251,7 @@ def build_memory_row(teacher_dtype: str | None) -> tuple:
             Lamb(1e-3, global_clipnorm=1.0),
         )
         return step, config.vocab_size, 0.0
-    distiller = build_pair(teacher_dtype)
+    distiller = build_pair(load_teacher(FLAGS.folder, teacher_dtype))
     size = sum(
         variable.value.dtype.size * math.prod(variable.shape)
         for variable in distiller.teacher.variables
@@ -269,10 +273,10 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def run_row(row: str) -> dict:
+def run_row(row: str, *arguments: str) -> dict:
     """Measures a row in a process of its own."""
     done = subprocess.run(
-        [sys.executable, *sys.argv, f"--one={row}"],
+        [sys.executable, *sys.argv, f"--one={row}", *arguments],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -324,13 +328,15 @@ def print_transfer() -> None:
 def print_memory() -> None:
     """Prints the table of peaks."""
     alone = None
-    for row in MEMORY_ROWS:
-        values = run_row(row)
-        if alone is None:
-            alone = values["step, MB"]
-            print_header("memory", [*values, "ratio"])
-        ratio = values["step, MB"] / (values["teacher, MB"] + alone)
-        print_row(row, values | {"ratio": ratio})
+    with tempfile.TemporaryDirectory() as folder:
+        run_row(WRITE_TEACHER, f"--folder={folder}")
+        for row in MEMORY_ROWS:
+            values = run_row(row, f"--folder={folder}")
+            if alone is None:
+                alone = values["step, MB"]
+                print_header("memory", [*values, "ratio"])
+            ratio = values["step, MB"] / (values["teacher, MB"] + alone)
+            print_row(row, values | {"ratio": ratio})
 
 
 def main(_) -> None:
@@ -340,6 +346,9 @@ def main(_) -> None:
             values = measure_everything(FLAGS.one)
         elif FLAGS.one in MEMORY_ROWS:
             values = measure_memory(FLAGS.one)
+        elif FLAGS.one == WRITE_TEACHER:
+            random_teacher().save_pretrained(FLAGS.folder)
+            values = {}
         else:
             values = measure_stage(int(FLAGS.one.removeprefix("block_")))
         print(json.dumps(values))

@@ -1,4 +1,8 @@
-"""Flags of pre-training's input: what is read, and how examples are made."""
+"""Flags of pre-training's input, and of how its model is judged.
+
+What is read, how examples are made of it, and when the share that is held out
+is evaluated.
+"""
 
 from absl import flags
 
@@ -7,8 +11,13 @@ from mobilebert_tf.data.pretraining_input import (
     open_pretraining_input,
 )
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.training.evaluations import Evaluation
+from mobilebert_tf.training.pretraining import HeldOutText
 
 FLAGS = flags.FLAGS
+
+LAST, BEST = "last", "best"
 
 
 def define_pretraining_data_flags() -> None:
@@ -48,6 +57,42 @@ def define_pretraining_data_flags() -> None:
         0.5,
     )
     flags.DEFINE_integer("train_batch_size", 32, "Sequences a step.", 1)
+
+
+def define_evaluation_flags() -> None:
+    """Defines when held-out text is evaluated, and what comes of it."""
+    flags.DEFINE_integer(
+        "evaluate_every",
+        1000,
+        "Steps between two evaluations on held-out text; the weights of the "
+        "best are kept. 0: evaluate at the end only.",
+        0,
+    )
+    flags.DEFINE_integer(
+        "max_eval_batches",
+        100,
+        "Batches of held-out text that an evaluation reads at most; the one "
+        "at the end reads all.",
+        1,
+    )
+    flags.DEFINE_enum(
+        "final_model",
+        LAST,
+        [LAST, BEST],
+        "Weights that are written as the model: the last, or those of the best "
+        "evaluation (lowest masked LM loss).",
+    )
+
+
+def evaluation(held_out: HeldOutText) -> Evaluation | None:
+    """Returns how training is judged, None if not before its end.
+
+    Raises:
+        InputError: if the best weights are asked for all the same.
+    """
+    if FLAGS.final_model == BEST and not FLAGS.evaluate_every:
+        raise InputError("--final_model", "last, without evaluations", BEST)
+    return held_out.evaluation(FLAGS.evaluate_every, FLAGS.max_eval_batches)
 
 
 def open_input(tokenizer: WordpieceTokenizer) -> PretrainingInput:

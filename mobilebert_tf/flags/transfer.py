@@ -3,12 +3,17 @@
 from absl import flags
 
 from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.data.pretraining_input import PretrainingInput
 from mobilebert_tf.distillation.distiller import Distiller
 from mobilebert_tf.distillation.objectives import TransferWeights
 from mobilebert_tf.distillation.schedule import STRATEGIES, TransferStage
 from mobilebert_tf.distillation.teacher import TEACHER_DTYPES
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import MobileBertForPretraining
+from mobilebert_tf.training.attention_images import (
+    AttentionImages,
+    sentence_inputs,
+)
 from mobilebert_tf.training.distillation import build_distiller
 
 FLAGS = flags.FLAGS
@@ -39,7 +44,7 @@ def define_transfer_flags() -> None:
         "teacher_dtype",
         "float32",
         TEACHER_DTYPES,
-        "What the teacher computes in.",
+        "What the teacher computes in, and its blocks are held in.",
     )
     flags.DEFINE_list(
         "teacher_blocks",
@@ -63,6 +68,13 @@ def define_transfer_flags() -> None:
     )
     flags.DEFINE_integer(
         "num_train_steps", 1000, "Steps of pre-training distillation.", 0
+    )
+    flags.DEFINE_integer(
+        "attention_images_every",
+        500,
+        "Steps between two images, in TensorBoard, of what heads of student "
+        "and teacher attend to; 0: none.",
+        0,
     )
     flags.DEFINE_float(
         "transfer_learning_rate",
@@ -128,7 +140,6 @@ def distiller_from_flags(
             teacher,
             TransferWeights(**weights),
             stages,
-            teacher_dtype=FLAGS.teacher_dtype,
             teacher_blocks=blocks and [int(block) for block in blocks],
             legacy_release_losses=FLAGS.legacy_release_losses,
         )
@@ -136,6 +147,17 @@ def distiller_from_flags(
         raise InputError(
             FLAGS.teacher, "a teacher of this student", error
         ) from error
+
+
+def attention_images(
+    distiller: Distiller, data: PretrainingInput
+) -> AttentionImages | None:
+    """Returns what is shown of the pair in TensorBoard, None if nothing."""
+    if not FLAGS.attention_images_every:
+        return None
+    batches, _ = data.held_out_batches()
+    sentence = sentence_inputs(next(batches.as_numpy_iterator()))
+    return AttentionImages(distiller, sentence, FLAGS.attention_images_every)
 
 
 def stage_settings() -> dict:

@@ -40,11 +40,16 @@ MODEL_CLASSES = {
 }
 
 
-def load(name_or_path: str | os.PathLike) -> keras.Model:
+def load(
+    name_or_path: str | os.PathLike,
+    dtype_of: Callable[[keras.Variable], str] | None = None,
+) -> keras.Model:
     """Returns the model of a folder or of the hub, as the class it was saved.
 
     Args:
         name_or_path: see `hub.model_folder`.
+        dtype_of: what a variable is to be held in, rounded as it is read; the
+            dtype policy decides if not given.
 
     Raises:
         InputError: if there is no such model, a file is missing, unreadable,
@@ -59,7 +64,9 @@ def load(name_or_path: str | os.PathLike) -> keras.Model:
     arguments = {}
     if model_class.has_label_names:
         arguments["label_names"] = label_names_of(config_file, values)
-    return _build_with_weights(lambda: model_class(config, **arguments), folder)
+    return _build_with_weights(
+        lambda: model_class(config, **arguments), folder, dtype_of
+    )
 
 
 def load_encoder_weights(
@@ -112,7 +119,9 @@ def label_names_of(config_file: Path, values: dict) -> list[str]:
 
 
 def _build_with_weights(
-    build: Callable[[], keras.Model], folder: Path
+    build: Callable[[], keras.Model],
+    folder: Path,
+    dtype_of: Callable[[keras.Variable], str] | None,
 ) -> keras.Model:
     """Builds a model whose variables begin with a folder's weights.
 
@@ -126,9 +135,12 @@ def _build_with_weights(
         for variable in model.weights:
             # Costs nothing, should the folder be refused.
             variable._initializer = _nothing
+            if dtype_of:
+                variable._dtype = dtype_of(variable)
         for variable, array in read_weights(model, folder):
             # A copy: TensorFlow's own tensor of an array keeps the array.
-            variable._initializer = _Once(keras.ops.copy(array))
+            tensor = keras.ops.cast(keras.ops.copy(array), variable.dtype)
+            variable._initializer = _Once(tensor)
     return model
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+CHECKPOINTS = "checkpoints"
 _STATE = "state"
 
 # What TensorFlow's reader raises for files that are cut short, altered or

@@ -11,8 +11,9 @@ from mobilebert_tf.distillation.distiller import Distiller, check_pair
 from mobilebert_tf.distillation.initialization import copy_from_teacher
 from mobilebert_tf.distillation.objectives import TransferWeights
 from mobilebert_tf.distillation.schedule import TransferStage
-from mobilebert_tf.distillation.teacher import cast_teacher
 from mobilebert_tf.modeling.models import MobileBertForPretraining
+from mobilebert_tf.training.attention_images import AttentionImages
+from mobilebert_tf.training.evaluations import Evaluation
 from mobilebert_tf.training.optimization import (
     TransferStageSchedule,
     describe_parameters,
@@ -34,8 +35,6 @@ def build_distiller(
     teacher: MobileBertForPretraining,
     weights: TransferWeights,
     stages: Sequence[TransferStage],
-    *,
-    teacher_dtype: str = "float32",
     **settings,
 ) -> Distiller:
     """Makes a student, copies into it, and pairs it with its teacher.
@@ -44,10 +43,9 @@ def build_distiller(
 
     Args:
         config: the student's.
-        teacher: in float32.
+        teacher: see `load_teacher`.
         weights: of the loss.
         stages: what the pair is for, checked here rather than hours later.
-        teacher_dtype: what the teacher computes in, of `TEACHER_DTYPES`.
         **settings: of `Distiller`.
 
     Raises:
@@ -56,9 +54,7 @@ def build_distiller(
     check_pair(config, teacher.config)
     student = MobileBertForPretraining(config)
     copied = copy_from_teacher(student, teacher)
-    distiller = Distiller(
-        student, cast_teacher(teacher, teacher_dtype), weights, **settings
-    )
+    distiller = Distiller(student, teacher, weights, **settings)
     for stage in stages:
         distiller.set_stage(stage)
     print(copied, flush=True)
@@ -73,6 +69,8 @@ def run_stages(
     dataset_from: Callable[[int, int], tf.data.Dataset],
     *,
     tokens_per_step: int,
+    evaluation: Evaluation | None = None,
+    images: AttentionImages | None = None,
     **settings,
 ) -> None:
     """Runs all stages, or what is left of them.
@@ -84,6 +82,9 @@ def run_stages(
         dataset_from: from the steps of the stages before, and of the current
             one, to endless batches from there on.
         tokens_per_step: for the rate.
+        evaluation: how pre-training distillation is judged. Before it there
+            is no masked LM yet.
+        images: of attention, in all stages.
         **settings: of `build_stage`.
     """
     first_step = 0
@@ -95,6 +96,8 @@ def run_stages(
             functools.partial(dataset_from, first_step),
             tokens_per_step,
             shown=SHOWN_TERMS,
+            evaluation=evaluation if stage.pretraining_distillation else None,
+            images=images,
         )
         first_step += stage.num_steps
 

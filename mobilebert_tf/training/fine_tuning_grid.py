@@ -122,6 +122,10 @@ def run_grid(
         start: makes the run of a point in a folder.
         settings: what all runs have in common (see `Run`).
 
+    Returns:
+        The best run's model; in a process that is not the chief, of whose runs
+        there may be one only, the model as it was trained last.
+
     Raises:
         NonFiniteLoss: if the only run, or every run, diverged.
     """
@@ -200,9 +204,10 @@ def _result(
     run: FineTuningRun, folder: Path, point: Point, may_diverge: bool
 ) -> RunResult:
     """Trains, unless that is over, and records what came out."""
-    result = _read_result(folder, point)
-    if result is not None:
-        return result
+    distribution = run.run.distribution
+    result = _read_result(folder, point) if distribution.is_chief else None
+    if distribution.from_chief(int(result is not None)):
+        return result or RunResult(point, folder, 0)
     try:
         values = run.train()
     except NonFiniteLoss as error:
@@ -211,6 +216,8 @@ def _result(
         print(f"diverged: {error}", flush=True)
         values = {"diverged": str(error), "step": 0}
     result = RunResult(point, folder, **values)
+    if not distribution.is_chief:
+        return result
     record = {
         field.name: getattr(result, field.name)
         for field in dataclasses.fields(result)
@@ -231,7 +238,8 @@ def _read_result(folder: Path, point: Point) -> RunResult | None:
 def _outcome(
     run: FineTuningRun, record: Run, best: RunResult, results
 ) -> GridOutcome:
-    load_weights(run.model, best.folder / BEST_FOLDER)
+    if run.run.distribution.is_chief:
+        load_weights(run.model, best.folder / BEST_FOLDER)
     return GridOutcome(run.model, record, best, results)
 
 

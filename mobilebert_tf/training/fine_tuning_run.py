@@ -1,14 +1,8 @@
-"""One fine-tuning run: trained in stretches, evaluated between them.
-
-Owns when a classifier is evaluated, which of its states is kept, and when it
-is no use going on. All of it follows from the recorded evaluations, so that a
-run that was killed decides as if it had not been.
-"""
+"""One fine-tuning run: trained, and evaluated on dev in between."""
 
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from mobilebert_tf.data.bucketing import (
     BUCKET_LENGTHS,
@@ -18,18 +12,16 @@ from mobilebert_tf.data.bucketing import (
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import MobileBertForSequenceClassification
 from mobilebert_tf.training.classification_task import ClassificationTask
+from mobilebert_tf.training.evaluations import BEST_FOLDER, Evaluation
 from mobilebert_tf.training.fine_tuning import Predictor, fine_tuning_loss
-from mobilebert_tf.training.metrics_log import METRICS_FILE, read_metrics
 from mobilebert_tf.training.optimization import (
     OPTIMIZERS,
     WarmupPolynomialDecay,
 )
-from mobilebert_tf.training.run import CHECKPOINTS, Run
+from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.step import StepOptions, build_train_step
 
-BEST_FOLDER = f"{CHECKPOINTS}/best"
 PHASE = "fine_tuning"
-EVALUATION = "evaluation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,31 +122,14 @@ class FineTuningRun:
         self._batch_size = min(point.batch_size, task.num_train_examples)
         self._steps_per_epoch = task.num_train_examples // self._batch_size
         self._num_steps = point.num_epochs * self._steps_per_epoch
-        schedule = WarmupPolynomialDecay(
-            point.learning_rate,
-            self._num_steps,
-            round(options.warmup_proportion * self._num_steps),
-            options.end_factor,
-            options.decay_power,
-        )
-        optimizer = OPTIMIZERS[options.optimizer](
-            schedule, **options.optimizer_settings
-        )
-        self._train_step = build_train_step(
-            compute_loss or fine_tuning_loss(model),
-            model.trainable_variables,
-            optimizer,
-            options.step_options,
-        )
+        self._compute_loss = compute_loss or fine_tuning_loss(model)
         self._predict = Predictor(
             model, options.eval_batch_size, options.bucket_lengths
         )
         self.run = Run(
             folder,
             dict(settings) | dataclasses.asdict(point),
-            # With the optimizer's: a stretch of training begins where the one
-            # before it ended, also in another process.
-            [*model.variables, *optimizer.variables],
+            model.variables,
             num_steps=self._num_steps,
             **run_settings,
         )
@@ -165,108 +140,67 @@ class FineTuningRun:
         Returns:
             `step`, `score` and `metrics` of the best evaluation, whose weights
             are in the folder's `BEST_FOLDER`. Without dev examples those of
-            the end, without score or metrics.
+            the end, without score or metrics. Only the chief of several
+            processes knows.
         """
-        start = 0
-        for end in self._stretches():
-            self._train_stretch(start, end)
-            if self._has_dev and self.run.global_step == end:
-                self._evaluate(end)
-            start = end
-            if self._has_dev and self._is_over(end):
-                break
-        if self._has_dev:
-            return self._best(self._num_steps)
-        self.model.save_pretrained(self.run.folder / BEST_FOLDER)
-        return {"step": self._num_steps}
-
-    @property
-    def _has_dev(self) -> bool:
-        return bool(self._task.labelled("dev"))
-
-    def _stretches(self) -> list[int]:
-        """The steps at which stretches of training end."""
-        every = self._options.eval_every or self._steps_per_epoch
-        if not self._has_dev:
-            every = self._num_steps
-        return [*range(every, self._num_steps, every), self._num_steps]
-
-    def _train_stretch(self, start: int, end: int) -> None:
-        arrays = self._task.splits["train"]
         widths = self._options.bucket_lengths
+        arrays = self._task.splits["train"]
+        evaluation = self._evaluation()
 
         def dataset(step: int):
             return training_dataset(
                 arrays,
                 batch_size=self._batch_size,
                 seed=self._point.seed,
-                start_step=start + step,
+                start_step=step,
                 bucket_lengths=widths,
             )
 
         self.run.phase(
             PHASE,
-            end - start,
-            lambda: (self._train_step, _Saved()),
+            self._num_steps,
+            self._build,
             dataset,
             round(self._batch_size * mean_width(arrays, widths)),
+            evaluation=evaluation,
         )
+        if not self.run.distribution.is_chief:
+            # Its process has no record, and writes nothing.
+            return {"step": self._num_steps}
+        if evaluation:
+            return self.run.best()
+        self.model.save_pretrained(self.run.folder / BEST_FOLDER)
+        return {"step": self._num_steps}
 
-    def _evaluate(self, step: int) -> None:
-        """Evaluates, keeps the weights if they are the best so far, records.
-
-        In this order: what is recorded has been kept.
-        """
-        before = self._evaluations(step)
-        if before and before[-1]["step"] == step:
-            return
-        metrics = self._task.metrics(self._predict, "dev")
-        score = self._task.score(metrics)
-        is_best = all(score > line["score"] for line in before)
-        if is_best:
-            self.model.save_pretrained(self.run.folder / BEST_FOLDER)
-        self.run.log.write(EVALUATION, step, step, {"score": score} | metrics)
-        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in metrics)
-        best = "  (best so far)" if is_best and before else ""
-        print(f"step {step}/{self._num_steps}  {shown}{best}", flush=True)
-
-    def _is_over(self, step: int) -> bool:
-        patience, lines = self._options.patience, self._evaluations(step)
-        if patience is None:
-            return False
-        best = self._best(step)["step"]
-        since = sum(line["step"] > best for line in lines)
-        if since < patience or step == self._num_steps:
-            return False
-        print(
-            f"no better score in {since} evaluations: stopped at step {step}",
-            flush=True,
+    def _build(self):
+        """Returns the train step and its optimizer."""
+        options, point = self._options, self._point
+        schedule = WarmupPolynomialDecay(
+            point.learning_rate,
+            self._num_steps,
+            round(options.warmup_proportion * self._num_steps),
+            options.end_factor,
+            options.decay_power,
         )
-        return True
+        optimizer = OPTIMIZERS[options.optimizer](
+            schedule, **options.optimizer_settings
+        )
+        train_step = build_train_step(
+            self._compute_loss,
+            self.model.trainable_variables,
+            optimizer,
+            options.step_options,
+        )
+        return train_step, optimizer
 
-    def _best(self, step: int) -> dict:
-        """The best evaluation up to a step; of equals the first."""
-        best = max(self._evaluations(step), key=lambda line: line["score"])
-        known = {"phase", "step", "global_step", "score"}
-        return {
-            "step": best["step"],
-            "score": best["score"],
-            "metrics": {n: v for n, v in best.items() if n not in known},
-        }
-
-    def _evaluations(self, step: int) -> list[dict]:
-        """The recorded evaluations up to a step."""
-        path = Path(self.run.folder) / METRICS_FILE
-        if not path.exists():
-            return []
-        return [
-            line
-            for line in read_metrics(path)
-            if line["phase"] == EVALUATION and line["step"] <= step
-        ]
-
-
-class _Saved:
-    """Stands for an optimizer that is saved with the model."""
-
-    variables = ()
+    def _evaluation(self) -> Evaluation | None:
+        """How the run is judged; not at all without dev examples."""
+        if not self._task.labelled("dev"):
+            return None
+        return Evaluation(
+            self._options.eval_every or self._steps_per_epoch,
+            lambda: self._task.metrics(self._predict, "dev"),
+            self._task.score,
+            self.model.save_pretrained,
+            self._options.patience,
+        )

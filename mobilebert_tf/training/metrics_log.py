@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from mobilebert_tf.atomic import atomic_file
@@ -65,6 +66,22 @@ class MetricsLog:
     ) -> None:
         """Records a finished run's results."""
         self.write(RESULTS, 0, global_step, dict(values))
+
+    def write_image(
+        self, name: str, image: np.ndarray, global_step: int, description: str
+    ) -> None:
+        """Shows an image in TensorBoard.
+
+        Args:
+            name: of the image.
+            image: [height, width, channels], uint8.
+            global_step: when it was made.
+            description: what it shows.
+        """
+        if not self._is_chief:
+            return
+        with self._writer.as_default(step=global_step):
+            tf.summary.image(name, image[None], description=description)
 
     def close(self) -> None:
         """Closes the TensorBoard writer."""

@@ -1,6 +1,8 @@
 """Masked LM and next sentence prediction: the loss, and how good it gets."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,7 +10,9 @@ import tensorflow as tf
 
 from mobilebert_tf.data.pretraining_input import PretrainingInput
 from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
+from mobilebert_tf.modeling.model_folder import load_weights
 from mobilebert_tf.modeling.models import MobileBertForPretraining
+from mobilebert_tf.training.evaluations import BEST_FOLDER, Evaluation
 from mobilebert_tf.training.model_card import write_model_folder
 from mobilebert_tf.training.run import Run
 
@@ -35,73 +39,145 @@ def pretraining_loss(
     return compute_loss
 
 
-def evaluate_pretraining(
-    model: MobileBertForPretraining, dataset: tf.data.Dataset, num_batches: int
-) -> dict[str, float]:
-    """Measures a model on held-out batches.
+class HeldOutText:
+    """Measures a model on held-out text.
 
-    Returns:
-        `masked_lm_accuracy`, `masked_lm_loss` (nats), `next_sentence_accuracy`
-        and `next_sentence_loss`, averaged over predictions and pairs.
+    Its graph is traced once: it may be asked again while the model trains,
+    and disturbs neither the training data nor random numbers.
+
+    Args:
+        model: the model.
+        data: the input whose held-out part is read.
     """
 
-    @tf.function(autograph=False)
-    def evaluation_step(batch):
-        outputs = model(batch, training=False)
-        masked_lm_logits = outputs["masked_lm_logits"]
-        next_sentence_logits = outputs["next_sentence_logits"]
-        labels = batch["next_sentence_labels"][:, 0]
-        weights = batch["masked_lm_weights"]
-        right = keras.ops.equal(
-            keras.ops.argmax(masked_lm_logits, axis=-1), batch["masked_lm_ids"]
-        )
-        right_next = keras.ops.equal(
-            keras.ops.argmax(next_sentence_logits, axis=-1), labels
-        )
-        num_predictions = tf.reduce_sum(weights)
-        num_pairs = tf.cast(tf.shape(labels)[0], tf.float32)
-        return tf.stack(
-            [
-                tf.reduce_sum(tf.cast(right, tf.float32) * weights),
-                num_predictions
-                * masked_lm_loss(
-                    masked_lm_logits, batch["masked_lm_ids"], weights
-                ),
-                num_predictions,
-                tf.reduce_sum(tf.cast(right_next, tf.float32)),
-                num_pairs * next_sentence_loss(next_sentence_logits, labels),
-                num_pairs,
-            ]
+    def __init__(self, model: MobileBertForPretraining, data: PretrainingInput):
+        self.model = model
+        self.data = data
+        self._sums = tf.function(
+            functools.partial(_evaluation_sums, model), autograph=False
         )
 
-    sums = np.zeros(6)
-    for batch in dataset.take(num_batches):
-        sums += evaluation_step(batch).numpy()
-    right, loss, predictions, right_next, next_loss, pairs = sums
-    return {
-        "masked_lm_accuracy": right / predictions,
-        "masked_lm_loss": loss / predictions,
-        "next_sentence_accuracy": right_next / pairs,
-        "next_sentence_loss": next_loss / pairs,
-    }
+    def measure(self, most_batches: int | None = None) -> dict[str, float]:
+        """Measures the model as it is.
+
+        Args:
+            most_batches: how many are read at most, always the same; None:
+                all of the held-out part.
+
+        Returns:
+            `masked_lm_accuracy`, `masked_lm_loss` (nats),
+            `next_sentence_accuracy` and `next_sentence_loss`, averaged over
+            predictions and pairs.
+        """
+        dataset, number = self.data.held_out_batches()
+        if most_batches is not None:
+            number = min(number, most_batches)
+        sums = np.zeros(6)
+        for batch in dataset.take(number):
+            sums += self._sums(batch).numpy()
+        right, loss, predictions, right_next, next_loss, pairs = sums
+        return {
+            "masked_lm_accuracy": right / predictions,
+            "masked_lm_loss": loss / predictions,
+            "next_sentence_accuracy": right_next / pairs,
+            "next_sentence_loss": next_loss / pairs,
+        }
+
+    def evaluation(self, every: int, most_batches: int) -> Evaluation | None:
+        """Returns how a phase is judged: by the masked LM loss.
+
+        The accuracy of few predictions is equal too often.
+
+        Args:
+            every: steps between two evaluations; 0: none, and None returned.
+            most_batches: that each of them reads.
+        """
+        if not every:
+            return None
+
+        def measure():
+            # Not to be taken for the terms of the training loss.
+            return {
+                f"held_out_{name}": value
+                for name, value in self.measure(most_batches).items()
+            }
+
+        return Evaluation(
+            every,
+            measure,
+            lambda metrics: -metrics["held_out_masked_lm_loss"],
+            self._keep,
+        )
+
+    def _keep(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.data.tokenizer.write(
+            folder, self.model.config.max_position_embeddings
+        )
+
+
+def _evaluation_sums(model: MobileBertForPretraining, batch: dict) -> tf.Tensor:
+    """What a batch adds to the numerators and denominators of the means."""
+    outputs = model(batch, training=False)
+    masked_lm_logits = outputs["masked_lm_logits"]
+    next_sentence_logits = outputs["next_sentence_logits"]
+    labels = batch["next_sentence_labels"][:, 0]
+    weights = batch["masked_lm_weights"]
+    right = keras.ops.equal(
+        keras.ops.argmax(masked_lm_logits, axis=-1), batch["masked_lm_ids"]
+    )
+    right_next = keras.ops.equal(
+        keras.ops.argmax(next_sentence_logits, axis=-1), labels
+    )
+    num_predictions = tf.reduce_sum(weights)
+    num_pairs = tf.cast(tf.shape(labels)[0], tf.float32)
+    return tf.stack(
+        [
+            tf.reduce_sum(tf.cast(right, tf.float32) * weights),
+            num_predictions
+            * masked_lm_loss(masked_lm_logits, batch["masked_lm_ids"], weights),
+            num_predictions,
+            tf.reduce_sum(tf.cast(right_next, tf.float32)),
+            num_pairs * next_sentence_loss(next_sentence_logits, labels),
+            num_pairs,
+        ]
+    )
 
 
 def finish_pretraining(
     run: Run,
-    model: MobileBertForPretraining,
-    data: PretrainingInput,
+    held_out: HeldOutText,
+    *,
+    from_best: bool = False,
+    notes: Mapping[str, object],
     **card,
 ) -> None:
-    """Evaluates on held-out examples, logs, and writes the model folder.
+    """Evaluates on all held-out text, logs, and writes the model folder.
 
     Args:
-        run: the run that trained `model`; its folder is written.
-        model: the pre-trained model.
-        data: its input.
-        **card: of `write_model_card`, besides the results.
+        run: the run that trained the model; its folder is written.
+        held_out: the model, and what it is evaluated on.
+        from_best: write the weights of the run's best evaluation, not its
+            last ones.
+        notes: for the card.
+        **card: of `write_model_card`, besides results and notes.
     """
-    results = evaluate_pretraining(model, *data.held_out_batches())
+    model, best = held_out.model, run.best()
+    notes = dict(notes)
+    if from_best and best:
+        load_weights(model, run.folder / BEST_FOLDER)
+        notes["Weights"] = (
+            f"of step {best['step']}, the best on held-out text of those that "
+            "were evaluated, so these results flatter it"
+        )
+        print(f"Weights of step {best['step']}, the best", flush=True)
+    results = held_out.measure()
     run.finish(results)
     write_model_folder(
-        run.folder, model, data.tokenizer, results=results, **card
+        run.folder,
+        model,
+        held_out.data.tokenizer,
+        results=results,
+        notes=notes,
+        **card,
     )

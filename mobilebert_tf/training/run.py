@@ -3,10 +3,11 @@
 A run owns an output folder: `run.json` (the settings it was started with),
 `metrics.jsonl`, `tensorboard/` and `checkpoints/`. Started again with the same
 settings it goes on where it stopped; with other settings it refuses.
+
+What a phase does besides its steps (logs, evaluations, images) is due at fixed
+steps and disturbs neither data nor random numbers.
 """
 
-import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,22 +15,26 @@ from pathlib import Path
 
 import keras
 
-from mobilebert_tf.atomic import atomic_file
-from mobilebert_tf.config import read_json_object
-from mobilebert_tf.errors import InputError
-from mobilebert_tf.training.checkpoints import Checkpoint, CheckpointFolder
+from mobilebert_tf.training.attention_images import AttentionImages
+from mobilebert_tf.training.checkpoints import (
+    CHECKPOINTS,
+    Checkpoint,
+    CheckpointFolder,
+)
+from mobilebert_tf.training.evaluations import Evaluation, best_of, recorded
 from mobilebert_tf.training.metrics_log import (
     MetricsLog,
     Progress,
     format_duration,
 )
+from mobilebert_tf.training.phase import Phase
+from mobilebert_tf.training.run_settings import check_settings, make_folder
 from mobilebert_tf.training.step import TrainStep
 from mobilebert_tf.training.stopping import SignalCatcher, Stopped
 from mobilebert_tf.training.strategies import Distribution
 from mobilebert_tf.training.window import Window
 
 SETTINGS_FILE = "run.json"
-CHECKPOINTS = "checkpoints"
 
 
 class Run:
@@ -75,8 +80,8 @@ class Run:
         self._max_skipped = max_skipped
         is_chief = self.distribution.is_chief
         if is_chief:
-            _make_folder(self.folder)
-            _check_settings(self.folder / SETTINGS_FILE, dict(settings))
+            make_folder(self.folder)
+            check_settings(self.folder / SETTINGS_FILE, settings)
         self._checkpoints = CheckpointFolder(
             self.folder / CHECKPOINTS, is_chief
         )
@@ -91,7 +96,7 @@ class Run:
                 self._latest, {"model": self._model_variables}
             )
             print(f"Going on from {self._latest.prefix}", flush=True)
-        self._saved_step = self.global_step
+        self._saved_step, self._saved_at = self.global_step, time.monotonic()
         self.log = MetricsLog(self.folder, self.global_step, is_chief)
         self._phase_index = 0
 
@@ -108,6 +113,8 @@ class Run:
         dataset: Callable[[int], Iterable[dict]],
         tokens_per_step: int,
         shown: Sequence[str] = ("loss",),
+        evaluation: Evaluation | None = None,
+        images: AttentionImages | None = None,
     ) -> None:
         """Runs one phase, or what is left of it.
 
@@ -119,6 +126,8 @@ class Run:
             dataset: from a start step to endless batches from there on.
             tokens_per_step: for the rate.
             shown: the terms that the progress line shows.
+            evaluation: how the phase is judged while it trains.
+            images: what is shown in TensorBoard now and then.
 
         Raises:
             Stopped: after saving, when a signal asked for it.
@@ -127,40 +136,32 @@ class Run:
             CannotSave: if a checkpoint cannot be written.
         """
         index, self._phase_index = self._phase_index, self._phase_index + 1
-        state = self._state
-        if index < state["phase"]:
+        if index < self._state["phase"]:
+            return
+        # Its last evaluation was of a state that had been saved before.
+        if self.distribution.any(bool(self._verdict(evaluation, num_steps))):
+            self._end_phase()
             return
         with SignalCatcher(self._may_stop_now) as signals:
             with self.distribution.scope():
                 train_step, optimizer = build()
-            phase = _Phase(
+            phase = Phase(
                 name,
                 num_steps,
                 shown,
+                evaluation,
+                images,
                 train_step,
                 {
                     "model": self._model_variables,
                     "optimizer": optimizer.variables,
                 },
-                Window(
-                    name,
-                    train_step,
-                    state["step"],
-                    self._max_skipped,
-                    state["window"],
-                ),
-                Progress(
-                    name,
-                    num_steps,
-                    state["step"],
-                    tokens_per_step,
-                    self._steps_after(num_steps - state["step"]),
-                ),
+                *self._counters(name, num_steps, train_step, tokens_per_step),
             )
-            if state["step"]:
+            step = self._state["step"]
+            if step:
                 self._checkpoints.restore(self._latest, phase.variables)
-            batches = iter(dataset(state["step"]))
-            stopped = self._train(phase, batches, signals)
+            stopped = self._train(phase, iter(dataset(step)), signals)
         if stopped:
             # Another process may have been asked rather than this one.
             cause = signals.received or "SIGTERM"
@@ -171,6 +172,14 @@ class Run:
             )
         duration = format_duration(phase.progress.seconds())
         print(f"{name}: {num_steps} steps in {duration}", flush=True)
+
+    def best(self) -> dict | None:
+        """Returns `step`, `score` and `metrics` of the best evaluation.
+
+        Its weights are in the folder's `BEST_FOLDER`. None if there was none.
+        """
+        lines = recorded(self.folder, self.global_step)
+        return best_of(lines) if lines else None
 
     def finish(self, results: Mapping[str, float]) -> None:
         """Logs and prints final results, and closes the record."""
@@ -189,37 +198,101 @@ class Run:
         step = self.distribution.from_chief(-1)
         return self._checkpoints.read(step) if step >= 0 else None
 
+    def _verdict(
+        self, evaluation: Evaluation | None, num_steps: int
+    ) -> bool | None:
+        """Whether the phase is over by the evaluation of this step.
+
+        None if there is none in the record.
+        """
+        step = self._state["step"]
+        if not (evaluation and evaluation.is_due(step, num_steps)):
+            return None
+        lines = recorded(self.folder, self.global_step)
+        if not lines or lines[-1]["global_step"] < self.global_step:
+            return None
+        return step == num_steps or evaluation.is_hopeless(lines)
+
+    def _counters(self, name, num_steps, train_step, tokens_per_step):
+        """Returns the window and the progress of a phase."""
+        step, window = self._state["step"], self._state["window"]
+        return (
+            Window(name, train_step, step, self._max_skipped, window),
+            Progress(
+                name,
+                num_steps,
+                step,
+                tokens_per_step,
+                self._steps_after(num_steps - step),
+            ),
+        )
+
     def _train(self, phase, batches, signals) -> bool:
         """Takes steps and saves; returns whether a signal cut them short."""
-        state, saved = self._state, time.monotonic()
-        stopping = False
-        while state["step"] < phase.num_steps and not stopping:
-            number = min(
-                phase.train_step.options.steps_per_execution,
-                phase.num_steps - state["step"],
-                self._log_every - state["step"] % self._log_every,
+        state, self._saved_at = self._state, time.monotonic()
+        # A stop may have come between a step and its evaluation.
+        over, stopping = self._evaluate(phase), False
+        while not (over or stopping):
+            number = phase.steps_in_a_call(
+                state["step"], self.global_step, self._log_every
             )
             some = [next(batches) for _ in range(number)]
             phase.window.add(*phase.train_step.run(some))
             state["step"] += number
             state["global_step"] += number
-            at_end = state["step"] == phase.num_steps
-            logs = state["step"] % self._log_every == 0 or at_end
+            logs = phase.is_log_due(state["step"], self._log_every)
             if logs:
                 examples = len(next(iter(some[0].values())))
                 self._log_window(phase, examples)
+            self._show_images(phase)
             if logs or not self.distribution.spans_processes:
                 # Several processes must stop at the same step; they ask each
                 # other now and then only.
                 stopping = self.distribution.any(bool(signals.received))
-            if time.monotonic() - saved > self._save_every_seconds:
-                if not at_end and not stopping:
-                    self._save(phase)
-                    saved = time.monotonic()
-        if state["step"] == phase.num_steps:
-            state["phase"], state["step"] = self._phase_index, 0
+            over = self._evaluate(phase, stopping)
+            since = time.monotonic() - self._saved_at
+            if since > self._save_every_seconds and not (over or stopping):
+                self._save(phase)
+        if over:
+            self._end_phase()
         self._save(phase)
         return stopping
+
+    def _end_phase(self) -> None:
+        self._state["phase"], self._state["step"] = self._phase_index, 0
+
+    def _show_images(self, phase) -> None:
+        if phase.images and self.global_step % phase.images.every == 0:
+            if self.distribution.is_chief:
+                phase.images.write(self.log, self.global_step)
+
+    def _evaluate(self, phase, stopping: bool = False) -> bool:
+        """Evaluates where it is time to; returns whether the phase is over.
+
+        Saves before, so that nothing is lost by a stop meanwhile. If asked to
+        stop already, the next process evaluates.
+        """
+        step = self._state["step"]
+        if not phase.is_evaluation_due(step):
+            return step == phase.num_steps
+        if stopping:
+            return False
+        self._save(phase)
+        verdict = None
+        if self.distribution.is_chief:
+            verdict = self._verdict(phase.evaluation, phase.num_steps)
+            if verdict is None:
+                where = phase.name, step, self.global_step
+                phase.evaluation.evaluate(self.folder, self.log, *where)
+                verdict = self._verdict(phase.evaluation, phase.num_steps)
+            if verdict and step < phase.num_steps:
+                number = phase.evaluation.patience
+                print(
+                    f"no better score in {number} evaluations: stopped at "
+                    f"step {step}",
+                    flush=True,
+                )
+        return self.distribution.any(bool(verdict))
 
     def _log_window(self, phase, examples: int) -> None:
         phase.window.read(self._last_good())
@@ -238,7 +311,7 @@ class Run:
         phase.window.read(self._last_good())
         self._state["window"] = phase.window.state()
         self._checkpoints.save(self.global_step, self._state, phase.variables)
-        self._saved_step = self.global_step
+        self._saved_step, self._saved_at = self.global_step, time.monotonic()
 
     def _last_good(self) -> str:
         if not self._saved_step:
@@ -255,46 +328,3 @@ class Run:
         if self._num_steps is None:
             return 0
         return self._num_steps - self.global_step - left
-
-
-@dataclasses.dataclass(frozen=True)
-class _Phase:
-    """What stays the same from a phase's first step to its last."""
-
-    name: str
-    num_steps: int
-    shown: Sequence[str]
-    train_step: TrainStep
-    variables: dict[str, Sequence]
-    window: Window
-    progress: Progress
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise InputError(
-            folder, "a folder to write into", error.strerror
-        ) from error
-
-
-def _check_settings(path: Path, settings: dict) -> None:
-    settings = json.loads(json.dumps(settings))
-    if not path.exists():
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n")
-        return
-    previous = read_json_object(path)
-    different = [
-        f"{key}={previous.get(key)!r} then, {settings.get(key)!r} now"
-        for key in sorted(previous | settings)
-        if previous.get(key) != settings.get(key)
-    ]
-    if different:
-        raise InputError(
-            path,
-            "the settings this folder's run was started with (use another "
-            "output folder, or delete this one)",
-            "; ".join(different),
-        )

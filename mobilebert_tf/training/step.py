@@ -86,6 +86,11 @@ class TrainStep:
             self._step,
             autograph=False,
             jit_compile=options.jit_compile and one_device,
+            # From its second width on, a batch of any width has one trace.
+            # XLA, TPUs and what cuts batches into parts want known shapes.
+            reduce_retracing=one_device
+            and options.accumulation_steps == 1
+            and not options.jit_compile,
         )
         self._several = tf.function(self._steps, autograph=False)
 

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 
+import keras
 import tensorflow as tf
 
 from mobilebert_tf.errors import InputError
@@ -92,7 +93,8 @@ class StrategyDistribution(Distribution):
         return self.strategy.scope()
 
     def run(self, function, *arguments):
-        return self.strategy.run(function, arguments)
+        with _seeds_by_replica():
+            return self.strategy.run(function, arguments)
 
     def first(self, values):
         return tf.nest.map_structure(
@@ -151,6 +153,29 @@ class StrategyDistribution(Distribution):
     def _num_workers(self) -> int:
         spec = self.strategy.cluster_resolver.cluster_spec().as_dict()
         return sum(len(tasks) for tasks in spec.values())
+
+
+@contextlib.contextmanager
+def _seeds_by_replica():
+    """Has every replica draw dropout masks of its own.
+
+    Keras' seeds are the same on all of them: the second half of a batch would
+    be masked like the first. The first replica's stay as they are, and so do
+    the states, which advance alike.
+    """
+    draw = keras.random.SeedGenerator.next
+
+    def draw_for_replica(generator, ordered=True):
+        seed = draw(generator, ordered)  # [a layer's seed, number of the draw]
+        context = tf.distribute.get_replica_context()
+        replica = tf.cast(context.replica_id_in_sync_group, seed.dtype)
+        return seed + tf.stack([tf.zeros_like(replica), replica * 2**32])
+
+    keras.random.SeedGenerator.next = draw_for_replica
+    try:
+        yield
+    finally:
+        keras.random.SeedGenerator.next = draw
 
 
 def current_distribution() -> Distribution:

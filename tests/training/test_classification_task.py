@@ -77,8 +77,6 @@ def test_several_labels_from_files(tokenizer, pretrained, files):
     metrics = task.metrics(lambda arrays: np.array([[-1.0, 2.0]]), "dev")
     assert metrics["dev_micro_f1"] == 1.0
     assert task.score(metrics | {"dev_macro_f1": 0.25}) == 1.0
-    with pytest.raises(InputError, match="float32 or dynamic .* found int8"):
-        task.check_export(["int8"])
 
 
 def test_predictions_of_several_labels(tokenizer, pretrained, files, tmp_path):
@@ -143,9 +141,15 @@ def test_mnli_has_two_devs_and_two_submissions(
         assert (tmp_path / f"{name}.tsv").read_text() == (
             "index\tprediction\n0\tentailment\n1\tentailment\n"
         )
-    exported = task.splits_for_export()
-    assert list(exported) == ["train", "dev"]
-    assert exported["dev"] is task.splits["dev_matched"]
+    assert task.chosen_by == ("accuracy",)
+    assert task.of_length(12) is task
+    shorter = task.of_length(6)
+    assert shorter.max_seq_length == 6
+    assert shorter.splits.keys() == task.splits.keys()
+    ids = task.splits["dev_matched"]["input_ids"]
+    np.testing.assert_array_equal(
+        shorter.splits["dev_matched"]["input_ids"], ids[:, :6]
+    )
 
 
 def test_ax_is_for_models_of_mnli(mnli, tokenizer, tmp_path):

@@ -237,9 +237,7 @@ def test_every_published_student_learns(preset, examples, capsys):
         | {"num_hidden_layers": PUBLISHED[preset], "intra_bottleneck_size": 8},
     )
     first, *_, last = stages = progressive_stages(PUBLISHED[preset], 20, 20)
-    distiller = build_distiller(
-        config, teacher, TransferWeights(), stages, teacher_dtype="float32"
-    )
+    distiller = build_distiller(config, teacher, TransferWeights(), stages)
     printed = capsys.readouterr().out
     assert "variables from the teacher: encoder/embeddings/word" in printed
     assert "norms and biases: neither decayed nor adapted" in printed

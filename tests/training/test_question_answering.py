@@ -15,9 +15,9 @@ from mobilebert_tf.modeling.encoder import MobileBertEncoder
 from mobilebert_tf.modeling.models import MobileBertForQuestionAnswering
 from mobilebert_tf.training import question_answering
 from mobilebert_tf.training.question_answering import (
+    SpanPredictor,
     answer_questions,
     answer_splits,
-    predict_span_logits,
     question_answering_loss,
     score_answers,
 )
@@ -27,7 +27,10 @@ from mobilebert_tf.training.question_answering_task import (
     encode_split,
     is_question_answerer,
     may_have_no_answer,
+    read_settings,
     read_splits,
+    windows_of_length,
+    write_settings,
 )
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] who ? a b c d e f g h".split()
@@ -99,7 +102,7 @@ def test_a_window_gets_the_same_logits_at_its_own_width(config, tokenizer):
     assert split.labels is None
     model = MobileBertForQuestionAnswering(config)
     number = len(split.windows)
-    found = predict_span_logits(model, split.windows, 3, 24)
+    found = SpanPredictor(model, 3)(split.windows, 24)
     wanted = model(split.windows.inputs(np.arange(number), 24))
     used = np.arange(24) < split.windows.lengths[:, None]
     for ours, name in zip(found, ("start_logits", "end_logits"), strict=True):
@@ -128,6 +131,7 @@ def test_answers_are_cut_from_their_context(tokenizer):
     # [CLS] who ? [SEP] a b , c d [SEP]
     answers = answer_questions(*logits_for(split, [(4, 7)]), split, SMALL)
     assert answers.texts == ["A  b,c\u0301"]
+    assert answers.characters == [(0, 7)]
     assert answers.odds is None
     assert len(answers.n_best[0]) == 15  # Of 5 pieces, 5 + 4 + 3 + 2 + 1.
 
@@ -135,6 +139,7 @@ def test_answers_are_cut_from_their_context(tokenizer):
 def test_no_answer_where_cls_wins(split):
     answers = answer_questions(*logits_for(split, [(6, 7), (0, 0)]), split, V2)
     assert answers.texts[0] == "c d"
+    assert answers.characters[0] == (4, 7)
     assert answers.odds == [-10.0, 10.0]
     assert answers.predictions(0.0) == ["c d", ""]
     assert answers.predictions(-10.0) == ["c d", ""]
@@ -163,6 +168,7 @@ def test_a_context_of_no_piece_is_left_unanswered(settings, tokenizer):
     )
     answers = answer_questions(*logits_for(split, []), split, settings)
     assert answers.predictions(0.0) == ["", "a"]
+    assert answers.characters == [None, (0, 1)]
 
 
 def test_dev_chooses_the_threshold_of_predict(
@@ -173,31 +179,83 @@ def test_dev_chooses_the_threshold_of_predict(
     predict = encode_split(questions_about("a", "b"), tokenizer, V2, "predict")
     odds = {id(split.windows): (3.0, 6.0), id(predict.windows): (2.0, 4.0)}
 
-    def logits(model, windows, batch_size, max_seq_length):
+    def logits(windows, max_seq_length):
         array = np.zeros((2, len(windows), max_seq_length), np.float32)
         array[0, :, 0] = odds[id(windows)]
         array[0, 0, 6] = array[1, 0, 7] = 0.25 * (windows is split.windows)
         array[0, 0, 0] += 0.5 * (windows is split.windows)
         return tuple(array)
 
-    monkeypatch.setattr(question_answering, "predict_span_logits", logits)
+    monkeypatch.setattr(
+        question_answering, "SpanPredictor", lambda model, batch_size: logits
+    )
 
-    def predictions(threshold, name):
-        answer_splits(
+    def predictions(threshold, name, splits, settings=V2):
+        _, settings = answer_splits(
             None,
-            {"dev": split, "predict": predict},
-            V2,
+            splits,
+            settings,
             batch_size=2,
             folder=tmp_path,
             threshold=threshold,
         )
-        return json.loads((tmp_path / name).read_text())
+        found = json.loads((tmp_path / name).read_text())
+        return found, settings
 
-    assert predictions(None, "predictions.json") == {"q0": "a", "q1": ""}
-    assert predictions(None, "dev_predictions.json") == {"q0": "", "q1": ""}
-    assert predictions(4.0, "predictions.json") == {"q0": "a", "q1": "b"}
-    wanted = {"q0": "c d", "q1": ""}
-    assert predictions(4.0, "dev_predictions.json") == wanted
+    both = {"dev": split, "predict": predict}
+    found, settings = predictions(None, "predictions.json", both)
+    assert found == {"q0": "a", "q1": ""}
+    assert settings.null_score_diff_threshold == 3.0
+    found, _ = predictions(None, "dev_predictions.json", both)
+    assert found == {"q0": "", "q1": ""}
+    found, settings = predictions(4.0, "predictions.json", both)
+    assert found == {"q0": "a", "q1": "b"}
+    assert settings.null_score_diff_threshold == 4.0
+    found, _ = predictions(4.0, "dev_predictions.json", both)
+    assert found == {"q0": "c d", "q1": ""}
+    # Without dev, what is known from before.
+    alone = {"predict": predict}
+    for known, texts in ((3.0, ["a", ""]), (1.0, ["", ""])):
+        before = dataclasses.replace(V2, null_score_diff_threshold=known)
+        found, after = predictions(None, "predictions.json", alone, before)
+        assert list(found.values()) == texts
+        assert after == before
+
+
+def test_a_folder_remembers_how_it_answers(tmp_path):
+    assert read_settings(tmp_path) is None
+    wanted = dataclasses.replace(V2, null_score_diff_threshold=-1.5)
+    write_settings(tmp_path, wanted)
+    assert read_settings(tmp_path) == wanted
+    path = tmp_path / "question_answering.json"
+    values = json.loads(path.read_text())
+    assert values["max_seq_length"] == 24
+    for name, value, message in (
+        ("doc_stride", 0, "doc_stride: expected a number above 0, found 0"),
+        ("doc_stride", 4.0, "doc_stride: expected a value of type int"),
+        ("version_2_with_negative", 1, "of type bool, found 1"),
+        ("surplus", 1, "expected the keys max_seq_length"),
+    ):
+        path.write_text(json.dumps(values | {name: value}))
+        with pytest.raises(InputError, match=message):
+            read_settings(tmp_path)
+    # What JSON makes of 2.0 elsewhere.
+    path.write_text(json.dumps(values | {"null_score_diff_threshold": 2}))
+    assert read_settings(tmp_path).null_score_diff_threshold == 2.0
+
+
+def test_windows_of_another_length(split, tokenizer):
+    splits, settings = windows_of_length({"dev": split}, V2, tokenizer, 9)
+    assert settings.max_seq_length == 9 and settings.doc_stride == 3
+    assert settings.version_2_with_negative
+    windows = splits["dev"].windows
+    # [CLS] who ? [SEP] and four pieces at once, of eight.
+    assert windows.lengths.max() == 9 and len(windows) == 4
+    assert splits["dev"].questions is split.questions
+    same, settings = windows_of_length({"dev": split}, V2, tokenizer, 24)
+    assert same == {"dev": split} and settings == V2
+    with pytest.raises(InputError, match="--export_seq_length: expected at le"):
+        windows_of_length({"dev": split}, V2, tokenizer, 5)
 
 
 def test_a_model_that_knows_the_answers_reaches_the_ceiling(shared_data):
@@ -263,6 +321,8 @@ def test_what_a_task_is_like_follows_from_its_questions():
     assert may_have_no_answer({"a": answered, "b": unanswered}, None)
     assert may_have_no_answer({"a": answered}, True)
     assert not may_have_no_answer({"a": answered}, False)
+    assert may_have_no_answer({"b": unknown}, None, known=True)
+    assert not may_have_no_answer({"b": unknown}, False, known=True)
     with pytest.raises(InputError, match="found 1 that have none"):
         may_have_no_answer({"a": unanswered}, False)
 

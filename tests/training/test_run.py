@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.training.evaluations import BEST_FOLDER, Evaluation
 from mobilebert_tf.training.metrics_log import (
     MetricsLog,
     Progress,
@@ -33,6 +34,9 @@ class Task:
         )
         self.weight = keras.Variable(np.zeros((3, 1), "float32"), name="kernel")
         self.on_step = on_step
+        self.evaluation = self.evaluation_of(
+            options.pop("scores", None), options.pop("patience", None)
+        )
         self.run = Run(
             folder,
             settings or {"rate": 0.1},
@@ -53,6 +57,22 @@ class Task:
         )
         return step, optimizer
 
+    def evaluation_of(self, scores, patience):
+        """Gives scores by step of the run, and counts evaluations."""
+        self.evaluated = []
+
+        def measure():
+            self.evaluated.append(self.run.global_step)
+            return {"accuracy": scores(self.run.global_step)}
+
+        def keep(folder):
+            folder.mkdir(exist_ok=True)
+            np.save(folder / "kernel.npy", self.weight.numpy())
+
+        return scores and Evaluation(
+            3, measure, lambda metrics: metrics["accuracy"], keep, patience
+        )
+
     def dataset(self, start_step):
         def batches():
             step = start_step
@@ -67,7 +87,14 @@ class Task:
 
     def train(self):
         for name in ("first", "second"):
-            self.run.phase(name, 7, self.build, self.dataset, 4)
+            self.run.phase(
+                name,
+                7,
+                self.build,
+                self.dataset,
+                4,
+                evaluation=self.evaluation,
+            )
         self.run.finish({"accuracy": 0.5})
         return self.weight.numpy()
 
@@ -146,6 +173,95 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
     for folder in ("file", "file/below"):
         with pytest.raises(InputError, match="expected a folder to write into"):
             Task(tmp_path / folder)
+
+
+# By step of the run; two phases of 7 steps, evaluated every third.
+SCORES = {3: 0.5, 6: 0.25, 7: 0.75, 10: 0.75, 13: 0.25, 14: 0.5}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    task = Task(folder, scores=SCORES.get)
+    return task, task.train(), folder
+
+
+def evaluations(folder):
+    lines = read_metrics(folder / "metrics.jsonl")
+    return [line for line in lines if line["phase"] == "evaluation"]
+
+
+def test_a_phase_is_evaluated_and_its_best_weights_kept(evaluated, tmp_path):
+    task, _, folder = evaluated
+    assert task.evaluated == list(SCORES)
+    assert [
+        (line["global_step"], line["step"], line["score"])
+        for line in evaluations(folder)
+    ] == [(n, n - 7 * (n > 7), score) for n, score in SCORES.items()]
+    best = {"step": 7, "score": 0.75, "metrics": {"accuracy": 0.75}}
+    assert task.run.best() == best
+    # Of equals the first, as a run that ends there has it.
+    with pytest.raises(Stopped):
+        Task(tmp_path, on_step=stop_at(7)).train()
+    kept = np.load(folder / BEST_FOLDER / "kernel.npy")
+    np.testing.assert_array_equal(Task(tmp_path).weight.numpy(), kept)
+
+
+def test_evaluations_do_not_disturb_the_training(evaluated, unbroken):
+    np.testing.assert_array_equal(evaluated[1], unbroken[0])
+
+
+@pytest.mark.parametrize("number", [3, 5, 7, 13, 14])
+def test_an_evaluated_run_that_is_stopped_evaluates_once(
+    tmp_path, evaluated, number
+):
+    task, weights, folder = evaluated
+    with pytest.raises(Stopped):
+        Task(tmp_path, on_step=stop_at(number), scores=SCORES.get).train()
+    resumed = Task(tmp_path, scores=SCORES.get)
+    np.testing.assert_array_equal(resumed.train(), weights)
+    assert resumed.evaluated == [n for n in SCORES if n >= number]
+    for name in ("metrics.jsonl", f"{BEST_FOLDER}/kernel.npy"):
+        ours, theirs = (run / name for run in (tmp_path, folder))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize("number", [3, 7, 14])
+def test_a_stop_during_an_evaluation_loses_no_step(tmp_path, evaluated, number):
+    _, weights, folder = evaluated
+
+    def scores(step):
+        if step == number:
+            signal.raise_signal(signal.SIGTERM)
+        return SCORES[step]
+
+    with pytest.raises(Stopped, match="nothing new to save"):
+        Task(tmp_path, scores=scores).train()
+    batches = []
+    resumed = Task(tmp_path, on_step=batches.append, scores=SCORES.get)
+    np.testing.assert_array_equal(resumed.train(), weights)
+    assert len(batches) == 14 - number
+    assert resumed.evaluated[:1] == [number]
+    ours, theirs = (run / "metrics.jsonl" for run in (tmp_path, folder))
+    assert ours.read_text() == theirs.read_text()
+
+
+def test_patience_ends_a_phase_also_when_asked_again(tmp_path, capsys):
+    scores = {3: 0.5, 6: 0.25, 9: 0.75, 12: 0.8, 13: 0.5}.get
+    for _ in range(2):
+        task = Task(tmp_path, scores=scores, patience=1)
+        task.train()
+        # Six steps of the first phase, all of the second.
+        assert task.run.global_step == 13
+    assert "no better score in 1 evaluations: stopped at step 6" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_finished_run_is_evaluated_no_more(tmp_path, evaluated):
+    Task(tmp_path, scores=SCORES.get).train()
+    again = Task(tmp_path, scores=lambda step: pytest.fail("evaluated again"))
+    np.testing.assert_array_equal(again.train(), evaluated[1])
 
 
 class Spoilt(Task):

@@ -67,6 +67,48 @@ def test_logical_devices_equal_one(tmp_path, devices, batch_size, options):
     )
 
 
+DROPOUT = """
+import keras
+import numpy as np
+import tensorflow as tf
+from mobilebert_tf.training.strategies import open_distribution
+
+[cpu] = tf.config.list_physical_devices("CPU")
+device = tf.config.LogicalDeviceConfiguration()
+tf.config.set_logical_device_configuration(cpu, [device] * 2)
+distribution = open_distribution("mirrored")
+with distribution.scope():
+    dropout = keras.layers.Dropout(0.5, seed=3)
+
+@tf.function(autograph=False)
+def mask(ones):
+    return distribution.run(lambda ones: dropout(ones, training=True), ones)
+
+ones = distribution.distribute({"ones": np.ones((2, 64), "float32")})["ones"]
+results = distribution.strategy.experimental_local_results
+masks = [[part.numpy() for part in results(mask(ones))] for _ in range(2)]
+states = [v.numpy() for v in results(dropout.variables[0].value)]
+alone = keras.layers.Dropout(0.5, seed=3)
+expected = [alone(np.ones((1, 64), "float32"), training=True) for _ in "12"]
+for (first, second), same in zip(masks, expected):
+    np.testing.assert_array_equal(first, same)
+    assert 10 < (first != second).sum() < 54, (first, second)
+assert (masks[0][1] != masks[1][1]).any()
+np.testing.assert_array_equal(*states)
+"""
+
+
+def test_replicas_draw_dropout_masks_of_their_own():
+    done = subprocess.run(
+        [sys.executable, "-c", DROPOUT],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def free_ports(number):
     """Ports that were free a moment ago."""
     with_sockets = [socket.socket() for _ in range(number)]

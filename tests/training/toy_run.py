@@ -1,4 +1,7 @@
-"""A run of two phases that takes a second and saves after every step."""
+"""A run of two phases that takes seconds and saves after every step.
+
+It is evaluated as it goes, and dropout would spoil an evaluation.
+"""
 
 import itertools
 
@@ -6,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mobilebert_tf.atomic import atomic_file
+from mobilebert_tf.training.evaluations import Evaluation
 from mobilebert_tf.training.optimization import AdamW, WarmupPolynomialDecay
 from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.step import build_train_step
@@ -29,8 +34,8 @@ def main(folder, save_every_seconds=0.0):
         num_steps=2 * NUM_STEPS,
     )
 
-    def loss(batch):
-        error = dense(dropout(batch["x"], training=True)) - batch["y"]
+    def loss(batch, training=True):
+        error = dense(dropout(batch["x"], training=training)) - batch["y"]
         return {"loss": tf.reduce_mean(error**2)}
 
     def build():
@@ -44,7 +49,20 @@ def main(folder, save_every_seconds=0.0):
             x = x.astype("float32")
             yield {"x": x, "y": x.sum(1, keepdims=True)}
 
+    def keep(folder):
+        folder.mkdir(exist_ok=True)
+        with atomic_file(folder / "weights.npy") as temporary:
+            with temporary.open("wb") as file:
+                np.save(file, dense.kernel.numpy())
+
+    batch = next(dataset(1000))
+    evaluation = Evaluation(
+        7,
+        lambda: {"error": float(loss(batch, training=False)["loss"])},
+        lambda metrics: -metrics["error"],
+        keep,
+    )
     for phase in ("first", "second"):
-        run.phase(phase, NUM_STEPS, build, dataset, 4)
+        run.phase(phase, NUM_STEPS, build, dataset, 4, evaluation=evaluation)
     run.finish({"accuracy": 0.5})
     np.save(run.folder / "weights.npy", dense.kernel.numpy())
