@@ -19,8 +19,8 @@ own files (.tsv, .csv or .jsonl, with a header):
 
 `--regression` for numbers, `--multi_label` for several labels at once,
 `--text_b_column` for pairs, `--teacher=FOLDER` to learn from a better
-classifier too. `--export=float32,dynamic,int8` also writes `.tflite` files, the
-int8 one after quantisation-aware training, and evaluates each on the same
+classifier too. `--export=float32,dynamic,int8_qat` also writes `.tflite` files,
+the last one after quantisation-aware training, and evaluates each on the same
 examples. Without training (`--nodo_train`) the model must be a classifier.
 """
 
@@ -33,10 +33,11 @@ from mobilebert_tf import flags as shared
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.flags import devices
+from mobilebert_tf.flags import devices, export
 from mobilebert_tf.flags import fine_tuning as tuning
 from mobilebert_tf.hub import model_folder
-from mobilebert_tf.mobile.shipping import check_kinds, export_and_evaluate
+from mobilebert_tf.mobile.shipped_tasks import shipped_classifier
+from mobilebert_tf.mobile.shipping import check_calibration
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
 from mobilebert_tf.training.classification_task import (
     ClassificationTask,
@@ -50,10 +51,7 @@ from mobilebert_tf.training.fine_tuning_distillation import (
     taught_loss,
 )
 from mobilebert_tf.training.fine_tuning_grid import GridOutcome, run_grid
-from mobilebert_tf.training.fine_tuning_run import (
-    FineTuningOptions,
-    FineTuningRun,
-)
+from mobilebert_tf.training.fine_tuning_run import FineTuningRun
 from mobilebert_tf.training.model_card import write_model_folder
 from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.strategies import Distribution
@@ -62,31 +60,19 @@ FLAGS = flags.FLAGS
 
 shared.define_output_flags()
 shared.define_optimizer_flags("adamw", learning_rate=5e-4, warmup=0.1)
-shared.define_task_flags()
-shared.define_export_flags()
+shared.define_model_flag()
+tuning.define_task_flags()
+export.define_export_flags()
 devices.define_device_flags()
 tuning.define_grid_flags()
 tuning.define_teacher_flags()
-flags.DEFINE_string(
-    "model",
-    None,
-    "Model folder, or model on the hub, to start from.",
-    required=True,
-)
-flags.DEFINE_bool("do_train", True, "Fine-tune.")
-flags.DEFINE_bool("do_eval", True, "Evaluate on dev and test examples.")
-flags.DEFINE_bool(
-    "do_predict", True, "Predict --predict_file, or the test set of GLUE."
-)
 # So that --help lists the shared flags too.
-for module in (shared, devices, tuning):
+for module in (shared, devices, tuning, export):
     flags.adopt_module_key_flags(module)
 
 # What a resumed run may change.
 _UNIMPORTANT = (
-    "export",
-    "num_qat_steps",
-    "qat_learning_rate",
+    *export.EXPORT_FLAGS,
     "do_eval",
     "do_predict",
     "predict_file",
@@ -95,31 +81,16 @@ _UNIMPORTANT = (
 )
 
 
-def open_devices() -> Distribution:
-    """Connects to the devices that the flags name, of one process."""
-    if FLAGS.distribution == "multi_worker":
-        # Evaluations decide which weights are kept and when a run ends, and
-        # processes do not tell each other.
+def open_devices(num_runs: int) -> Distribution:
+    """Connects to the devices that the flags name."""
+    if FLAGS.distribution == "multi_worker" and num_runs > 1:
+        # Which runs are over, and which is the best, only the chief knows.
         raise InputError(
-            "--distribution", "none, mirrored or tpu here", "multi_worker"
+            "--distribution",
+            f"none, mirrored or tpu for {num_runs} runs",
+            "multi_worker",
         )
     return devices.open_devices()
-
-
-def options() -> FineTuningOptions:
-    """Returns what all runs have in common."""
-    return FineTuningOptions(
-        optimizer=FLAGS.optimizer,
-        optimizer_settings=shared.optimizer_settings(),
-        warmup_proportion=FLAGS.warmup_proportion,
-        end_factor=FLAGS.end_learning_rate_factor,
-        decay_power=FLAGS.decay_power,
-        eval_batch_size=FLAGS.eval_batch_size,
-        eval_every=FLAGS.eval_every_steps,
-        patience=FLAGS.patience,
-        bucket_lengths=tuning.bucket_lengths(),
-        step_options=devices.step_options(),
-    )
 
 
 def train(
@@ -129,7 +100,8 @@ def train(
     distribution: Distribution,
 ) -> GridOutcome:
     """Fine-tunes at every point of the grid."""
-    common, settings = options(), shared.settings(*_UNIMPORTANT)
+    common = tuning.fine_tuning_options()
+    settings = shared.settings(*_UNIMPORTANT)
     teacher = None
     if FLAGS.teacher:
         with distribution.scope():
@@ -158,55 +130,44 @@ def train(
     return run_grid(tuning.points(), FLAGS.output_dir, start, settings)
 
 
-def export(model, task: ClassificationTask, batch_size: int) -> dict:
-    """Writes .tflite files and returns their results, `KIND_NAME`."""
-    exported = export_and_evaluate(
-        model,
-        FLAGS.export,
-        FLAGS.output_dir,
-        task.splits_for_export(),
-        num_steps=FLAGS.num_qat_steps,
-        learning_rate=FLAGS.qat_learning_rate,
-        batch_size=batch_size,
-        seed=FLAGS.seed,
-    )
-    return {
-        f"{kind}_{name}": value
-        for kind, row in exported.items()
-        for name, value in row.items()
-    }
-
-
 def main(_) -> None:
     """Reads, trains, evaluates, predicts, writes, exports."""
-    check_kinds(FLAGS.export)
     points, source = tuning.points(), tuning.task_source()
-    distribution = open_devices()
+    distribution = open_devices(len(points))
     folder = model_folder(FLAGS.model)
     tokenizer = WordpieceTokenizer.from_folder(folder)
-    shared.check_max_seq_length(
-        MobileBertConfig.from_json(folder / CONFIG_FILE)
-    )
+    config = MobileBertConfig.from_json(folder / CONFIG_FILE)
+    export.check_export(config)
+    shared.check_max_seq_length(config)
     verbs = (FLAGS.do_train, FLAGS.do_eval, FLAGS.do_predict)
     task = read_task(source, verbs, folder, tokenizer, FLAGS.max_seq_length)
-    task.check_export(FLAGS.export)
+    check_calibration(FLAGS.export, task.num_train_examples)
+    length = export.export_length(task.max_seq_length)
+    packed = export.metadata_tokenizer(tokenizer, task.kind, length)
     if FLAGS.do_train:
         task.check_choice(len(points), FLAGS.patience)
         outcome = train(task, folder, tokenizer, distribution)
+        if not distribution.is_chief:
+            return
     else:
         run = Run(FLAGS.output_dir, shared.settings(*_UNIMPORTANT), ())
         model = build_classifier(folder, task.label_names)
         outcome = GridOutcome(model, run)
-    model, results = outcome.model, {}
+    model, results, exported, notes = outcome.model, {}, {}, {}
     predict = Predictor(model, FLAGS.eval_batch_size, tuning.bucket_lengths())
     if FLAGS.do_eval:
         results = task.metrics(predict, "dev") | task.metrics(predict, "test")
     if FLAGS.do_predict:
         task.write_predictions(predict, FLAGS.output_dir)
     if FLAGS.export:
+        shipped = shipped_classifier(
+            model,
+            task.of_length(length),
+            packed,
+        )
         batch_size = (outcome.point or points[0]).batch_size
-        results |= export(model, task, batch_size)
-    outcome.run.finish(results)
+        exported, notes = export.ship(shipped, batch_size)
+    outcome.run.finish(results | exported)
     write_model_folder(
         FLAGS.output_dir,
         model,
@@ -219,7 +180,8 @@ def main(_) -> None:
             "Started from": FLAGS.model,
             "Training examples": task.num_train_examples,
         }
-        | outcome.notes(),
+        | outcome.notes()
+        | notes,
     )
     write_problem_type(FLAGS.output_dir, task.kind)
 

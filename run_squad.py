@@ -15,12 +15,17 @@ new one every `--doc_stride` word pieces. `dev_exact` and `dev_f1` are the
 official scores, in percent. The official scripts read what is written beside
 the model: `predictions.json`, `nbest_predictions.json` and, where questions
 may have no answer, `null_odds.json` of `--predict_file`, and the same of dev,
-with `dev_` before the name. Without training (`--nodo_train`) the model must
-be one that answers questions already.
+with `dev_` before the name. `--export=float32,dynamic,int8_qat` also writes
+`.tflite` files, the last one after quantisation-aware training, and scores each
+on dev in the same way.
+
+Without training (`--nodo_train`) the model must be one that answers questions
+already. How its windows were cut, and from which odds on a question is left
+unanswered, which dev decides, stands in its folder: later questions are
+answered in the same way.
 """
 
-import dataclasses
-import itertools
+import functools
 from pathlib import Path
 
 import keras
@@ -28,151 +33,45 @@ from absl import flags
 
 from mobilebert_tf import flags as shared
 from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.data.squad import TFDS_NAMES
 from mobilebert_tf.data.squad_batches import training_dataset
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.errors import InputError
-from mobilebert_tf.flags import devices
+from mobilebert_tf.flags import devices, export
+from mobilebert_tf.flags import question_answering as answering
 from mobilebert_tf.hub import model_folder
+from mobilebert_tf.mobile.shipped_tasks import shipped_question_answerer
+from mobilebert_tf.mobile.shipping import check_calibration, needs_calibration
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
 from mobilebert_tf.training.model_card import write_model_folder
-from mobilebert_tf.training.optimization import OPTIMIZERS
 from mobilebert_tf.training.question_answering import (
     answer_splits,
     question_answering_loss,
 )
 from mobilebert_tf.training.question_answering_task import (
     QuestionSplit,
-    SquadSettings,
     build_question_answerer,
-    encode_split,
-    is_question_answerer,
-    may_have_no_answer,
-    read_splits,
+    windows_of_length,
+    write_settings,
 )
 from mobilebert_tf.training.run import Run
-from mobilebert_tf.training.step import build_train_step
 
 FLAGS = flags.FLAGS
-LONGEST = SquadSettings().max_seq_length
 
 shared.define_output_flags()
 shared.define_optimizer_flags("adamw", learning_rate=4e-5, warmup=0.1)
+shared.define_model_flag()
 devices.define_device_flags()
-flags.DEFINE_string(
-    "model",
-    None,
-    "Model folder, or model on the hub, to start from.",
-    required=True,
-)
-flags.DEFINE_enum(
-    "task",
-    None,
-    list(TFDS_NAMES),
-    "Train and dev questions by name, through TensorFlow Datasets. Neither "
-    "task nor files: the built-in questions.",
-)
-flags.DEFINE_string("train_file", None, "Questions to train on, SQuAD's JSON.")
-flags.DEFINE_string("dev_file", None, "Questions to evaluate on, SQuAD's JSON.")
-flags.DEFINE_string(
-    "predict_file", None, "Questions to answer; answers are ignored."
-)
-flags.DEFINE_bool("do_train", True, "Fine-tune.")
-flags.DEFINE_bool("do_eval", True, "Evaluate on the dev questions.")
-flags.DEFINE_bool("do_predict", True, "Answer --predict_file.")
-flags.DEFINE_bool(
-    "version_2_with_negative",
-    None,
-    "Whether questions may have no answer. If not given: whether any has none "
-    "among those of the training and dev files.",
-)
-flags.DEFINE_integer(
-    "max_seq_length",
-    None,
-    f"Longest window; {LONGEST}, or the model's positions if it has fewer.",
-    8,
-)
-flags.DEFINE_integer(
-    "doc_stride",
-    None,
-    "Pieces from window to window; if not given, a third of --max_seq_length.",
-    1,
-)
-flags.DEFINE_integer("max_query_length", 64, "Pieces kept of a question.", 1)
-flags.DEFINE_integer("n_best_size", 20, "Answers listed of a question.", 1)
-flags.DEFINE_integer("max_answer_length", 30, "Most pieces of an answer.", 1)
-flags.DEFINE_float(
-    "null_score_diff_threshold",
-    None,
-    "Leave a question unanswered if its null odds are above this. If not "
-    "given: 0 on dev, and for --predict_file what is best for F1 on dev.",
-)
-flags.DEFINE_integer("num_train_epochs", 5, "Passes over the questions.", 1)
-flags.DEFINE_integer("train_batch_size", 32, "Windows a step.", 1)
-flags.DEFINE_integer("eval_batch_size", 64, "Windows at once.", 1)
-flags.DEFINE_integer(
-    "max_train_examples", None, "Train on the first so many questions only.", 1
-)
+answering.define_question_flags()
+answering.define_answer_flags()
+export.define_export_flags()
+export.define_mlperf_flag()
 # So that --help lists the shared flags too.
-flags.adopt_module_key_flags(shared)
-flags.adopt_module_key_flags(devices)
-
-
-# What a resumed run may change.
-_UNIMPORTANT = (
-    "do_eval",
-    "do_predict",
-    "predict_file",
-    "eval_batch_size",
-    "n_best_size",
-    "max_answer_length",
-    "null_score_diff_threshold",
-)
+for module in (shared, devices, answering, export):
+    flags.adopt_module_key_flags(module)
 
 
 def _one_width() -> bool:
     # Several steps in one call must have one shape.
     return FLAGS.steps_per_execution > 1
-
-
-def read_task(
-    folder: Path, tokenizer: WordpieceTokenizer
-) -> tuple[dict[str, QuestionSplit], SquadSettings]:
-    """Reads the questions that the flags name, and encodes them."""
-    if not FLAGS.do_train and not is_question_answerer(folder):
-        raise InputError(
-            folder, "a model that answers questions", "another kind"
-        )
-    if FLAGS.task and (FLAGS.train_file or FLAGS.dev_file):
-        raise InputError("--task", "either a task or files", "both")
-    config = MobileBertConfig.from_json(folder / CONFIG_FILE)
-    length = FLAGS.max_seq_length
-    length = length or min(LONGEST, config.max_position_embeddings)
-    settings = SquadSettings(
-        length,
-        FLAGS.doc_stride or length // 3,
-        FLAGS.max_query_length,
-        FLAGS.n_best_size,
-        FLAGS.max_answer_length,
-    )
-    settings.check(config)
-    files = {
-        split: FLAGS[f"{split}_file"].value
-        for split in ("train", "dev", "predict")
-    }
-    verbs = (FLAGS.do_train, FLAGS.do_eval, FLAGS.do_predict)
-    wanted = list(itertools.compress(files, verbs))
-    splits = read_splits(files, FLAGS.task, wanted)
-    if FLAGS.do_train and "train" not in splits:
-        raise InputError("--train_file", "a file, or --nodo_train", "none")
-    if FLAGS.max_train_examples and "train" in splits:
-        splits["train"] = splits["train"].first(FLAGS.max_train_examples)
-    version_2 = may_have_no_answer(splits, FLAGS.version_2_with_negative)
-    settings = dataclasses.replace(settings, version_2_with_negative=version_2)
-    return {
-        name: encode_split(questions, tokenizer, settings, name)
-        for name, questions in splits.items()
-    }, settings
 
 
 def train(run: Run, model, split: QuestionSplit, max_seq_length: int) -> None:
@@ -182,17 +81,9 @@ def train(run: Run, model, split: QuestionSplit, max_seq_length: int) -> None:
     num_steps = FLAGS.num_train_epochs * steps_per_epoch
 
     def build():
-        schedule = shared.warmup_schedule(num_steps)
-        optimizer = OPTIMIZERS[FLAGS.optimizer](
-            schedule, **shared.optimizer_settings()
+        return shared.train_step(
+            question_answering_loss(model), model.trainable_variables, num_steps
         )
-        step = build_train_step(
-            question_answering_loss(model),
-            model.trainable_variables,
-            optimizer,
-            devices.step_options(),
-        )
-        return step, optimizer
 
     def dataset(start_step):
         return training_dataset(
@@ -210,28 +101,38 @@ def train(run: Run, model, split: QuestionSplit, max_seq_length: int) -> None:
     run.phase("fine_tuning", num_steps, build, dataset, tokens_per_step)
 
 
-def main(_) -> None:
-    """Reads, trains, evaluates, answers, writes."""
-    distribution = devices.open_devices()
-    keras.utils.set_random_seed(FLAGS.seed)
-    folder = model_folder(FLAGS.model)
-    tokenizer = WordpieceTokenizer.from_folder(folder)
-    splits, settings = read_task(folder, tokenizer)
-    with distribution.scope():
-        model = build_question_answerer(folder)
-    devices.prepare_encoder(model.encoder)
-    run = Run(
-        FLAGS.output_dir,
-        # Its batches are other ones: this may not change when a run goes on.
-        shared.settings(*_UNIMPORTANT) | {"one_width": _one_width()},
-        model.variables,
-        **devices.run_settings(distribution),
+def read(folder: Path, tokenizer: WordpieceTokenizer):
+    """Reads the questions that the flags name.
+
+    Returns:
+        The splits, their settings, and from a model to what is exported: the
+        same questions, in windows as long as the files' inputs.
+    """
+    export.check_export(MobileBertConfig.from_json(folder / CONFIG_FILE))
+    splits, settings = answering.read_task(
+        folder, tokenizer, needs_calibration(FLAGS.export)
     )
-    if FLAGS.do_train:
-        train(run, model, splits["train"], settings.max_seq_length)
-    if not distribution.is_chief:
-        return
-    results = answer_splits(
+    num_train_windows = len(splits["train"].windows) if "train" in splits else 0
+    check_calibration(FLAGS.export, num_train_windows)
+    length = export.export_length(settings.max_seq_length)
+    packed = export.metadata_tokenizer(tokenizer, "question_answering", length)
+    shipped = None
+    if FLAGS.export:
+        windows = windows_of_length(splits, settings, tokenizer, length)
+        shipped = functools.partial(
+            shipped_question_answerer,
+            splits=windows[0],
+            settings=windows[1],
+            threshold=FLAGS.null_score_diff_threshold or 0.0,
+            tokenizer=packed,
+            mlperf_order=FLAGS.mlperf_order,
+        )
+    return splits, settings, shipped
+
+
+def finish(run: Run, model, tokenizer, splits, settings, shipped) -> None:
+    """Answers, exports and writes; arguments as `read` returns them."""
+    results, settings = answer_splits(
         model,
         splits,
         settings,
@@ -239,7 +140,10 @@ def main(_) -> None:
         folder=FLAGS.output_dir,
         threshold=FLAGS.null_score_diff_threshold,
     )
-    run.finish(results)
+    exported, notes = {}, {}
+    if FLAGS.export:
+        exported, notes = export.ship(shipped(model), FLAGS.train_batch_size)
+    run.finish(results | exported)
     write_model_folder(
         FLAGS.output_dir,
         model,
@@ -250,8 +154,35 @@ def main(_) -> None:
         notes={
             "Started from": FLAGS.model,
             **{name: split.description for name, split in splits.items()},
-        },
+        }
+        | notes,
     )
+    write_settings(FLAGS.output_dir, settings)
+
+
+def main(_) -> None:
+    """Reads, trains, evaluates, answers, exports, writes."""
+    distribution = devices.open_devices()
+    keras.utils.set_random_seed(FLAGS.seed)
+    folder = model_folder(FLAGS.model)
+    tokenizer = WordpieceTokenizer.from_folder(folder)
+    splits, settings, shipped = read(folder, tokenizer)
+    with distribution.scope():
+        model = build_question_answerer(folder)
+    devices.prepare_encoder(model.encoder)
+    # Batches of one width are other ones: that may not change when a run goes
+    # on.
+    unimportant = (*answering.ANSWER_FLAGS, *export.EXPORT_FLAGS)
+    run = Run(
+        FLAGS.output_dir,
+        shared.settings(*unimportant) | {"one_width": _one_width()},
+        model.variables,
+        **devices.run_settings(distribution),
+    )
+    if FLAGS.do_train:
+        train(run, model, splits["train"], settings.max_seq_length)
+    if distribution.is_chief:
+        finish(run, model, tokenizer, splits, settings, shipped)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ _WANTED = [
     "vocab.txt",
     "tokenizer.json",
     "tokenizer_config.json",
+    "question_answering.json",
     "README.md",
 ]
 # user/model, and behind an @ a branch, tag or commit.

@@ -113,7 +113,8 @@ def training_arguments(files, output):
 def trained(files):
     """What the script printed, and the folder it wrote."""
     arguments = training_arguments(files, files / "answers")
-    return run(*arguments), files / "answers"
+    export = ["--export=float32,int8,int8_qat", "--num_qat_steps=5"]
+    return run(*arguments, *export), files / "answers"
 
 
 def results(folder):
@@ -151,21 +152,21 @@ def test_the_model_learns_and_the_folder_is_whole(files, trained):
 
 def test_a_trained_model_evaluates_and_answers(files, trained, tmp_path):
     _, folder = trained
+    evaluated, again = tmp_path / "evaluated", tmp_path / "again"
     output = run(
         f"--model={folder}",
         "--nodo_train",
         f"--dev_file={files}/v2.json",
         f"--predict_file={files}/v2.json",
-        f"--output_dir={tmp_path}",
-        *TRAINING[4:],
+        f"--output_dir={evaluated}",
     )
     assert "40 questions, 15 without an answer" in output
-    values = results(tmp_path)
+    values = results(evaluated)
     assert values["dev_NoAns_f1"] + values["dev_HasAns_f1"] > 0
     assert values["dev_best_f1"] >= values["dev_f1"]
-    predictions = read(tmp_path, "predictions")
-    odds = read(tmp_path, "null_odds")
-    n_best = read(tmp_path, "nbest_predictions")
+    predictions = read(evaluated, "predictions")
+    odds = read(evaluated, "null_odds")
+    n_best = read(evaluated, "nbest_predictions")
     # The threshold that dev chose.
     threshold = values["dev_best_f1_thresh"]
     for name, text in predictions.items():
@@ -173,6 +174,36 @@ def test_a_trained_model_evaluates_and_answers(files, trained, tmp_path):
         assert text == ("" if odds[name] > threshold else best["text"])
         total = sum(entry["probability"] for entry in n_best[name])
         assert total == pytest.approx(1.0)
+    # The folder knows the windows, that questions may have no answer, and the
+    # threshold.
+    run(
+        f"--model={evaluated}",
+        "--nodo_train",
+        f"--predict_file={files}/v2.json",
+        f"--output_dir={again}",
+    )
+    for name in ("predictions", "null_odds", "question_answering"):
+        assert read(again, name) == read(evaluated, name), name
+
+
+def test_the_phone_is_scored_as_the_model_is(trained):
+    output, folder = trained
+    values = results(folder)
+    for kind in ("float32", "int8", "int8_qat"):
+        for name in ("dev_exact", "dev_f1"):
+            loss = values[name] - values[f"{kind}_{name}"]
+            assert abs(loss) < (0.01 if kind == "float32" else 8), kind
+        assert values[f"{kind}_latency_ms"] > 0
+    # The same table on the terminal and in the card.
+    card = (folder / "README.md").read_text()
+    for text in (output, card):
+        (line,) = [
+            line
+            for line in text.splitlines()
+            if line.strip().startswith("int8_qat.tflite")
+        ]
+        assert f"{values['int8_qat_dev_f1']:.4f}" in line
+    assert "Files for inputs of 20 pieces" in card
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(
@@ -219,6 +250,10 @@ BAD_INPUT = {
         "--model={files}/encoder --nodo_train --dev_file={files}/dev.json",
         "encoder: expected a model that answers questions, found another kind",
     ),
+    "files beyond the positions": (
+        "--model={files}/encoder --export=int8 --export_seq_length=33",
+        "--export_seq_length: expected at most 32, found 33",
+    ),
     "task and files": (
         "--model={files}/encoder --task=squad_v1 --dev_file={files}/dev.json",
         "--task: expected either a task or files, found both",
@@ -250,4 +285,4 @@ def test_help_explains_the_script():
     ).stdout
     assert "python run_squad.py" in text
     assert "--output_dir: Model folder to write." in text
-    assert "--doc_stride: Pieces from window to window;" in text
+    assert "--doc_stride: Pieces from window to window." in text

@@ -3,7 +3,8 @@
 The only folder besides the scripts and `tools/` that knows absl flags: the
 library below takes values. Beside what all commands share here, `devices` has
 the flags of where training runs, `pretraining` those of its input, `transfer`
-and `fine_tuning` those of the two ways to go on from there.
+and `fine_tuning` those of the two ways to go on from there, `export` those of
+the files for phones.
 """
 
 import dataclasses
@@ -11,19 +12,23 @@ import errno
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 from absl import app, flags, logging
 
 from mobilebert_tf.config import PRESETS, MobileBertConfig
 from mobilebert_tf.data.batching import input_error
-from mobilebert_tf.data.glue import GLUE_TASKS
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.flags.devices import DEVICE_FLAGS
+from mobilebert_tf.flags.devices import DEVICE_FLAGS, step_options
 from mobilebert_tf.training.checkpoints import CannotSave
-from mobilebert_tf.training.optimization import WarmupPolynomialDecay
+from mobilebert_tf.training.optimization import (
+    OPTIMIZERS,
+    WarmupPolynomialDecay,
+)
+from mobilebert_tf.training.step import TrainStep, build_train_step
 from mobilebert_tf.training.stopping import Stopped, stop_at_sigterm
 from mobilebert_tf.training.window import NonFiniteLoss
 
@@ -125,6 +130,16 @@ def define_output_flags() -> None:
     )
 
 
+def define_model_flag() -> None:
+    """Defines --model, where fine-tuning starts."""
+    flags.DEFINE_string(
+        "model",
+        None,
+        "Model folder, or model on the hub, to start from.",
+        required=True,
+    )
+
+
 def define_config_flags(default_preset: str | None) -> None:
     """Defines --preset and --config_file."""
     flags.DEFINE_enum(
@@ -192,73 +207,23 @@ def warmup_schedule(num_steps: int) -> WarmupPolynomialDecay:
     )
 
 
-def define_task_flags() -> None:
-    """Defines where classification examples come from."""
-    flags.DEFINE_enum(
-        "task",
-        None,
-        ["library", *GLUE_TASKS],
-        "A task of GLUE; ax is for a model of mnli. Or the built-in one, which "
-        "is taken when no file is named: which library does a paragraph "
-        "document?",
-    )
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Folder with GLUE's TSV files of the task. If not given: TensorFlow "
-        "Datasets.",
-    )
-    for split, verb in (
-        ("train", "train on"),
-        ("dev", "choose the best weights by"),
-        ("test", "score the result on"),
-    ):
-        flags.DEFINE_string(
-            f"{split}_file", None, f"Examples to {verb}, .tsv, .csv or .jsonl."
-        )
-    flags.DEFINE_string(
-        "predict_file", None, "Texts to predict; labels are ignored."
-    )
-    flags.DEFINE_string("text_column", "text", "Column of the text.")
-    flags.DEFINE_string("text_b_column", None, "Column of a second text.")
-    flags.DEFINE_list(
-        "label_column",
-        ["label"],
-        "Column of the label. Several, with --multi_label: each holds 0 or 1.",
-    )
-    flags.DEFINE_bool("regression", False, "Labels are numbers.")
-    flags.DEFINE_bool(
-        "multi_label", False, "An example may have several labels, or none."
-    )
-    flags.DEFINE_string(
-        "label_separator",
-        ",",
-        "Between several labels in a cell, with --multi_label.",
-    )
-    flags.DEFINE_integer(
-        "max_train_examples", None, "Train on the first so many only.", 1
-    )
-    flags.DEFINE_integer("max_seq_length", 128, "Longest sequence.", 8)
+def train_step(
+    compute_loss: Callable[[dict], dict[str, tf.Tensor]],
+    variables: Sequence,
+    num_steps: int,
+) -> tuple[TrainStep, keras.optimizers.Optimizer]:
+    """Returns a step with the optimizer that the flags name, for `Run.phase`.
 
-
-def define_export_flags() -> None:
-    """Defines what .tflite files are written."""
-    flags.DEFINE_list(
-        "export",
-        [],
-        "Kinds of .tflite files to write and evaluate: float32, dynamic (int8 "
-        "weights), int8 (integers throughout, after quantisation-aware "
-        "training).",
+    Args:
+        compute_loss: from a batch to its loss terms.
+        variables: what is trained.
+        num_steps: what the schedule is spread over.
+    """
+    optimizer = OPTIMIZERS[FLAGS.optimizer](
+        warmup_schedule(num_steps), **optimizer_settings()
     )
-    flags.DEFINE_integer(
-        "num_qat_steps", 200, "Steps of quantisation-aware training.", 0
-    )
-    flags.DEFINE_float(
-        "qat_learning_rate",
-        1e-4,
-        "Peak rate of quantisation-aware training.",
-        0.0,
-    )
+    step = build_train_step(compute_loss, variables, optimizer, step_options())
+    return step, optimizer
 
 
 def settings(*unimportant: str) -> dict:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from absl import flags
 
+from mobilebert_tf import flags as shared
 from mobilebert_tf.data.classification_sources import (
     MULTI_LABEL,
     REGRESSION,
@@ -12,9 +13,10 @@ from mobilebert_tf.data.classification_sources import (
 )
 from mobilebert_tf.data.glue import GLUE_TASKS
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.flags.devices import step_options
 from mobilebert_tf.training.fine_tuning_distillation import TeacherWeights
 from mobilebert_tf.training.fine_tuning_grid import grid_points
-from mobilebert_tf.training.fine_tuning_run import Point
+from mobilebert_tf.training.fine_tuning_run import FineTuningOptions, Point
 
 FLAGS = flags.FLAGS
 
@@ -29,6 +31,60 @@ GRID_FLAGS = (
     "seed",
     "num_seeds",
 )
+
+
+def define_task_flags() -> None:
+    """Defines where classification examples come from, and what for."""
+    flags.DEFINE_enum(
+        "task",
+        None,
+        ["library", *GLUE_TASKS],
+        "A task of GLUE; ax is for a model of mnli. Or the built-in one, which "
+        "is taken when no file is named: which library does a paragraph "
+        "document?",
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder with GLUE's TSV files of the task. If not given: TensorFlow "
+        "Datasets.",
+    )
+    for split, verb in (
+        ("train", "train on"),
+        ("dev", "choose the best weights by"),
+        ("test", "score the result on"),
+    ):
+        flags.DEFINE_string(
+            f"{split}_file", None, f"Examples to {verb}, .tsv, .csv or .jsonl."
+        )
+    flags.DEFINE_string(
+        "predict_file", None, "Texts to predict; labels are ignored."
+    )
+    flags.DEFINE_string("text_column", "text", "Column of the text.")
+    flags.DEFINE_string("text_b_column", None, "Column of a second text.")
+    flags.DEFINE_list(
+        "label_column",
+        ["label"],
+        "Column of the label. Several, with --multi_label: each holds 0 or 1.",
+    )
+    flags.DEFINE_bool("regression", False, "Labels are numbers.")
+    flags.DEFINE_bool(
+        "multi_label", False, "An example may have several labels, or none."
+    )
+    flags.DEFINE_string(
+        "label_separator",
+        ",",
+        "Between several labels in a cell, with --multi_label.",
+    )
+    flags.DEFINE_integer(
+        "max_train_examples", None, "Train on the first so many only.", 1
+    )
+    flags.DEFINE_integer("max_seq_length", 128, "Longest sequence.", 8)
+    flags.DEFINE_bool("do_train", True, "Fine-tune.")
+    flags.DEFINE_bool("do_eval", True, "Evaluate on dev and test examples.")
+    flags.DEFINE_bool(
+        "do_predict", True, "Predict --predict_file, or the test set of GLUE."
+    )
 
 
 def define_grid_flags() -> None:
@@ -112,17 +168,39 @@ def points() -> list[Point]:
         InputError: one is no positive number.
     """
     task = GLUE_TASKS.get(FLAGS.task)
-    rate, batch_size, epochs = (
-        (task.learning_rate, task.batch_size, task.num_epochs)
-        if task
-        else (_LEARNING_RATE, _BATCH_SIZE, _EPOCHS)
-    )
+    if task is None:
+        return points_around()
+    return points_around(task.learning_rate, task.batch_size, task.num_epochs)
+
+
+def points_around(
+    rate: float = _LEARNING_RATE,
+    batch_size: int = _BATCH_SIZE,
+    epochs: int = _EPOCHS,
+) -> list[Point]:
+    """As `points`, with defaults that are no task's of GLUE."""
     return grid_points(
         _numbers("learning_rate", float) or [rate],
         _numbers("train_batch_size", int) or [batch_size],
         _numbers("num_train_epochs", int) or [epochs],
         FLAGS.seed,
         FLAGS.num_seeds,
+    )
+
+
+def fine_tuning_options() -> FineTuningOptions:
+    """Returns what all runs of a grid have in common."""
+    return FineTuningOptions(
+        optimizer=FLAGS.optimizer,
+        optimizer_settings=shared.optimizer_settings(),
+        warmup_proportion=FLAGS.warmup_proportion,
+        end_factor=FLAGS.end_learning_rate_factor,
+        decay_power=FLAGS.decay_power,
+        eval_batch_size=FLAGS.eval_batch_size,
+        eval_every=FLAGS.eval_every_steps,
+        patience=FLAGS.patience,
+        bucket_lengths=bucket_lengths(),
+        step_options=step_options(),
     )
 
 

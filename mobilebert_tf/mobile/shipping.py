@@ -1,26 +1,99 @@
-"""From a fine-tuned classifier to .tflite files with a metric on each."""
+"""From a fine-tuned model to .tflite files with a metric on each.
 
-from collections.abc import Sequence
+Knows no task: what it is good for, and what it is trained on, a `ShippedTask`
+says (`shipped_tasks` makes them). Every file is scored by the code that scored
+the float model.
+"""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from mobilebert_tf.data.batching import array_dataset
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.mobile.calibration import write_ranges
 from mobilebert_tf.mobile.deployment import deployment_model
-from mobilebert_tf.mobile.export import KINDS, export_tflite
+from mobilebert_tf.mobile.equalization import equalize
+from mobilebert_tf.mobile.export import INTEGER_KINDS, KINDS, export_tflite
 from mobilebert_tf.mobile.quantization import QuantizationAwareModel
+from mobilebert_tf.mobile.range_schedule import (
+    build_optimizer,
+    following_ranges,
+    keep_better,
+    snapshot,
+)
 from mobilebert_tf.mobile.runtime import TFLiteModel
-from mobilebert_tf.modeling.models import MobileBertForSequenceClassification
-from mobilebert_tf.training.fine_tuning import task_metrics
-from mobilebert_tf.training.optimization import AdamW, WarmupPolynomialDecay
 from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.step import build_train_step
 
-Arrays = dict[str, np.ndarray]
+# Kinds whose activations need ranges, and the one that is trained with them.
+CALIBRATED_KINDS = (*INTEGER_KINDS, "int16x8")
+TRAINED_KIND = "int8_qat"
+
+MEGABYTES, LATENCY = "megabytes", "latency_ms"
 
 # Enough for ranges that hold for the rest; some hundred examples.
 _CALIBRATION_EXAMPLES = 512
+
+# From inputs, arrays [num, S] by name or batches of them, to the outputs.
+Predictor = Callable[
+    [dict | Iterable[dict]], np.ndarray | dict[str, np.ndarray]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShippedTask:
+    """A fine-tuned model, and what shipping needs to know of its task.
+
+    Attributes:
+        model: a Keras model that has a deployment graph.
+        max_seq_length: S of all examples, and of the files.
+        num_train_examples: 0 if there are none to calibrate with.
+        train_batches: from a batch size, a seed and the number of the first
+            batch to endless batches [B, S] of training examples, labelled.
+        score: from a `Predictor` to metrics by name; empty if there is
+            nothing to score on.
+        shown: the names of the metrics that a table shows.
+        quantized_loss: from a quantised model to a function from a batch to
+            its loss terms.
+        file_options: further arguments of `export_tflite`.
+    """
+
+    model: keras.Model
+    max_seq_length: int
+    num_train_examples: int
+    train_batches: Callable[[int, int, int], Iterable[dict]]
+    score: Callable[[Predictor], dict[str, float]]
+    shown: Sequence[str]
+    quantized_loss: Callable[[QuantizationAwareModel], Callable] = (
+        lambda quantized: quantized.compute_loss
+    )
+    file_options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationOptions:
+    """How a model is quantised.
+
+    Attributes:
+        num_steps: of quantisation-aware training.
+        learning_rate: its peak.
+        batch_size: examples a step, and at once in calibration.
+        seed: of their order.
+        calibration_method: of `calibration.METHODS`.
+        equalize: whether ranges of channels are made alike before.
+    """
+
+    num_steps: int = 200
+    learning_rate: float = 1e-4
+    batch_size: int = 32
+    seed: int = 1
+    calibration_method: str = "min_max"
+    equalize: bool = True
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
@@ -31,158 +104,199 @@ def check_kinds(kinds: Sequence[str]) -> None:
     """
     for kind in kinds:
         if kind not in KINDS:
-            raise InputError("--export", f"kinds among {KINDS}", repr(kind))
+            raise InputError(
+                "--export", f"kinds among {', '.join(KINDS)}", repr(kind)
+            )
 
 
-def train_quantized(
-    model: MobileBertForSequenceClassification,
-    train: Arrays,
-    folder: str | Path,
-    *,
-    num_steps: int,
-    learning_rate: float,
-    batch_size: int,
-    seed: int,
+def needs_calibration(kinds: Sequence[str]) -> bool:
+    """Whether a kind needs training examples to measure ranges on."""
+    return any(kind in CALIBRATED_KINDS for kind in kinds)
+
+
+def check_calibration(kinds: Sequence[str], num_train_examples: int) -> None:
+    """Checks that there is something to measure ranges on.
+
+    Raises:
+        InputError: if a kind needs it and there is nothing.
+    """
+    wanting = [kind for kind in kinds if kind in CALIBRATED_KINDS]
+    if wanting and not num_train_examples:
+        raise InputError(
+            "--export", f"training examples for {', '.join(wanting)}", "none"
+        )
+
+
+def calibrate(
+    task: ShippedTask,
+    options: QuantizationOptions,
+    report: str | os.PathLike | None = None,
 ) -> QuantizationAwareModel:
-    """Calibrates the deployment graph and trains it under quantisation.
-
-    A run of its own in `folder`, which resumes like any other. The float model
-    teaches.
+    """Returns the deployment graph, its ranges measured on real examples.
 
     Args:
-        model: the fine-tuned classifier.
-        train: its training examples, encoded.
-        folder: the run's folder.
-        num_steps: 0 calibrates only (post-training quantisation).
-        learning_rate: peak, with linear decay and no warm-up.
-        batch_size: examples a step.
-        seed: of their order.
+        task: what is shipped.
+        options: how.
+        report: a file to write the ranges to, if any.
     """
-    quantized = QuantizationAwareModel(deployment_model(model), model)
-    batch_size = min(batch_size, len(train["labels"]))
-    calibration = array_dataset(
-        train, batch_size=batch_size, seed=seed, shuffle=True
-    )
-    quantized.calibrate(
-        calibration.take(max(1, _CALIBRATION_EXAMPLES // batch_size))
-    )
-    if not num_steps:
-        return quantized
-    variables = quantized.trainable_variables
-
-    def build():
-        schedule = WarmupPolynomialDecay(learning_rate, num_steps)
-        optimizer = AdamW(
-            schedule,
-            decay_rate=0.0,
-            bias_correction=True,
-            global_clipnorm=1.0,
-        )
-        step = build_train_step(quantized.compute_loss, variables, optimizer)
-        return step, optimizer
-
-    def dataset(start_step):
-        return array_dataset(
-            train,
-            batch_size=batch_size,
-            seed=seed,
-            shuffle=True,
-            repeat=True,
-            start_step=start_step,
-        )
-
-    settings = {
-        "num_steps": num_steps,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
-    run = Run(folder, settings, [*variables, quantized.ranges])
-    run.phase(
-        "quantization_aware_training",
-        num_steps,
-        build,
-        dataset,
-        batch_size * train["input_ids"].shape[1],
-        shown=("loss", "task_loss", "distillation_loss"),
-    )
-    run.log.close()
+    batches = _calibration_batches(task, options)
+    deployment = deployment_model(task.model)
+    if options.equalize:
+        deployment = equalize(deployment, batches)
+    quantized = QuantizationAwareModel(deployment, task.model)
+    ranges = quantized.calibrate(batches, options.calibration_method)
+    if report is not None:
+        write_ranges(report, ranges)
     return quantized
 
 
-def evaluate_files(
-    folder: str | Path, kinds: Sequence[str], splits: dict[str, Arrays]
-) -> dict[str, dict[str, float]]:
-    """Runs each exported file on the examples with labels.
+def train_quantized(
+    quantized: QuantizationAwareModel,
+    task: ShippedTask,
+    folder: str | os.PathLike,
+    options: QuantizationOptions,
+) -> None:
+    """Trains a calibrated graph under quantisation; the float model teaches.
 
-    Args:
-        folder: holds `KIND.tflite`.
-        kinds: which.
-        splits: encoded examples by split.
+    A run of its own in `folder`, which resumes like any other. Where training
+    has made the loss of the calibration examples worse, it is taken back.
+    """
+    variables = quantized.trainable_variables
+    compute_loss = task.quantized_loss(quantized)
+    calibrated = snapshot(quantized)
+    batch_size = min(options.batch_size, task.num_train_examples)
+
+    def build():
+        optimizer = build_optimizer(options.learning_rate, options.num_steps)
+        step = build_train_step(compute_loss, variables, optimizer)
+        return step, optimizer
+
+    def dataset(start_step):
+        batches = task.train_batches(batch_size, options.seed, start_step)
+        return following_ranges(
+            quantized, batches, start_step, options.num_steps
+        )
+
+    run = Run(
+        folder,
+        dataclasses.asdict(options) | {"max_seq_length": task.max_seq_length},
+        [*variables, quantized.ranges],
+    )
+    run.phase(
+        "quantization_aware_training",
+        options.num_steps,
+        build,
+        dataset,
+        batch_size * task.max_seq_length,
+        shown=("loss", "task_loss", "distillation_loss"),
+    )
+    run.log.close()
+    batches = _calibration_batches(task, options)
+    if not keep_better(quantized, calibrated, batches, compute_loss):
+        print("It made the model worse, and is taken back", flush=True)
+
+
+def evaluate_file(path: Path, task: ShippedTask) -> dict[str, float]:
+    """Runs an exported file on the examples with labels.
 
     Returns:
-        For each kind: `SPLIT_METRIC` values, `megabytes`, and `latency_ms`,
-        the median of single inferences on one thread.
+        The task's metrics, `megabytes` (1e6 bytes), and `latency_ms`, the
+        median of single inferences on one thread.
     """
-    table = {}
-    for kind in kinds:
-        path = Path(folder) / f"{kind}.tflite"
-        model = TFLiteModel(path)
-        row = {}
-        for split, arrays in splits.items():
-            logits = model.predict(arrays)
-            for name, value in task_metrics(logits, arrays["labels"]).items():
-                row[f"{split}_{name}"] = value
-        row["megabytes"] = path.stat().st_size / 1e6
-        row["latency_ms"] = model.latency_ms()
-        table[kind] = row
-    return table
+    # On all threads: what it computes is the same.
+    metrics = task.score(TFLiteModel(path, os.cpu_count()).predict)
+    return metrics | {
+        MEGABYTES: path.stat().st_size / 1e6,
+        LATENCY: TFLiteModel(path).latency_ms(),
+    }
 
 
 def export_and_evaluate(
-    model: MobileBertForSequenceClassification,
+    task: ShippedTask,
     kinds: Sequence[str],
-    folder: str | Path,
-    splits: dict[str, Arrays],
-    **quantization,
+    folder: str | os.PathLike,
+    options: QuantizationOptions,
 ) -> dict[str, dict[str, float]]:
     """Writes `KIND.tflite` into `folder` for each kind and evaluates it.
 
     Args:
-        model: the fine-tuned classifier.
-        kinds: of `export_tflite`.
+        task: what is shipped.
+        kinds: of `export.KINDS`.
         folder: a model folder.
-        splits: encoded examples; int8 needs `train`.
-        **quantization: of `train_quantized`.
+        options: for the kinds that are quantised.
 
     Returns:
-        What `evaluate_files` returns.
+        For each kind what `evaluate_file` returns.
 
     Raises:
-        InputError: if int8 is asked for without training examples.
+        InputError: if a kind must be calibrated and there are no training
+            examples.
     """
-    folder = Path(folder)
-    max_seq_length = next(iter(splits.values()))["input_ids"].shape[1]
+    check_calibration(kinds, task.num_train_examples)
+    folder, rows = Path(folder), {}
     for kind in kinds:
-        quantized = None
-        if kind == "int8":
-            if "train" not in splits:
-                raise InputError(
-                    "--export", "training examples for int8", "none"
-                )
-            quantized = train_quantized(
-                model, splits["train"], folder / "int8_training", **quantization
+        quantized, batches = None, ()
+        if kind in INTEGER_KINDS:
+            report = folder / f"{kind}_ranges.tsv"
+            quantized = calibrate(task, options, report)
+        elif kind in CALIBRATED_KINDS:
+            batches = _calibration_batches(task, options)
+        if kind == TRAINED_KIND:
+            train_quantized(
+                quantized, task, folder / f"{kind}_training", options
             )
         path = folder / f"{kind}.tflite"
         export_tflite(
-            model,
+            task.model,
             kind,
             path,
-            max_seq_length=max_seq_length,
+            max_seq_length=task.max_seq_length,
             quantized=quantized,
+            calibration=batches,
+            **task.file_options,
         )
         print(f"Wrote {path}", flush=True)
-    labelled = {
-        split: splits[split] for split in ("dev", "test") if split in splits
-    }
-    return evaluate_files(folder, kinds, labelled)
+        rows[kind] = evaluate_file(path, task)
+    return rows
+
+
+def table(
+    rows: Mapping[str, Mapping[str, float]], shown: Sequence[str]
+) -> list[str]:
+    """Sets what files are good for in lines of plain text.
+
+    Args:
+        rows: of `export_and_evaluate`.
+        shown: the metrics to show.
+    """
+    cells = [["file", *shown, "MB", "ms"]] + [
+        [
+            f"{kind}.tflite",
+            *[f"{row[name]:.4f}" for name in shown],
+            f"{row[MEGABYTES]:.2f}",
+            f"{row[LATENCY]:.2f}",
+        ]
+        for kind, row in rows.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [
+                cell.rjust(width)
+                for cell, width in zip(line[1:], widths[1:], strict=True)
+            ]
+        )
+        for line in cells
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _calibration_batches(
+    task: ShippedTask, options: QuantizationOptions
+) -> list[dict]:
+    """Some hundred training examples, the same for every kind."""
+    batch_size = min(options.batch_size, task.num_train_examples)
+    number = min(task.num_train_examples, _CALIBRATION_EXAMPLES) // batch_size
+    batches = task.train_batches(batch_size, options.seed, 0)
+    return list(itertools.islice(batches, max(1, number)))

@@ -32,7 +32,7 @@ MODELS = {
 CLASSIFIER_SUFFIX = "_classifier"
 # The model that becomes .tflite files, and their kinds.
 SHIPPED = "student, distilled"
-TFLITE_KINDS = ("float32", "dynamic", "int8")
+TFLITE_KINDS = ("float32", "dynamic", "int8_qat")
 TIMINGS_FILE = "timings.json"
 CARD_FILE = "README.md"
 

@@ -59,7 +59,7 @@ class Comparison:
             )
 
         pair = "student, distilled", "student, without a teacher"
-        files = "student, distilled", "distilled, int8 .tflite"
+        files = "student, distilled", "distilled, int8_qat .tflite"
         return cls(
             points("masked_lm_accuracy", *pair),
             points("dev_accuracy", *pair),

@@ -21,7 +21,7 @@ COLORS = {
     "student, without a teacher": "#d9772b",
     "distilled, float32 .tflite": "#6aa9cf",
     "distilled, dynamic .tflite": "#6aa9cf",
-    "distilled, int8 .tflite": "#6aa9cf",
+    "distilled, int8_qat .tflite": "#6aa9cf",
 }
 _GRID = "#e4e4e4"
 _TEXT = {"fontsize": 10}

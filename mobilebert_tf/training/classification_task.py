@@ -5,9 +5,10 @@ of its predictions, and how a classifier begins.
 """
 
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from mobilebert_tf.data.text_classification import (
 )
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.evaluation.glue import glue_metrics, glue_score
+from mobilebert_tf.evaluation.glue import METRICS, glue_metrics, glue_score
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
 from mobilebert_tf.modeling.models import MobileBertForSequenceClassification
 from mobilebert_tf.modeling.pretrained import (
@@ -58,6 +59,10 @@ _CHOSEN_BY = {
 }
 
 
+# Encoded examples by split, and within by feature.
+Splits = dict[str, dict[str, np.ndarray]]
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassificationTask:
     """Encoded examples by split, and what they are examples of.
@@ -69,37 +74,44 @@ class ClassificationTask:
         kind: `SINGLE_LABEL`, `MULTI_LABEL` or `REGRESSION`.
         glue_name: of `GLUE_TASKS`, or None.
         label_separator: between several labels in a cell.
+        encode: from a length to the `splits` of that length.
     """
 
     label_names: tuple[str, ...]
-    splits: dict[str, dict[str, np.ndarray]]
+    splits: Splits
     kind: str = SINGLE_LABEL
     glue_name: str | None = None
     label_separator: str = ","
+    encode: Callable[[int], Splits] | None = None
 
     @property
     def num_train_examples(self) -> int:
         """Number of training examples, 0 if there is no such split."""
         return len(self.splits.get("train", {}).get("labels", ()))
 
-    def labelled(self, prefix: str) -> dict[str, dict[str, np.ndarray]]:
+    @property
+    def max_seq_length(self) -> int:
+        """Columns of the examples."""
+        return next(iter(self.splits.values()))["input_ids"].shape[1]
+
+    @property
+    def chosen_by(self) -> tuple[str, ...]:
+        """The metrics by whose mean a model is chosen."""
+        return METRICS.get(self.glue_name) or _CHOSEN_BY[self.kind]
+
+    def of_length(self, max_seq_length: int) -> "ClassificationTask":
+        """The same task with its texts cut to another length."""
+        if max_seq_length == self.max_seq_length:
+            return self
+        return dataclasses.replace(self, splits=self.encode(max_seq_length))
+
+    def labelled(self, prefix: str) -> Splits:
         """Splits with labels whose names begin with `prefix`."""
         return {
             split: arrays
             for split, arrays in self.splits.items()
             if split.startswith(prefix) and "labels" in arrays
         }
-
-    def check_export(self, kinds: Sequence[str]) -> None:
-        """Checks that the model can be exported in these kinds.
-
-        Raises:
-            InputError: if not.
-        """
-        if "int8" in kinds and self.kind == MULTI_LABEL:
-            raise InputError(
-                "--export", "float32 or dynamic with --multi_label", "int8"
-            )
 
     def check_choice(self, num_runs: int, patience: int | None = None) -> None:
         """Checks that there is something to choose by.
@@ -123,18 +135,6 @@ class ClassificationTask:
             raise InputError(
                 "--patience", "dev examples that are scored", "none"
             )
-
-    def splits_for_export(self) -> dict[str, dict[str, np.ndarray]]:
-        """The splits that exported files are trained and evaluated on.
-
-        MNLI's matched part stands for dev; what has no labels is left out,
-        unless there is nothing else to take shapes from.
-        """
-        splits = {}
-        for prefix in ("train", "dev", "test"):
-            for arrays in list(self.labelled(prefix).values())[:1]:
-                splits[prefix] = arrays
-        return splits or {"predict": next(iter(self.splits.values()))}
 
     def metrics(self, predictor, prefix: str) -> dict[str, float]:
         """Scores the labelled splits that begin with `prefix`.
@@ -164,7 +164,7 @@ class ClassificationTask:
             {
                 name: value
                 for name, value in metrics.items()
-                if name.partition("_")[2] in _CHOSEN_BY[self.kind]
+                if name.partition("_")[2] in self.chosen_by
             }
         )
 
@@ -230,22 +230,29 @@ def read_task(
     if do_train and "train" not in splits:
         raise InputError("--train_file", "a file, or --nodo_train", "none")
     names = names or _labels_to_learn(splits["train"], kind)
-    encoded = {
-        split: encode_examples(
-            examples,
-            tokenizer,
-            max_seq_length,
-            None if kind == REGRESSION else names,
-        )
-        for split, examples in splits.items()
-    }
+    encode = functools.partial(
+        _encode, splits, tokenizer, None if kind == REGRESSION else names
+    )
     return ClassificationTask(
         names,
-        encoded,
+        encode(max_seq_length),
         kind,
         glue_task.name if glue_task else None,
         source.label_separator,
+        encode,
     )
+
+
+def _encode(
+    splits: Mapping[str, Examples],
+    tokenizer: WordpieceTokenizer,
+    names: tuple[str, ...] | None,
+    max_seq_length: int,
+) -> Splits:
+    return {
+        split: encode_examples(examples, tokenizer, max_seq_length, names)
+        for split, examples in splits.items()
+    }
 
 
 def _labels_to_learn(train: Examples, kind: str) -> tuple[str, ...]:

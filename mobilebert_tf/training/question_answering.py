@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from mobilebert_tf.data.bucketing import INPUTS
 from mobilebert_tf.data.squad_batches import bucketed_rows
 from mobilebert_tf.data.squad_windows import Windows
 from mobilebert_tf.evaluation import squad_answers, squad_metrics
@@ -29,12 +30,15 @@ class Answers:
     Attributes:
         ids: of the questions.
         texts: the likeliest answers, were every question to be answered.
+        characters: where each text stands in its context: its first character
+            and the one after its last. None for a context without a word.
         n_best: the lists they are from.
         odds: how much "no answer" is preferred; None in v1.1.
     """
 
     ids: list[str]
     texts: list[str]
+    characters: list[tuple[int, int] | None]
     n_best: list[list[squad_answers.Candidate]]
     odds: list[float] | None
 
@@ -76,40 +80,51 @@ def question_answering_loss(
     return compute_loss
 
 
-def predict_span_logits(
-    model: MobileBertForQuestionAnswering,
-    windows: Windows,
-    batch_size: int,
-    max_seq_length: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns start and end logits, float32 [W, max_seq_length].
+class SpanPredictor:
+    """Runs a model over windows, in batches of a few widths.
 
-    Short windows run at a smaller width; columns beyond it stay 0.
+    Traced once: it may be called again and again.
+
+    Args:
+        model: what answers.
+        batch_size: windows at once.
     """
-    signature = {
-        name: tf.TensorSpec([batch_size, None], tf.int32)
-        for name in ("input_ids", "input_mask", "segment_ids")
-    }
 
-    @tf.function(autograph=False, input_signature=[signature])
-    def prediction_step(batch):
-        return model(batch, training=False)
+    def __init__(self, model: MobileBertForQuestionAnswering, batch_size: int):
+        self._batch_size = batch_size
+        signature = {
+            name: tf.TensorSpec([batch_size, None], tf.int32) for name in INPUTS
+        }
+        self._step = tf.function(
+            lambda batch: model(batch, training=False),
+            autograph=False,
+            input_signature=[signature],
+        )
 
-    logits = {
-        name: np.zeros((len(windows), max_seq_length), np.float32)
-        for name in ("start_logits", "end_logits")
-    }
-    for width, rows in bucketed_rows(windows, max_seq_length):
-        for first in range(0, len(rows), batch_size):
-            some = rows[first : first + batch_size]
-            # Filled up from the start again, so that the shape stays.
-            inputs = windows.inputs(np.resize(some, batch_size), width)
-            outputs = prediction_step(
-                {name: tf.constant(array) for name, array in inputs.items()}
-            )
-            for name, array in logits.items():
-                array[some, :width] = outputs[name].numpy()[: len(some)]
-    return logits["start_logits"], logits["end_logits"]
+    def __call__(
+        self, windows: Windows, max_seq_length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns start and end logits, float32 [W, max_seq_length].
+
+        Short windows run at a smaller width; columns beyond it stay 0.
+        """
+        logits = {
+            name: np.zeros((len(windows), max_seq_length), np.float32)
+            for name in ("start_logits", "end_logits")
+        }
+        for width, rows in bucketed_rows(windows, max_seq_length):
+            for first in range(0, len(rows), self._batch_size):
+                some = rows[first : first + self._batch_size]
+                # Filled up from the start again, so that the shape stays.
+                inputs = windows.inputs(
+                    np.resize(some, self._batch_size), width
+                )
+                outputs = self._step(
+                    {name: tf.constant(inputs[name]) for name in INPUTS}
+                )
+                for name, array in logits.items():
+                    array[some, :width] = outputs[name].numpy()[: len(some)]
+        return logits["start_logits"], logits["end_logits"]
 
 
 def answer_questions(
@@ -147,9 +162,18 @@ def answer_questions(
     n_best = squad_answers.n_best_lists(
         spans, texts, len(questions), settings.n_best_size, nulls
     )
+    # A question's first span is the likeliest; it has the likeliest text.
+    best = dict(zip(*np.unique(spans.questions, return_index=True)))
+    characters = [
+        (int(starts[best[index]]), int(ends[best[index]]))
+        if index in best
+        else None
+        for index in range(len(questions))
+    ]
     return Answers(
         questions.ids,
         squad_answers.best_answers(n_best),
+        characters,
         n_best,
         None if nulls is None else squad_answers.null_odds(n_best, nulls),
     )
@@ -189,13 +213,14 @@ def answer_splits(
     batch_size: int,
     folder: str | os.PathLike,
     threshold: float | None,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], SquadSettings]:
     """Answers `dev` and `predict`, writes the answers and scores those of dev.
 
     Args:
         model: what answers.
         splits: as far as they are there.
-        settings: how windows were made.
+        settings: how windows were made. Their threshold is for `predict` where
+            neither `threshold` nor `dev` says a better one.
         batch_size: windows at once.
         folder: gets the official files of `predict`, and those of `dev` with
             `dev_` before their names.
@@ -204,21 +229,29 @@ def answer_splits(
             `predict` what gives `dev` its best F1.
 
     Returns:
-        The scores by name, `dev_` before each.
+        The scores by name, `dev_` before each; and the settings with the
+        threshold for further questions.
     """
-    results = {}
-    for name, prefix in (("dev", "dev_"), ("predict", "")):
-        if name not in splits:
-            continue
-        split = splits[name]
-        logits = predict_span_logits(
-            model, split.windows, batch_size, settings.max_seq_length
-        )
-        answers = answer_questions(*logits, split, settings)
-        answers.write(folder, prefix, threshold or 0.0)
-        if name == "dev":
-            scores = score_answers(answers, split, threshold or 0.0)
-            results = {f"dev_{key}": value for key, value in scores.items()}
-            if threshold is None:
-                threshold = scores.get("best_f1_thresh")
-    return results
+    results, predict = {}, SpanPredictor(model, batch_size)
+    further = settings.null_score_diff_threshold
+    if threshold is not None:
+        further = threshold
+
+    def answer(name: str, prefix: str, its_threshold: float) -> Answers:
+        logits = predict(splits[name].windows, settings.max_seq_length)
+        answers = answer_questions(*logits, splits[name], settings)
+        answers.write(folder, prefix, its_threshold)
+        return answers
+
+    if "dev" in splits:
+        its_threshold = threshold or 0.0
+        answers = answer("dev", "dev_", its_threshold)
+        scores = score_answers(answers, splits["dev"], its_threshold)
+        results = {f"dev_{key}": value for key, value in scores.items()}
+        if threshold is None:
+            further = scores.get("best_f1_thresh", further)
+    if "predict" in splits:
+        answer("predict", "", further)
+    return results, dataclasses.replace(
+        settings, null_score_diff_threshold=further
+    )

@@ -1,11 +1,18 @@
-"""A question answering task: its questions, as windows, and its model."""
+"""A question answering task: its questions, as windows, and its model.
+
+Owns `question_answering.json`, in which a model folder says how its windows
+are cut and when a question is left unanswered.
+"""
 
 import dataclasses
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.data.builtin import argument_questions
 from mobilebert_tf.data.squad import (
@@ -22,6 +29,8 @@ from mobilebert_tf.modeling.model_folder import CONFIG_FILE
 from mobilebert_tf.modeling.models import MobileBertForQuestionAnswering
 from mobilebert_tf.modeling.pretrained import load, load_encoder_weights
 
+SETTINGS_FILE = "question_answering.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class SquadSettings:
@@ -34,6 +43,7 @@ class SquadSettings:
         n_best_size: answers that are listed of a question.
         max_answer_length: most pieces of an answer.
         version_2_with_negative: whether a question may have no answer.
+        null_score_diff_threshold: null odds above which it then has none.
     """
 
     max_seq_length: int = 384
@@ -42,6 +52,7 @@ class SquadSettings:
     n_best_size: int = 20
     max_answer_length: int = 30
     version_2_with_negative: bool = False
+    null_score_diff_threshold: float = 0.0
 
     def check(self, config: MobileBertConfig) -> None:
         """Checks that windows fit a model, and questions into windows.
@@ -61,6 +72,54 @@ class SquadSettings:
             raise InputError(
                 "--max_query_length", expected, self.max_query_length
             )
+
+
+def write_settings(folder: str | os.PathLike, settings: SquadSettings) -> None:
+    """Says in a model folder how it answers, atomically."""
+    values = dataclasses.asdict(settings)
+    with atomic_file(Path(folder) / SETTINGS_FILE) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_settings(folder: str | os.PathLike) -> SquadSettings | None:
+    """Returns how a model folder answers; None if it does not say.
+
+    Raises:
+        InputError: if it says what cannot be.
+    """
+    path = Path(folder) / SETTINGS_FILE
+    if not path.exists():
+        return None
+    values = read_json_object(path)
+    fields = {field.name: field for field in dataclasses.fields(SquadSettings)}
+    if values.keys() != fields.keys():
+        raise InputError(path, f"the keys {', '.join(fields)}", list(values))
+    for name, value in values.items():
+        kind = fields[name].type
+        if kind is float and type(value) is int:
+            values[name] = float(value)
+        elif type(value) is not kind:
+            expected = f"a value of type {kind.__name__}"
+            raise InputError(path, expected, repr(value), name)
+        elif kind is int and value < 1:
+            raise InputError(path, "a number above 0", value, name)
+    return SquadSettings(**values)
+
+
+def known_settings(
+    folder: str | os.PathLike, config: MobileBertConfig
+) -> SquadSettings:
+    """Returns how a model folder answers; else what fits its model.
+
+    Raises:
+        InputError: if the folder says what cannot be.
+    """
+    saved = read_settings(folder) if is_question_answerer(folder) else None
+    if saved is not None:
+        return saved
+    length = SquadSettings().max_seq_length
+    length = min(length, config.max_position_embeddings)
+    return SquadSettings(length, length // 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,16 +183,21 @@ def read_splits(
 
 
 def may_have_no_answer(
-    splits: Mapping[str, Questions], given: bool | None
+    splits: Mapping[str, Questions], given: bool | None, known: bool = False
 ) -> bool:
     """Whether a task is like v2.0: as given, else as its questions are.
+
+    Args:
+        splits: the questions.
+        given: what the user says, if anything.
+        known: whether the model is known to leave questions unanswered.
 
     Raises:
         InputError: if it should not be, but a question has no answer.
     """
     found = sum(questions.num_unanswerable for questions in splits.values())
     if given is None:
-        return found > 0
+        return known or found > 0
     if found and not given:
         raise InputError(
             "--noversion_2_with_negative",
@@ -165,6 +229,40 @@ def encode_split(
     description = f"{len(windows):,} windows of {counts}"
     print(f"{name}: {description}", flush=True)
     return QuestionSplit(questions, windows, labels, description)
+
+
+def windows_of_length(
+    splits: Mapping[str, QuestionSplit],
+    settings: SquadSettings,
+    tokenizer: WordpieceTokenizer,
+    length: int,
+) -> tuple[dict[str, QuestionSplit], SquadSettings]:
+    """Returns the same questions in windows of another length.
+
+    Raises:
+        InputError: if that is too short for a question.
+    """
+    if length == settings.max_seq_length:
+        return dict(splits), settings
+    shortest = settings.max_query_length + NUM_SPECIAL + 1
+    if length < shortest:
+        raise InputError(
+            "--export_seq_length",
+            f"at least {shortest} for questions of "
+            f"{settings.max_query_length} pieces",
+            length,
+        )
+    settings = dataclasses.replace(
+        settings,
+        max_seq_length=length,
+        doc_stride=min(settings.doc_stride, length // 3),
+    )
+    return {
+        name: encode_split(
+            split.questions, tokenizer, settings, f"{name}, for export"
+        )
+        for name, split in splits.items()
+    }, settings
 
 
 def is_question_answerer(folder: str | Path) -> bool:

@@ -78,7 +78,7 @@ def write_demo(folder, shift=0.0):
         )
         results = {"dev_accuracy": dev, "test_accuracy": test + shift}
         if name == "student":
-            for kind, loss in (("float32", 0), ("dynamic", 1), ("int8", 4)):
+            for kind, loss in (("float32", 0), ("dynamic", 1), ("int8_qat", 4)):
                 results |= {
                     f"{kind}_dev_accuracy": dev - 0.001 * loss,
                     f"{kind}_test_accuracy": test + shift - 0.002 * loss,

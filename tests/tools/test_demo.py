@@ -74,7 +74,7 @@ def test_fine_tuning_is_the_same_for_all():
         for each in classifiers
     ]
     assert settings[0] == settings[1] == settings[2]
-    assert classifiers[1]["export"] == "float32,dynamic,int8"
+    assert classifiers[1]["export"] == "float32,dynamic,int8_qat"
     for name, each in zip(
         ("teacher", "student", "student_alone"), classifiers, strict=True
     ):
@@ -181,7 +181,7 @@ def test_rows_are_what_the_folders_say(demo_dir):
     )
     assert alone.masked_lm_accuracy == 0.20
     assert files[-1] == Row(
-        "distilled, int8 .tflite",
+        "distilled, int8_qat .tflite",
         dev_accuracy=pytest.approx(0.646),
         test_accuracy=pytest.approx(0.652),
         megabytes=0.5,

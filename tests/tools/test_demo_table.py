@@ -21,7 +21,7 @@ def rows_of(distilled, alone, int8):
         Row("teacher", 0.9, 0.9, 3.0, 1000, 0.5),
         Row("student, distilled", distilled, distilled, 1.0, 500, 0.4),
         Row("student, without a teacher", alone, alone, 1.0, 500, 0.3),
-        Row("distilled, int8 .tflite", int8, int8, 0.3, latency_ms=1.0),
+        Row("distilled, int8_qat .tflite", int8, int8, 0.3, latency_ms=1.0),
     ]
 
 
