@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 BENCHMARKS := $(wildcard benchmarks/*.py)
+# By itself: it wants a newer absl-py than tensorflow-model-optimization.
+MEDIAPIPE := $(VENV)/mediapipe
 
 # Model Garden pins an older TensorFlow than ours, with which it works too.
 MODEL_GARDEN := tf-models-official==2.20.0
@@ -36,8 +38,9 @@ test: $(VENV)/.test  ## the default tests, then the model's tests on JAX
 		tests/modeling tests/distillation || status=$$?; \
 	exit $$status
 
-test-peers: $(VENV)/.peers  ## compare with PyTorch and Model Garden
-	$(BIN)/python -m pytest -m "peers and not slow" tests/peers
+test-peers: $(VENV)/.peers $(VENV)/.mediapipe  ## compare with other projects
+	MOBILEBERT_TF_MEDIAPIPE_PYTHON=$(abspath $(MEDIAPIPE))/bin/python \
+		$(BIN)/python -m pytest -m "peers and not slow" tests/peers
 
 test-slow: $(VENV)/.peers  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow tests
@@ -82,4 +85,11 @@ $(VENV)/.peers: $(VENV)/.test
 	@echo "Installing the peers into $(VENV) (about 2 minutes, 1 GB) ..."
 	@$(PIP_INSTALL) -e '.[bench]'
 	@$(PIP_INSTALL) --no-deps $(MODEL_GARDEN)
+	@touch $@
+
+$(VENV)/.mediapipe: $(VENV)/.created
+	@echo "Installing MediaPipe into $(MEDIAPIPE) (under a minute) ..."
+	@$(PYTHON) -m venv --clear $(MEDIAPIPE)
+	@$(MEDIAPIPE)/bin/python -m pip install -qq --disable-pip-version-check \
+		mediapipe==1.2.2
 	@touch $@

@@ -32,7 +32,6 @@ from absl import flags
 from mobilebert_tf import flags as shared
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.errors import InputError
 from mobilebert_tf.flags import devices, export
 from mobilebert_tf.flags import fine_tuning as tuning
 from mobilebert_tf.hub import model_folder
@@ -81,18 +80,6 @@ _UNIMPORTANT = (
 )
 
 
-def open_devices(num_runs: int) -> Distribution:
-    """Connects to the devices that the flags name."""
-    if FLAGS.distribution == "multi_worker" and num_runs > 1:
-        # Which runs are over, and which is the best, only the chief knows.
-        raise InputError(
-            "--distribution",
-            f"none, mirrored or tpu for {num_runs} runs",
-            "multi_worker",
-        )
-    return devices.open_devices()
-
-
 def train(
     task: ClassificationTask,
     folder: Path,
@@ -133,7 +120,7 @@ def train(
 def main(_) -> None:
     """Reads, trains, evaluates, predicts, writes, exports."""
     points, source = tuning.points(), tuning.task_source()
-    distribution = open_devices(len(points))
+    distribution = devices.open_devices(len(points))
     folder = model_folder(FLAGS.model)
     tokenizer = WordpieceTokenizer.from_folder(folder)
     config = MobileBertConfig.from_json(folder / CONFIG_FILE)
@@ -143,7 +130,10 @@ def main(_) -> None:
     task = read_task(source, verbs, folder, tokenizer, FLAGS.max_seq_length)
     check_calibration(FLAGS.export, task.num_train_examples)
     length = export.export_length(task.max_seq_length)
-    packed = export.metadata_tokenizer(tokenizer, task.kind, length)
+    has_pairs = any(
+        arrays["segment_ids"].any() for arrays in task.splits.values()
+    )
+    packed = export.metadata_tokenizer(tokenizer, task.kind, length, has_pairs)
     if FLAGS.do_train:
         task.check_choice(len(points), FLAGS.patience)
         outcome = train(task, folder, tokenizer, distribution)

@@ -40,6 +40,7 @@ for module in (shared, pretraining, transfer, devices):
 
 def main(_) -> None:
     """Reads, copies, transfers, distils, evaluates, writes."""
+    pretraining.check_final_model()
     distribution = devices.open_devices()
     keras.utils.set_random_seed(FLAGS.seed)
     with distribution.scope():

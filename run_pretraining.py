@@ -78,6 +78,7 @@ def build_tokenizer() -> WordpieceTokenizer:
 
 def main(_) -> None:
     """Reads, trains, evaluates, writes."""
+    pretraining.check_final_model()
     distribution = devices.open_devices()
     keras.utils.set_random_seed(FLAGS.seed)
     tokenizer = build_tokenizer()

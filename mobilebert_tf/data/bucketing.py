@@ -35,7 +35,7 @@ def widths_up_to(
 def bucketed_rows(
     arrays: Arrays, bucket_lengths: Sequence[int] = BUCKET_LENGTHS
 ) -> list[Bucket]:
-    """Each width and the examples that it is just enough for.
+    """Each width and the examples whose batches have it.
 
     Args:
         arrays: with `input_mask` [num_examples, S], padded at the end.
@@ -47,13 +47,17 @@ def bucketed_rows(
 
 
 def rows_by_width(lengths: np.ndarray, widths: Sequence[int]) -> list[Bucket]:
-    """Each width and the rows that it is just enough for.
+    """Each width and the rows that are shorter, but not than the one before.
+
+    A row always keeps a column of padding, unless it fills the last width: the
+    last piece has the embedding of [PAD] for its neighbour then, at any width.
+    Without that column its trigram would differ.
 
     Args:
         lengths: of the rows, [num_rows], none above the last width.
         widths: ascending.
     """
-    buckets = np.searchsorted(widths, lengths)
+    buckets = np.searchsorted(widths[:-1], lengths, side="right")
     return [
         (width, np.flatnonzero(buckets == index))
         for index, width in enumerate(widths)

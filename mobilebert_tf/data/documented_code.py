@@ -41,8 +41,9 @@ def code_task() -> dict[str, Sentences]:
     """Sentences with IOB2 tags; splits train, dev and test.
 
     PARAMETER is an argument of the function that is documented, VALUE a
-    Python literal such as None or 0.5, CODE anything else that is marked.
-    Each sentence is there once; dev and test have none of the modules of the
+    Python literal such as None or 0.5, CODE anything else that is marked: one
+    mark in ten is no code but a formula, a link or a term of a glossary. Each
+    sentence is there once; dev and test have none of the modules of the
     other splits.
     """
     found = {"train": [], "dev": [], "test": []}

@@ -31,7 +31,7 @@ def bucket_lengths(max_seq_length: int) -> list[int]:
 
 
 def bucketed_rows(windows: Windows, max_seq_length: int) -> list[Bucket]:
-    """Each width and the windows that it is just enough for."""
+    """Each width and the windows whose batches have it."""
     return rows_by_width(windows.lengths, bucket_lengths(max_seq_length))
 
 

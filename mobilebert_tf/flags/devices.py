@@ -80,15 +80,25 @@ def define_device_flags() -> None:
     )
 
 
-def open_devices() -> Distribution:
+def open_devices(num_runs: int = 1) -> Distribution:
     """Connects to the devices and sets the precision that the flags name.
 
     To be called before anything is computed.
 
+    Args:
+        num_runs: how many runs the command compares.
+
     Raises:
-        InputError: for float16, for devices that are not there, and for flags
-            of another kind of devices.
+        InputError: for float16, for devices that are not there, for flags of
+            another kind of devices, and for several runs in several processes.
     """
+    if FLAGS.distribution == "multi_worker" and num_runs > 1:
+        # Which runs are over, and which is the best, only the chief knows.
+        raise InputError(
+            "--distribution",
+            f"none, mirrored or tpu for {num_runs} runs",
+            "multi_worker",
+        )
     for name, kind in (("num_gpus", "mirrored"), ("tpu", "tpu")):
         if FLAGS[name].value is not None and FLAGS.distribution != kind:
             raise InputError(

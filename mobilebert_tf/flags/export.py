@@ -109,7 +109,10 @@ def export_length(max_seq_length: int) -> int:
 
 
 def metadata_tokenizer(
-    tokenizer: WordpieceTokenizer, task: str, length: int
+    tokenizer: WordpieceTokenizer,
+    task: str,
+    length: int,
+    has_pairs: bool = False,
 ) -> WordpieceTokenizer | None:
     """Returns the tokenizer if it is to be put into the files.
 
@@ -118,6 +121,7 @@ def metadata_tokenizer(
         task: what the model does; `regression` and `question_answering` are
             words that this looks for.
         length: of the files' inputs.
+        has_pairs: whether a classifier takes two texts.
 
     Raises:
         InputError: if no text task of a phone opens such files.
@@ -126,6 +130,8 @@ def metadata_tokenizer(
         return None
     if task == "regression":
         raise InputError("--metadata", "a classifier", "a regression")
+    if has_pairs:
+        raise InputError("--metadata", "a classifier of single texts", "pairs")
     if task == "question_answering" and length != ANSWERER_LENGTH:
         raise InputError(
             "--metadata", f"--export_seq_length={ANSWERER_LENGTH}", length

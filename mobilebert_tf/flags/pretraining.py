@@ -84,14 +84,18 @@ def define_evaluation_flags() -> None:
     )
 
 
-def evaluation(held_out: HeldOutText) -> Evaluation | None:
-    """Returns how training is judged, None if not before its end.
+def check_final_model() -> None:
+    """Checks that there will be evaluations if the best weights are wanted.
 
     Raises:
-        InputError: if the best weights are asked for all the same.
+        InputError: if not.
     """
     if FLAGS.final_model == BEST and not FLAGS.evaluate_every:
         raise InputError("--final_model", "last, without evaluations", BEST)
+
+
+def evaluation(held_out: HeldOutText) -> Evaluation | None:
+    """Returns how training is judged, None if not before its end."""
     return held_out.evaluation(FLAGS.evaluate_every, FLAGS.max_eval_batches)
 
 

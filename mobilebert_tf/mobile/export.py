@@ -102,9 +102,10 @@ def export_tflite(
             (and `text_b`), string [1], in place of ids.
 
     Raises:
-        ValueError: for an unknown kind or output, int8 without a calibrated
-            model, int16x8 without batches, a length beyond the position
-            table, or a combination that no program could open.
+        InputError: if the ranges of `quantized` were never measured.
+        ValueError: for an unknown kind or output, int8 without `quantized`,
+            int16x8 without batches, a length beyond the position table, or a
+            combination that no program could open.
         RuntimeError: if the interpreter's answer to probes is not the graph's.
             Nothing is written then, nor if the converter fails, whose log and
             error appear as they are.
@@ -161,7 +162,7 @@ def _graphs(
 ) -> tuple[DeploymentModel, Rounding, Rounding]:
     """Returns the network, what the converter reads, what the file computes."""
     if kind in INTEGER_KINDS:
-        if quantized is None or not quantized.is_calibrated:
+        if quantized is None:
             raise ValueError(
                 f"{kind} needs `quantized`, a calibrated QuantizationAwareModel"
             )

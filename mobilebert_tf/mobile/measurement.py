@@ -15,13 +15,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, SignatureRunner
 
 WARM_UP = 3
 
 # The input whose last axis is summed over: kernels are [out, in].
 _DEPTH_INPUT = {"FULLY_CONNECTED": 1, "BATCH_MATMUL": 0}
 _MEGABYTE = 1e6
+
+_NAMES = {
+    number: name
+    for name, number in vars(schema.BuiltinOperator).items()
+    if not name.startswith("_")
+}
 
 
 class MeasuredFile:
@@ -41,11 +48,10 @@ class MeasuredFile:
     """
 
     def __init__(self, path, num_threads: int = 1, length: int | None = None):
+        self._path = path
         self._interpreter = Interpreter(str(path), num_threads=num_threads)
-        self._runner = None
-        signature = self._signature(length)
-        if signature is not None:
-            self._runner = self._interpreter.get_signature_runner(signature)
+        self._runner = self._signature_runner(length)
+        if self._runner is not None:
             details = self._runner.get_input_details()
         else:
             self._resize(path, length)
@@ -53,7 +59,7 @@ class MeasuredFile:
                 detail["index"]: detail
                 for detail in self._interpreter.get_input_details()
             }
-        self._interpreter.allocate_tensors()
+            self._interpreter.allocate_tensors()
         self._inputs = {
             name: _filled(path, detail) for name, detail in details.items()
         }
@@ -63,16 +69,18 @@ class MeasuredFile:
                 f"{path} runs at length {self.length}, not at {length}"
             )
 
-    def _signature(self, length: int | None) -> str | None:
-        """Names the signature of that length, if it is not the first graph."""
+    def _signature_runner(self, length: int | None) -> SignatureRunner | None:
+        """Returns what runs at that length, if it is not the first graph."""
         signatures = self._interpreter.get_signature_list()
         if length is None or len(signatures) < 2:
             return None
+        # What delegates take is listed after this, which runners forbid.
+        self._interpreter.allocate_tensors()
         for name in signatures:
             runner = self._interpreter.get_signature_runner(name)
             shapes = [d["shape"] for d in runner.get_input_details().values()]
             if all(shape[-1] == length for shape in shapes):
-                return name
+                return runner if runner._subgraph_index else None
         return None
 
     def _resize(self, path, length: int | None) -> None:
@@ -97,14 +105,14 @@ class MeasuredFile:
         self._interpreter.invoke()
 
     def operations(self) -> Counter:
-        """Counts the operations of the first graph by type."""
+        """Counts the operations by type."""
         return Counter(one["op_name"] for one in self._originals())
 
     def undelegated(self) -> Counter:
-        """Counts those that no delegate has taken.
+        """Counts those of the first graph that no delegate has taken.
 
         Walked back from the outputs, since the interpreter lists what it
-        replaced as well.
+        replaced as well; of other graphs it lists nothing.
         """
         makers = {}
         # Delegates come last in the list, and win.
@@ -145,18 +153,38 @@ class MeasuredFile:
         ]
         return bool(dtypes) and 2 * dtypes.count(np.int8) > len(dtypes)
 
+    def _graph_index(self) -> int:
+        return self._runner._subgraph_index if self._runner else 0
+
     def _tensors(self) -> dict:
         return {
             detail["index"]: detail
-            for detail in self._interpreter.get_tensor_details()
+            for detail in self._interpreter.get_tensor_details(
+                self._graph_index()
+            )
         }
 
     def _originals(self) -> list[dict]:
+        """The operations as they stand in the file."""
+        model = schema.Model.GetRootAs(Path(self._path).read_bytes())
+        graph = model.Subgraphs(self._graph_index())
+        operators = map(graph.Operators, range(graph.OperatorsLength()))
         return [
-            one
-            for one in self._interpreter._get_ops_details()
-            if one["op_name"] != "DELEGATE"
+            {
+                "op_name": _name(model.OperatorCodes(one.OpcodeIndex())),
+                "inputs": one.InputsAsNumpy(),
+                "outputs": one.OutputsAsNumpy(),
+            }
+            for one in operators
         ]
+
+
+def _name(code: schema.OperatorCode) -> str:
+    """Names an operation; those of old files stand in an older field."""
+    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    if number == schema.BuiltinOperator.CUSTOM:
+        return code.CustomCode().decode()
+    return _NAMES[number]
 
 
 def _filled(path, detail: dict) -> np.ndarray:

@@ -178,9 +178,12 @@ class QuantizationAwareModel(tf.Module):
         batch, extremes, calibrated = self._reference
         now = self._columns(measure_extremes(self.deployment, batch))
         ratio = self._reach(now) / self._reach(extremes)
-        ratio = np.where(np.isfinite(ratio), ratio, 1.0)
         ranges = self.ranges.numpy()
-        target = calibrated * np.clip(ratio, *_FOLLOWED_RATIOS)
+        target = np.where(
+            np.isfinite(now).all(axis=0)[:, None],
+            calibrated * np.clip(ratio, *_FOLLOWED_RATIOS),
+            ranges,
+        )
         self.ranges.assign(ranges + rate * (target - ranges))
 
     def _reach(self, extremes) -> np.ndarray:

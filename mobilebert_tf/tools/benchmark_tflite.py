@@ -40,10 +40,11 @@ def whole_numbers(name: str) -> list[int]:
     """Returns a flag's list of positive whole numbers.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is none, or empty though it has a default.
     """
     values = getattr(FLAGS, name)
-    if not all(value.isdecimal() and int(value) for value in values):
+    is_missing = not values and FLAGS[name].default
+    if is_missing or not all(v.isdecimal() and int(v) for v in values):
         raise InputError(f"--{name}", "whole numbers from 1 on", values)
     return [int(value) for value in values]
 
@@ -58,9 +59,10 @@ def open_file(path: str, num_threads: int, length: int | None) -> MeasuredFile:
     try:
         return MeasuredFile(path, num_threads, length)
     except (ValueError, RuntimeError) as error:
-        raise InputError(
-            path, f"a file that runs at length {length or 'of its own'}", error
-        ) from error
+        expected = "a whole .tflite file"
+        if length is not None:
+            expected += f" that runs at length {length}"
+        raise InputError(path, expected, error) from error
 
 
 def peak_megabytes(path: str, num_threads: int, length: int | None) -> float:
@@ -141,7 +143,7 @@ def benchmark(
         timings = interleaved(
             {key: file.run for key, file in files.items()}, repeats
         )
-    rates = measured_rates(files, timings)
+        rates = measured_rates(files, timings)
     rows = [row(key, files[key], timings[key], rates) for key in wanted]
     return rows, rates
 
@@ -175,6 +177,8 @@ def table(rows: list[dict], rates: dict[tuple[str, int], float]) -> list[str]:
 
 def main(_) -> None:
     """Measures, prints, writes."""
+    if not FLAGS.files:
+        raise InputError("--files", ".tflite files", "none")
     lengths = whole_numbers("lengths") or [None]
     rows, rates = benchmark(
         FLAGS.files, whole_numbers("threads"), lengths, FLAGS.repeats

@@ -31,7 +31,6 @@ from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.data.sentence_sources import SentenceSource
 from mobilebert_tf.data.tag_schemes import SCHEMES
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.errors import InputError
 from mobilebert_tf.flags import devices
 from mobilebert_tf.flags import fine_tuning as tuning
 from mobilebert_tf.hub import model_folder
@@ -107,18 +106,6 @@ def define_flags() -> None:
         flags.adopt_module_key_flags(module)
 
 
-def open_devices(num_runs: int) -> Distribution:
-    """Connects to the devices that the flags name."""
-    if FLAGS.distribution == "multi_worker" and num_runs > 1:
-        # Which runs are over, and which is the best, only the chief knows.
-        raise InputError(
-            "--distribution",
-            f"none, mirrored or tpu for {num_runs} runs",
-            "multi_worker",
-        )
-    return devices.open_devices()
-
-
 def source() -> SentenceSource:
     """Returns where sentences come from."""
     files = {split: FLAGS[f"{split}_file"].value for split in _SPLITS}
@@ -159,7 +146,7 @@ def train(
 def main(_) -> None:
     """Reads, trains, evaluates, tags, writes."""
     points = tuning.points_around()
-    distribution = open_devices(len(points))
+    distribution = devices.open_devices(len(points))
     folder = model_folder(FLAGS.model)
     tokenizer = WordpieceTokenizer.from_folder(folder)
     shared.check_max_seq_length(
@@ -189,7 +176,7 @@ def main(_) -> None:
         results=results,
         notes={
             "Tags": ", ".join(task.label_names),
-            "Scheme": task.scheme,
+            **({"Scheme": task.scheme} if task.scheme else {}),
             "Started from": FLAGS.model,
             **{
                 f"Sentences, {split}": f"{len(sentences):,}"

@@ -48,8 +48,8 @@ class RowFile:
     def _read(self) -> list[Row]:
         try:
             content = json.loads(self._path.read_text())
-            settings, rows = content["settings"], content["rows"]
-            rows = [_row(values) for values in rows]
+            settings = dict(content["settings"])
+            rows = [_row(dict(values)) for values in content["rows"]]
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise InputError(
                 self._path, "rows of tpu_compile", str(error)
@@ -81,7 +81,7 @@ class RowFile:
 
 def _row(values: dict) -> Row:
     compiled = values.pop("compiled")
-    generation = values["slice_name"].partition(":")[0]
+    generation = str(values["slice_name"]).partition(":")[0]
     return Row(
         chip=CHIPS[generation],
         compiled=compiled and CompiledStep(**compiled),

@@ -89,6 +89,7 @@ class TrainStep:
             # From its second width on, a batch of any width has one trace.
             # XLA, TPUs and what cuts batches into parts want known shapes.
             reduce_retracing=one_device
+            and not distribution.wants_known_shapes
             and options.accumulation_steps == 1
             and not options.jit_compile,
         )

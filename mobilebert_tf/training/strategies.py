@@ -18,6 +18,10 @@ from mobilebert_tf.errors import InputError
 
 KINDS = ("none", "mirrored", "multi_worker", "tpu")
 
+# Between the seeds of two replicas. Keras takes seeds modulo 2**31 - 2, of
+# which this shares no divisor: no two replicas have the same.
+_SEED_STEP = 506_952_115
+
 
 class Distribution:
     """One device and no strategy; the base of the others.
@@ -29,12 +33,15 @@ class Distribution:
             condition. Mirrored strategies synchronise their threads for an
             update, which they cannot do inside a branch.
         spans_processes: whether several processes must stay in step.
+        wants_known_shapes: whether a step must be traced for each shape of a
+            batch, since it is compiled for it.
     """
 
     num_replicas = 1
     is_chief = True
     updates_in_replica = True
     spans_processes = False
+    wants_known_shapes = False
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Returns the context in which model and optimizer are made."""
@@ -83,6 +90,7 @@ class StrategyDistribution(Distribution):
         self.num_replicas = strategy.num_replicas_in_sync
         self._is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
         self.updates_in_replica = self._is_tpu
+        self.wants_known_shapes = self._is_tpu
         resolver = strategy.cluster_resolver
         self.spans_processes = isinstance(
             strategy, tf.distribute.MultiWorkerMirroredStrategy
@@ -161,7 +169,8 @@ def _seeds_by_replica():
 
     Keras' seeds are the same on all of them: the second half of a batch would
     be masked like the first. The first replica's stay as they are, and so do
-    the states, which advance alike.
+    the states, which advance alike. What differs is the seed and not the number
+    of the draw, so that no replica repeats the masks of other steps of another.
     """
     draw = keras.random.SeedGenerator.next
 
@@ -169,7 +178,7 @@ def _seeds_by_replica():
         seed = draw(generator, ordered)  # [a layer's seed, number of the draw]
         context = tf.distribute.get_replica_context()
         replica = tf.cast(context.replica_id_in_sync_group, seed.dtype)
-        return seed + tf.stack([tf.zeros_like(replica), replica * 2**32])
+        return seed + tf.stack([replica * _SEED_STEP, tf.zeros_like(replica)])
 
     keras.random.SeedGenerator.next = draw_for_replica
     try:

@@ -45,13 +45,13 @@ class TokenClassificationTask:
         label_names: the tags in the order of the logits.
         sentences: by split: `train`, `dev`, `test` and `predict`.
         splits: their arrays of `encode_sentences`.
-        scheme: of `SCHEMES`.
+        scheme: of `SCHEMES`; None if no tags were read.
     """
 
     label_names: tuple[str, ...]
     sentences: dict[str, Sentences]
     splits: dict[str, dict[str, np.ndarray]]
-    scheme: str
+    scheme: str | None
 
     @property
     def num_train_examples(self) -> int:
@@ -201,7 +201,7 @@ def read_task(
         split: _encoded(split, sentences, tokenizer, max_seq_length, names)
         for split, sentences in splits.items()
     }
-    return TokenClassificationTask(names, splits, arrays, scheme or NO_SCHEME)
+    return TokenClassificationTask(names, splits, arrays, scheme)
 
 
 def saved_tags(folder: str | os.PathLike) -> tuple[str, ...] | None:

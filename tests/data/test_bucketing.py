@@ -47,18 +47,20 @@ def test_widths():
     assert widths_up_to(8) == [8]
 
 
-def test_each_example_is_in_the_narrowest_bucket_that_holds_it(arrays):
+def test_each_example_is_in_the_narrowest_bucket_that_leaves_a_column(arrays):
     lengths = arrays["input_mask"].sum(1)
     buckets = bucketed_rows(arrays, WIDTHS)
     assert [width for width, _ in buckets] == [4, 8, 12]
-    below = 0
-    for width, rows in buckets:
-        assert (lengths[rows] <= width).all() and (lengths[rows] > below).all()
-        below = width
+    for (width, rows), bounds in zip(
+        buckets, [(0, 3), (4, 7), (8, 12)], strict=True
+    ):
+        assert len(rows), width
+        assert bounds[0] <= lengths[rows].min()
+        assert lengths[rows].max() <= bounds[1]
     assert sorted(np.concatenate([rows for _, rows in buckets])) == list(
         range(103)
     )
-    wide = np.where(lengths <= 4, 4, np.where(lengths <= 8, 8, 12))
+    wide = np.where(lengths < 4, 4, np.where(lengths < 8, 8, 12))
     assert mean_width(arrays, WIDTHS) == pytest.approx(wide.mean())
 
 

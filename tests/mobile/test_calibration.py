@@ -131,13 +131,6 @@ def test_ranges_that_were_never_measured_are_one_line(rng, tmp_path):
     model = classifier(config, rng)
     quantized = QuantizationAwareModel(deployment_model(model))
     with pytest.raises(InputError) as error:
-        quantized.export_rounding()
-    assert str(error.value) == (
-        "int8 export, embeddings/words: expected ranges calibrated on real "
-        f"examples, found none for {len(quantized._names)} of "
-        f"{len(quantized._names)} activations"
-    )
-    with pytest.raises(ValueError, match="calibrated"):
         export_tflite(
             model,
             "int8",
@@ -145,6 +138,11 @@ def test_ranges_that_were_never_measured_are_one_line(rng, tmp_path):
             max_seq_length=8,
             quantized=quantized,
         )
+    assert str(error.value) == (
+        "int8 export, embeddings/words: expected ranges calibrated on real "
+        f"examples, found none for {len(quantized._names)} of "
+        f"{len(quantized._names)} activations"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -168,6 +166,8 @@ def test_ranges_follow_what_the_weights_do(rng):
     wanted = begin.copy()
     wanted[quantized._names.index("head")] *= 1.25
     np.testing.assert_allclose(quantized.ranges.numpy(), wanted, rtol=1e-5)
+    # What is not finite moves nothing, not even back.
+    followed = quantized.ranges.numpy()
     weight.assign(np.full(3, np.nan))
     quantized.follow_ranges(rate=1.0)
-    assert quantized.is_calibrated
+    np.testing.assert_allclose(quantized.ranges.numpy(), followed, rtol=1e-5)

@@ -1,15 +1,13 @@
 """The folded network against the Keras model that it was folded from."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
 
 import mobilebert_tf as mb
+from benchmarks.real_parameters import real_parameter_model
 from mobilebert_tf.mobile.deployment import deployment_model
 from mobilebert_tf.mobile.equalization import equalize
-from mobilebert_tf.modeling.weight_names import match_weights
 from tests.mobile.networks import (
     LABELS,
     classifier,
@@ -149,23 +147,8 @@ def test_24_blocks_of_random_gammas(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.5, 0.8])
 def test_the_released_norms_fold_without_a_restart(scale, rng, shared_data):
-    folder = shared_data / "mobilebert_real"
-    vectors = np.load(folder / "vectors.npz")
-    deviations = json.loads((folder / "matrix_scales.json").read_text())
-    config = mb.MobileBertConfig.from_preset(
-        "mobilebert", attention_mask_value=-20.0
-    )
-    num_classes = len(vectors["classifier.bias"])
-    model = mb.MobileBertForSequenceClassification(
-        config, [str(index) for index in range(num_classes)]
-    )
-    for variable, name, _ in match_weights(model, config, model.architecture):
-        name = name.replace("mobilebert.", "bert.", 1)
-        if name in vectors:
-            variable.assign(vectors[name])
-        else:
-            deviation = scale * deviations[name]["corner_std"]
-            variable.assign(rng.normal(0.0, deviation, variable.shape))
+    model = real_parameter_model(shared_data / "mobilebert_real", scale)
+    config = model.config
     batch = random_batch(config, rng, size=2, length=32)
     deployment = deployment_model(model)
     assert relative_error(deployment(**batch), model(batch)) < 1e-5

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile import measurement
-from mobilebert_tf.mobile.export import muted
+from mobilebert_tf.mobile.export import export_tflite, muted
 from mobilebert_tf.mobile.matrix_rate import dense_layers
 from mobilebert_tf.mobile.measurement import MeasuredFile, interleaved
 from mobilebert_tf.tools.benchmark_tflite import (
@@ -19,6 +19,7 @@ from mobilebert_tf.tools.benchmark_tflite import (
     peak_megabytes,
     table,
 )
+from tests.mobile.networks import classifier, small_config
 
 
 def write(path, function, *specs) -> str:
@@ -91,8 +92,34 @@ def test_operations_are_counted_as_written(fixed):
 def test_open_lengths_are_set_and_fixed_ones_kept(fixed, open_length):
     assert open_file(open_length, 1, 40).length == 40
     for path, length in ((open_length, None), (fixed, 8)):
-        with pytest.raises(InputError, match=r"\.tflite: expected a file that"):
+        with pytest.raises(InputError, match=r"\.tflite: expected a whole "):
             open_file(path, 1, length)
+
+
+@pytest.fixture(scope="module")
+def two_lengths(tmp_path_factory) -> str:
+    config = small_config(num_hidden_layers=1)
+    path = tmp_path_factory.mktemp("two") / "two.tflite"
+    model = classifier(config, np.random.default_rng(0))
+    export_tflite(model, "float32", path, max_seq_length=[8, 32])
+    return str(path)
+
+
+def test_each_length_of_a_file_is_measured_by_itself(two_lengths, tmp_path):
+    shorter, longer = (open_file(two_lengths, 1, length) for length in (8, 32))
+    assert (shorter.length, longer.length) == (8, 32)
+    assert open_file(two_lengths, 1, None).length == 32
+    assert shorter.operations() == longer.operations()
+    assert shorter.undelegated() == longer.undelegated()
+    assert not shorter.undelegated()["FULLY_CONNECTED"]
+    ratio = longer.matrix_operations() / shorter.matrix_operations()
+    # Four times the rows; but for the head, and products of S by S.
+    assert 3.9 < ratio < 8.0
+    for file in (shorter, longer):
+        file.run()
+    assert peak_megabytes(two_lengths, 1, 8) > 0.0
+    with pytest.raises(InputError, match="at length 16"):
+        open_file(two_lengths, 1, 16)
 
 
 def test_unfit_files_are_named(tmp_path, fixed):
@@ -189,12 +216,28 @@ def test_the_command_prints_and_writes(tmp_path, fixed):
     content = json.loads((tmp_path / "x.json").read_text())
     assert content["rows"][0]["length"] == 7
     assert len(content["rates"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--threads=none", "--threads: expected whole numbers from 1 on"),
+        ("--threads=", "--threads: expected whole numbers from 1 on"),
+        ("--files=", "--files: expected .tflite files, found none"),
+    ],
+)
+def test_flags_that_say_nothing_are_one_line(flag, message, fixed):
     done = subprocess.run(
-        [*command, f"--files={fixed}", "--threads=none"],
+        [
+            sys.executable,
+            "-m",
+            "mobilebert_tf.tools.benchmark_tflite",
+            f"--files={fixed}",
+            flag,
+        ],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(
-        "benchmark_tflite.py: --threads: expected whole numbers"
-    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"benchmark_tflite.py: {message}")

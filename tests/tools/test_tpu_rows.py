@@ -51,7 +51,16 @@ def test_rows_of_other_settings_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{}", "[]", '{"settings": {}, "rows": [{"compiled": 1}]}', "3"],
+    [
+        "",
+        "{}",
+        "[]",
+        "3",
+        '{"settings": {}, "rows": [{"compiled": 1}]}',
+        '{"settings": {}, "rows": [3]}',
+        '{"settings": {}, "rows": [{"compiled": null, "slice_name": 3}]}',
+        '{"settings": 3, "rows": []}',
+    ],
 )
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "rows.json"

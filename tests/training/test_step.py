@@ -10,6 +10,7 @@ from mobilebert_tf.modeling.losses import dividing_by, mean, weighted_mean
 from mobilebert_tf.training.optimization import AdamW
 from mobilebert_tf.training.rematerialization import rematerialize
 from mobilebert_tf.training.step import StepOptions, build_train_step
+from mobilebert_tf.training.strategies import Distribution
 from tests.training import toy_pretraining as toy
 
 
@@ -80,6 +81,14 @@ def test_several_widths_have_two_traces_and_the_same_steps(apply):
     assert traces == [2, 3]
     for ours, expected in zip(*found, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=2e-6, atol=1e-6)
+
+
+def test_one_tpu_core_has_a_trace_for_each_width(monkeypatch):
+    monkeypatch.setattr(Distribution, "wants_known_shapes", True)
+    step = toy.build_step(toy.build_model())
+    for width in (12, 8, 6):
+        step.run([narrow(toy.batch(0), width)])
+    assert step._one.experimental_get_tracing_count() == 3
 
 
 def test_bfloat16_stays_close(plain):

@@ -86,14 +86,15 @@ def mask(ones):
 
 ones = distribution.distribute({"ones": np.ones((2, 64), "float32")})["ones"]
 results = distribution.strategy.experimental_local_results
-masks = [[part.numpy() for part in results(mask(ones))] for _ in range(2)]
+masks = [[part.numpy() for part in results(mask(ones))] for _ in range(8)]
 states = [v.numpy() for v in results(dropout.variables[0].value)]
 alone = keras.layers.Dropout(0.5, seed=3)
-expected = [alone(np.ones((1, 64), "float32"), training=True) for _ in "12"]
+expected = [alone(np.ones((1, 64), "float32"), training=True) for _ in masks]
 for (first, second), same in zip(masks, expected):
     np.testing.assert_array_equal(first, same)
     assert 10 < (first != second).sum() < 54, (first, second)
-assert (masks[0][1] != masks[1][1]).any()
+# Nor are those of other steps repeated.
+assert len({part.tobytes() for pair in masks for part in pair}) == 16
 np.testing.assert_array_equal(*states)
 """
 
