@@ -52,12 +52,14 @@ class Task:
     Attributes:
         script: that fine-tunes.
         arguments: of the script.
-        metric: what its results call the number, between 0 and 1.
+        metric: what its results call the number.
+        to_percent: by which it is multiplied.
     """
 
     script: str
     arguments: tuple[str, ...]
     metric: str
+    to_percent: float = 100.0
 
 
 def tasks() -> dict[str, Task]:
@@ -88,6 +90,7 @@ def tasks() -> dict[str, Task]:
                 "--doc_stride=64",
             ),
             "dev_f1",
+            to_percent=1.0,
         ),
     }
 
@@ -162,8 +165,10 @@ def main(_) -> None:
             by_rate = {}
             for rate in FLAGS.learning_rate:
                 folder = output / name / f"{side}_{rate}"
-                fractions = scores(task, model, rate, folder)
-                by_rate[rate] = [100 * value for value in fractions]
+                by_rate[rate] = [
+                    task.to_percent * value
+                    for value in scores(task, model, rate, folder)
+                ]
             rate = max(by_rate, key=lambda r: statistics.median(by_rate[r]))
             values = by_rate[rate]
             medians[side] = statistics.median(values)
