@@ -82,16 +82,12 @@ class TrainStep:
         one_device = distribution.num_replicas == 1
         # Without autograph: there is no Python control flow on tensors here,
         # so converting every layer's code would only delay the first step.
+        # Every width of a batch is traced: with reduce_retracing, rounding
+        # would depend on which width came first, and a resumed run differ.
         self._one = tf.function(
             self._step,
             autograph=False,
             jit_compile=options.jit_compile and one_device,
-            # From its second width on, a batch of any width has one trace.
-            # XLA, TPUs and what cuts batches into parts want known shapes.
-            reduce_retracing=one_device
-            and not distribution.wants_known_shapes
-            and options.accumulation_steps == 1
-            and not options.jit_compile,
         )
         self._several = tf.function(self._steps, autograph=False)
 

@@ -33,15 +33,12 @@ class Distribution:
             condition. Mirrored strategies synchronise their threads for an
             update, which they cannot do inside a branch.
         spans_processes: whether several processes must stay in step.
-        wants_known_shapes: whether a step must be traced for each shape of a
-            batch, since it is compiled for it.
     """
 
     num_replicas = 1
     is_chief = True
     updates_in_replica = True
     spans_processes = False
-    wants_known_shapes = False
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Returns the context in which model and optimizer are made."""
@@ -90,7 +87,6 @@ class StrategyDistribution(Distribution):
         self.num_replicas = strategy.num_replicas_in_sync
         self._is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
         self.updates_in_replica = self._is_tpu
-        self.wants_known_shapes = self._is_tpu
         resolver = strategy.cluster_resolver
         self.spans_processes = isinstance(
             strategy, tf.distribute.MultiWorkerMirroredStrategy

@@ -10,7 +10,6 @@ from mobilebert_tf.modeling.losses import dividing_by, mean, weighted_mean
 from mobilebert_tf.training.optimization import AdamW
 from mobilebert_tf.training.rematerialization import rematerialize
 from mobilebert_tf.training.step import StepOptions, build_train_step
-from mobilebert_tf.training.strategies import Distribution
 from tests.training import toy_pretraining as toy
 
 
@@ -51,44 +50,6 @@ def test_rematerialized_blocks_compute_the_same():
         weights.append([v.numpy() for v in model.variables])
     for ours, expected in zip(*weights, strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-6)
-
-
-def narrow(batch, width):
-    """A batch whose texts end at `width`."""
-    return {
-        name: array[:, :width] if array.shape[1] == toy.LENGTH else array
-        for name, array in batch.items()
-    }
-
-
-@pytest.mark.parametrize("apply", [lambda blocks: None, rematerialize])
-def test_several_widths_have_two_traces_and_the_same_steps(apply):
-    batches = [
-        narrow(toy.batch(number), width)
-        for number, width in enumerate([12, 8, 6, 8])
-    ]
-    found, traces = [], []
-    for exact in (False, True):
-        model = toy.build_model()
-        apply(model.encoder.blocks)
-        step = toy.build_step(model)
-        if exact:
-            step._one = tf.function(step._step, autograph=False)
-        rows = [step.run([inputs])[0].numpy() for inputs in batches]
-        values = [variable.numpy() for variable in model.weights]
-        found.append([np.concatenate(rows), *values])
-        traces.append(step._one.experimental_get_tracing_count())
-    assert traces == [2, 3]
-    for ours, expected in zip(*found, strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=2e-6, atol=1e-6)
-
-
-def test_one_tpu_core_has_a_trace_for_each_width(monkeypatch):
-    monkeypatch.setattr(Distribution, "wants_known_shapes", True)
-    step = toy.build_step(toy.build_model())
-    for width in (12, 8, 6):
-        step.run([narrow(toy.batch(0), width)])
-    assert step._one.experimental_get_tracing_count() == 3
 
 
 def test_bfloat16_stays_close(plain):
