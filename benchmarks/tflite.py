@@ -26,12 +26,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import json  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
-import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 import mobilebert_tf as mb  # noqa: E402
@@ -41,7 +39,7 @@ from mobilebert_tf.mobile.matrix_rate import dense_layers  # noqa: E402
 from mobilebert_tf.mobile.quantization import (  # noqa: E402
     QuantizationAwareModel,
 )
-from mobilebert_tf.mobile.signatures import input_specs  # noqa: E402
+from mobilebert_tf.tools.operations import KerasGraph, converted  # noqa: E402
 
 FLAGS = flags.FLAGS
 LABELS = ("a", "b", "c")
@@ -87,19 +85,6 @@ def train_norms(model: keras.Model) -> None:
             variable.assign_add(noise.astype(np.float32))
 
 
-def write_naive(model: keras.Model, path: Path, length: int) -> None:
-    """Converts the Keras model as it is."""
-    module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
-    function = tf.function(
-        lambda **inputs: {"logits": model(inputs, training=False)}
-    ).get_concrete_function(**input_specs(length))
-    with tempfile.TemporaryDirectory() as saved, muted():
-        tf.saved_model.save(module, saved, signatures=function)
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved)
-        path.write_bytes(converter.convert())
-
-
 def write_ours(folder: Path, length: int) -> None:
     """Writes the files of a length that are not there yet."""
     paths = {kind: folder / f"ours_{kind}_{length}.tflite" for kind in KINDS}
@@ -112,7 +97,8 @@ def write_ours(folder: Path, length: int) -> None:
     train_norms(model)
     if not (folder / "model").exists():
         model.save_pretrained(folder / "model")
-    write_naive(model, naive, length)
+    with muted():
+        naive.write_bytes(converted(KerasGraph(model), length))
     quantized = QuantizationAwareModel(deployment_model(model))
     quantized.calibrate([random_examples(config, length)])
     for kind, path in paths.items():

@@ -13,9 +13,10 @@ find("It rains in Paris.")[0].text  # "Paris"
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import keras
 import scipy.special
 
 from mobilebert_tf.data.classification_sources import MULTI_LABEL, REGRESSION
@@ -51,6 +52,21 @@ from mobilebert_tf.training.token_classification_task import saved_tags
 Text = str | tuple[str, str]
 
 _BATCH_SIZE = 16
+
+
+def _predictors(kind: type, model: keras.Model) -> Callable:
+    """Returns a function from a number of inputs to the predictor for them.
+
+    A few go one by one: a batch is computed whole.
+    """
+    of_batch = functools.cache(functools.partial(kind, model))
+    return lambda number: of_batch(_BATCH_SIZE if number >= _BATCH_SIZE else 1)
+
+
+def _length(model: keras.Model, max_seq_length: int | None) -> int:
+    """The longest sequence that is asked for and that the model can take."""
+    longest = model.config.max_position_embeddings
+    return min(max_seq_length or longest, longest)
 
 
 class Answer(NamedTuple):
@@ -89,11 +105,8 @@ class TextClassifier:
             raise InputError(folder, "a classifier", "another kind of model")
         self._model = load(folder)
         self._tokenizer = WordpieceTokenizer.from_folder(folder)
-        longest = self._model.config.max_position_embeddings
-        self._max_seq_length = min(max_seq_length or longest, longest)
-        self._predictor = functools.cache(
-            lambda batch_size: Predictor(self._model, batch_size)
-        )
+        self._max_seq_length = _length(self._model, max_seq_length)
+        self._predictor_of = _predictors(Predictor, self._model)
 
     def __call__(self, texts: Text | Sequence[Text]) -> Answer | list[Answer]:
         """Answers for a text or a pair, or for each of a list of them."""
@@ -107,9 +120,7 @@ class TextClassifier:
         arrays = encode_examples(
             Examples(first, second), self._tokenizer, self._max_seq_length
         )
-        # A few texts one by one: a batch is computed whole.
-        batch_size = _BATCH_SIZE if len(first) >= _BATCH_SIZE else 1
-        logits = self._predictor(batch_size)(arrays)
+        logits = self._predictor_of(len(first))(arrays)
         several = self.kind == MULTI_LABEL
         return [
             self._answer(choice, row)
@@ -171,11 +182,8 @@ class TokenClassifier:
             raise InputError(folder, "a tagger", "another kind of model")
         self._model = load(folder)
         self._tokenizer = WordpieceTokenizer.from_folder(folder)
-        longest = self._model.config.max_position_embeddings
-        self._max_seq_length = min(max_seq_length or longest, longest)
-        self._predictor = functools.cache(
-            lambda batch_size: TokenPredictor(self._model, batch_size)
-        )
+        self._max_seq_length = _length(self._model, max_seq_length)
+        self._predictor_of = _predictors(TokenPredictor, self._model)
 
     def __call__(
         self, texts: str | Sequence[str]
@@ -207,10 +215,8 @@ class TokenClassifier:
             self._tokenizer,
             self._max_seq_length,
         )
-        # A few texts one by one: a batch is computed whole.
-        number = len(encoded.arrays["input_ids"])
-        batch_size = _BATCH_SIZE if number >= _BATCH_SIZE else 1
-        probs = probabilities(self._predictor(batch_size)(encoded.arrays))
+        predict = self._predictor_of(len(encoded.arrays["input_ids"]))
+        probs = probabilities(predict(encoded.arrays))
         tags = [self.label_names[index] for index in probs.argmax(axis=-1)]
         return (
             by_sentence(tags, sentences),
@@ -271,9 +277,7 @@ class QuestionAnswerer:
         self._model = load(folder)
         self._tokenizer = WordpieceTokenizer.from_folder(folder)
         self.settings = known_settings(folder, self._model.config)
-        self._predictor = functools.cache(
-            lambda batch_size: SpanPredictor(self._model, batch_size)
-        )
+        self._predictor_of = _predictors(SpanPredictor, self._model)
 
     def __call__(
         self, question: str | Sequence[str], context: str | Sequence[str]
@@ -306,8 +310,8 @@ class QuestionAnswerer:
             doc_stride=settings.doc_stride,
             max_query_length=settings.max_query_length,
         )
-        batch_size = _BATCH_SIZE if len(windows) >= _BATCH_SIZE else 1
-        logits = self._predictor(batch_size)(windows, settings.max_seq_length)
+        predict = self._predictor_of(len(windows))
+        logits = predict(windows, settings.max_seq_length)
         split = QuestionSplit(questions, windows, None, "")
         answers = answer_questions(*logits, split, settings)
         return _found_answers(answers, settings.null_score_diff_threshold)

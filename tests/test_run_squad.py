@@ -5,16 +5,11 @@ import os
 import random
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.modeling.encoder import MobileBertEncoder
+from tests import commands
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 NAMES = "fish wave boat shell crab anchor tree stone horse field".split()
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] who is it ? . was".split()
 # Enough for a model without any pre-training to find what follows "is".
@@ -30,20 +25,11 @@ TRAINING = [
 
 
 def command(*arguments):
-    return [
-        sys.executable,
-        str(REPOSITORY / "run_squad.py"),
-        *map(str, arguments),
-    ]
+    return commands.command(commands.REPOSITORY / "run_squad.py", *arguments)
 
 
 def run(*arguments, expect=0):
-    """Runs the script; returns its stdout, or its stderr if it should fail."""
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout if expect == 0 else done.stderr
+    return commands.run(command(*arguments), expect)
 
 
 def squad(rng, number, impossible=0):
@@ -76,19 +62,12 @@ def squad(rng, number, impossible=0):
 def files(tmp_path_factory):
     """A model folder with random weights, and questions."""
     folder = tmp_path_factory.mktemp("files")
-    tokenizer = WordpieceTokenizer([*WORDS, *NAMES])
-    config = MobileBertConfig(
-        vocab_size=tokenizer.vocab_size,
-        embedding_size=16,
-        hidden_size=32,
-        intra_bottleneck_size=16,
-        intermediate_size=32,
+    commands.write_encoder(
+        folder / "encoder",
+        [*WORDS, *NAMES],
         num_hidden_layers=2,
         num_feedforward_networks=2,
-        max_position_embeddings=32,
     )
-    MobileBertEncoder(config).save_pretrained(folder / "encoder")
-    tokenizer.write(folder / "encoder", 32)
     rng = random.Random(1)
     for name, values in (
         ("train", squad(rng, 200)),

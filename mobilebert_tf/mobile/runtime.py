@@ -6,8 +6,6 @@ ignores a zero point on the right side of a batch product.
 """
 
 import os
-import statistics
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.deployment import INPUT_NAMES
+from mobilebert_tf.mobile.measurement import interleaved
 
 # A flatbuffer says so at byte 4.
 _IDENTIFIER = b"TFL3"
@@ -124,14 +123,8 @@ class TFLiteModel:
         runner = self._runners[length]
         ones = np.ones((1, length), np.int32)
         example = dict.fromkeys(INPUT_NAMES, ones)
-        for _ in range(3):
-            runner(**example)
-        times = []
-        for _ in range(repeats):
-            begin = time.perf_counter()
-            runner(**example)
-            times.append(time.perf_counter() - begin)
-        return 1000.0 * statistics.median(times)
+        timed = interleaved({length: lambda: runner(**example)}, repeats)
+        return timed[length]["median_ms"]
 
 
 def _length(runner) -> int:

@@ -130,14 +130,14 @@ def check_calibration(kinds: Sequence[str], num_train_examples: int) -> None:
 def calibrate(
     task: ShippedTask,
     options: QuantizationOptions,
-    report: str | os.PathLike | None = None,
+    *reports: str | os.PathLike,
 ) -> QuantizationAwareModel:
     """Returns the deployment graph, its ranges measured on real examples.
 
     Args:
         task: what is shipped.
         options: how.
-        report: a file to write the ranges to, if any.
+        *reports: files to write the ranges to.
     """
     batches = _calibration_batches(task, options)
     deployment = deployment_model(task.model)
@@ -145,7 +145,7 @@ def calibrate(
         deployment = equalize(deployment, batches)
     quantized = QuantizationAwareModel(deployment, task.model)
     ranges = quantized.calibrate(batches, options.calibration_method)
-    if report is not None:
+    for report in reports:
         write_ranges(report, ranges)
     return quantized
 
@@ -233,13 +233,16 @@ def export_and_evaluate(
             examples.
     """
     check_calibration(kinds, task.num_train_examples)
-    folder, rows = Path(folder), {}
-    for kind in kinds:
-        quantized, batches = None, ()
-        if kind in INTEGER_KINDS:
-            report = folder / f"{kind}_ranges.tsv"
-            quantized = calibrate(task, options, report)
-        elif kind in CALIBRATED_KINDS:
+    folder, rows, quantized = Path(folder), {}, None
+    reports = [
+        folder / f"{kind}_ranges.tsv" for kind in kinds if kind in INTEGER_KINDS
+    ]
+    if reports:
+        quantized = calibrate(task, options, *reports)
+    # What trains comes last: its weights move away from the calibrated ones.
+    for kind in sorted(kinds, key=lambda kind: kind == TRAINED_KIND):
+        batches = ()
+        if kind == "int16x8":
             batches = _calibration_batches(task, options)
         if kind == TRAINED_KIND:
             train_quantized(
@@ -257,7 +260,7 @@ def export_and_evaluate(
         )
         print(f"Wrote {path}", flush=True)
         rows[kind] = evaluate_file(path, task)
-    return rows
+    return {kind: rows[kind] for kind in kinds}
 
 
 def table(

@@ -22,6 +22,7 @@ from mobilebert_tf import flags as shared
 from mobilebert_tf.config import PRESETS, MobileBertConfig
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.deployment import INPUT_NAMES, deployment_model
+from mobilebert_tf.mobile.signatures import input_specs
 from mobilebert_tf.modeling.models import MobileBertForSequenceClassification
 
 FLAGS = flags.FLAGS
@@ -77,8 +78,8 @@ def before_and_after(
         max_seq_length: of the files.
     """
     model = random_classifier(config)
-    graphs = _KerasGraph(model), deployment_model(model)
-    before, after = (_converted(graph, max_seq_length) for graph in graphs)
+    graphs = KerasGraph(model), deployment_model(model)
+    before, after = (converted(graph, max_seq_length) for graph in graphs)
     return count_operations(before), count_operations(after)
 
 
@@ -110,7 +111,7 @@ def table(preset: str, before: Counts, after: Counts) -> list[str]:
     return [*lines, f"  {'all':<20}{totals[0]:>12}{totals[1]:>12}"]
 
 
-class _KerasGraph(tf.Module):
+class KerasGraph(tf.Module):
     """A Keras model as whoever knows no rewrite would export it."""
 
     def __init__(self, model: keras.Model):
@@ -124,13 +125,10 @@ class _KerasGraph(tf.Module):
         return self._model(dict(zip(INPUT_NAMES, inputs, strict=True)))
 
 
-def _converted(graph: tf.Module, max_seq_length: int) -> bytes:
-    specs = [
-        tf.TensorSpec((1, max_seq_length), tf.int32, name=name)
-        for name in INPUT_NAMES
-    ]
+def converted(graph: tf.Module, max_seq_length: int) -> bytes:
+    """Returns a float32 .tflite file of a graph, converted as it is."""
     function = tf.function(graph.__call__, autograph=False)
-    function = function.get_concrete_function(*specs)
+    function = function.get_concrete_function(**input_specs(max_seq_length))
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(graph, folder, signatures=function)
         return tf.lite.TFLiteConverter.from_saved_model(folder).convert()

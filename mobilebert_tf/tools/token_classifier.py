@@ -36,12 +36,13 @@ from mobilebert_tf.flags import fine_tuning as tuning
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
 from mobilebert_tf.training.fine_tuning_grid import GridOutcome, run_grid
+from mobilebert_tf.training.fine_tuning_run import FineTuningRun
 from mobilebert_tf.training.model_card import write_model_folder
 from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.strategies import Distribution
 from mobilebert_tf.training.token_classification import (
-    TokenClassificationRun,
     TokenPredictor,
+    token_classification_loss,
 )
 from mobilebert_tf.training.token_classification_task import (
     TokenClassificationTask,
@@ -130,7 +131,7 @@ def train(
         with distribution.scope():
             model = build_tagger(folder, task.label_names)
             devices.prepare_encoder(model.encoder)
-            return TokenClassificationRun(
+            return FineTuningRun(
                 model,
                 task,
                 point,
@@ -138,6 +139,8 @@ def train(
                 run_folder,
                 settings,
                 devices.run_settings(distribution),
+                token_classification_loss(model),
+                TokenPredictor,
             )
 
     return run_grid(tuning.points_around(), FLAGS.output_dir, start, settings)

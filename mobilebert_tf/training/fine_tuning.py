@@ -27,6 +27,7 @@ from mobilebert_tf.modeling.losses import (
     regression_loss,
 )
 from mobilebert_tf.modeling.models import MobileBertForSequenceClassification
+from mobilebert_tf.training.inference import inference_step
 
 Arrays = dict[str, np.ndarray]
 
@@ -79,14 +80,7 @@ class Predictor:
         self._batch_size = batch_size
         self._bucket_lengths = bucket_lengths
         self._num_outputs = len(model.label_names)
-        signature = {
-            name: tf.TensorSpec([batch_size, None], tf.int32) for name in INPUTS
-        }
-        self._step = tf.function(
-            lambda batch: model(batch, training=False),
-            autograph=False,
-            input_signature=[signature],
-        )
+        self._step = inference_step(model, batch_size)
 
     def __call__(self, arrays: Arrays) -> np.ndarray:
         """Returns the logits of all examples, float32 [num_examples, C]."""
@@ -96,8 +90,7 @@ class Predictor:
         for rows, batch in evaluation_batches(
             inputs, self._batch_size, self._bucket_lengths
         ):
-            tensors = {name: tf.constant(batch[name]) for name in INPUTS}
-            logits[rows] = self._step(tensors).numpy()[: len(rows)]
+            logits[rows] = self._step(batch)[: len(rows)]
         return logits
 
 

@@ -87,7 +87,7 @@ class FineTuningOptions:
 
 
 class FineTuningRun:
-    """A classifier in training.
+    """A classifier in training, or another model that is fine-tuned like one.
 
     Args:
         model: made in the run's distribution, with the point's seed.
@@ -97,7 +97,9 @@ class FineTuningRun:
         folder: the run's.
         settings: what the folder's run was asked to do (see `Run`).
         run_settings: further arguments of `Run`.
-        compute_loss: from a batch to its terms; None: the task's loss.
+        compute_loss: from a batch to its terms; None: a classifier's loss.
+        predictor: makes of the model, a batch size and widths what the task
+            is scored with.
 
     Attributes:
         model: as given.
@@ -114,6 +116,7 @@ class FineTuningRun:
         settings: Mapping,
         run_settings: Mapping,
         compute_loss: Callable | None = None,
+        predictor: Callable = Predictor,
     ):
         self.model = model
         self._task = task
@@ -123,7 +126,7 @@ class FineTuningRun:
         self._steps_per_epoch = task.num_train_examples // self._batch_size
         self._num_steps = point.num_epochs * self._steps_per_epoch
         self._compute_loss = compute_loss or fine_tuning_loss(model)
-        self._predict = Predictor(
+        self._predict = predictor(
             model, options.eval_batch_size, options.bucket_lengths
         )
         self.run = Run(

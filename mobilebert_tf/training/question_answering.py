@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.data.bucketing import INPUTS
 from mobilebert_tf.data.squad_batches import bucketed_rows
 from mobilebert_tf.data.squad_windows import Windows
 from mobilebert_tf.evaluation import squad_answers, squad_metrics
 from mobilebert_tf.modeling.losses import span_loss
 from mobilebert_tf.modeling.models import MobileBertForQuestionAnswering
+from mobilebert_tf.training.inference import inference_step
 from mobilebert_tf.training.question_answering_task import (
     QuestionSplit,
     SquadSettings,
@@ -92,14 +92,7 @@ class SpanPredictor:
 
     def __init__(self, model: MobileBertForQuestionAnswering, batch_size: int):
         self._batch_size = batch_size
-        signature = {
-            name: tf.TensorSpec([batch_size, None], tf.int32) for name in INPUTS
-        }
-        self._step = tf.function(
-            lambda batch: model(batch, training=False),
-            autograph=False,
-            input_signature=[signature],
-        )
+        self._step = inference_step(model, batch_size)
 
     def __call__(
         self, windows: Windows, max_seq_length: int
@@ -119,11 +112,9 @@ class SpanPredictor:
                 inputs = windows.inputs(
                     np.resize(some, self._batch_size), width
                 )
-                outputs = self._step(
-                    {name: tf.constant(inputs[name]) for name in INPUTS}
-                )
+                outputs = self._step(inputs)
                 for name, array in logits.items():
-                    array[some, :width] = outputs[name].numpy()[: len(some)]
+                    array[some, :width] = outputs[name][: len(some)]
         return logits["start_logits"], logits["end_logits"]
 
 

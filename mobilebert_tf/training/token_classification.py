@@ -1,4 +1,4 @@
-"""Token classification: the loss, predictions, and how a tagger is trained."""
+"""Token classification: the loss, and predictions."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ from mobilebert_tf.data.bucketing import (
 )
 from mobilebert_tf.modeling.losses import masked_lm_loss
 from mobilebert_tf.modeling.models import MobileBertForTokenClassification
-from mobilebert_tf.training.fine_tuning_run import FineTuningRun
+from mobilebert_tf.training.inference import inference_step
 
 Arrays = dict[str, np.ndarray]
 
@@ -61,14 +61,7 @@ class TokenPredictor:
         self._batch_size = batch_size
         self._bucket_lengths = bucket_lengths
         self._num_labels = len(model.label_names)
-        signature = {
-            name: tf.TensorSpec([batch_size, None], tf.int32) for name in INPUTS
-        }
-        self._step = tf.function(
-            lambda batch: model(batch, training=False),
-            autograph=False,
-            input_signature=[signature],
-        )
+        self._step = inference_step(model, batch_size)
 
     def __call__(self, arrays: Arrays) -> np.ndarray:
         """Returns logits, float32 [number of tokens, C], in their order."""
@@ -79,23 +72,8 @@ class TokenPredictor:
         for rows, batch in evaluation_batches(
             inputs, self._batch_size, self._bucket_lengths
         ):
-            tensors = {name: tf.constant(batch[name]) for name in INPUTS}
-            outputs = self._step(tensors).numpy()[: len(rows)]
+            outputs = self._step(batch)[: len(rows)]
             width = outputs.shape[1]
             here = is_token[rows, :width]
             logits[number[rows, :width][here]] = outputs[here]
         return logits
-
-
-class TokenClassificationRun(FineTuningRun):
-    """A tagger in training: see `FineTuningRun`, whose arguments it has.
-
-    Its `task` is a `TokenClassificationTask`.
-    """
-
-    def __init__(self, model, task, point, options, folder, *settings):
-        loss = token_classification_loss(model)
-        super().__init__(model, task, point, options, folder, *settings, loss)
-        self._predict = TokenPredictor(
-            model, options.eval_batch_size, options.bucket_lengths
-        )

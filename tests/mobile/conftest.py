@@ -102,6 +102,16 @@ def trained(train_arrays) -> mb.MobileBertForSequenceClassification:
     return model
 
 
+def train_under_quantization(quantized, train_arrays) -> None:
+    """Trains a calibrated model for 40 steps."""
+    step = build_step(
+        lambda batch: quantized.compute_loss(batch)["loss"],
+        quantized.trainable_variables,
+        keras.optimizers.Adam(3e-4),
+    )
+    train(step, train_arrays, 40, 5)
+
+
 @pytest.fixture(scope="session")
 def calibrated(trained, train_arrays):
     """Returns a maker of calibrated, untrained quantised models."""
@@ -121,12 +131,7 @@ def calibrated(trained, train_arrays):
 def quantized(calibrated, train_arrays) -> QuantizationAwareModel:
     """The same student after quantisation-aware training."""
     model = calibrated()
-    step = build_step(
-        lambda batch: model.compute_loss(batch)["loss"],
-        model.trainable_variables,
-        keras.optimizers.Adam(3e-4),
-    )
-    train(step, train_arrays, 40, 5)
+    train_under_quantization(model, train_arrays)
     return model
 
 

@@ -1,6 +1,5 @@
 """What ships is what was trained: file and graph within one step."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -11,7 +10,7 @@ from mobilebert_tf.mobile.quantization import QuantizationAwareModel
 from mobilebert_tf.mobile.rounding import FakeQuantization
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from mobilebert_tf.mobile.signatures import unpacked
-from tests.mobile.conftest import LENGTH, build_step, take, train
+from tests.mobile.conftest import LENGTH, take, train_under_quantization
 from tests.mobile.test_quantization import inputs_of
 
 # One step, and what float rounding adds to it.
@@ -29,12 +28,7 @@ def shipped(trained, train_arrays) -> QuantizationAwareModel:
     deployment = equalize(deployment_model(trained), batches)
     quantized = QuantizationAwareModel(deployment, trained)
     quantized.calibrate(batches)
-    step = build_step(
-        lambda batch: quantized.compute_loss(batch)["loss"],
-        quantized.trainable_variables,
-        keras.optimizers.Adam(3e-4),
-    )
-    train(step, train_arrays, 40, 5)
+    train_under_quantization(quantized, train_arrays)
     return quantized
 
 

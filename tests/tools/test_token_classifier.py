@@ -5,18 +5,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.data.conll import read_sentences
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.evaluation.entities import entity_metrics
-from mobilebert_tf.modeling.encoder import MobileBertEncoder
+from tests import commands
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = "fish wave boat shell crab anchor tree stone".split()
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] in mr the .".split()
 # Enough for a model without any pre-training to learn what "in" and "mr" mean.
@@ -33,20 +28,11 @@ TRAINING = [
 
 def command(*arguments):
     module = "mobilebert_tf.tools.token_classifier"
-    return [sys.executable, "-m", module, *map(str, arguments)]
+    return commands.command("-m", module, *arguments)
 
 
 def run(*arguments, expect=0):
-    """Runs the tool; returns its stdout, or its stderr if it should fail."""
-    done = subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=REPOSITORY,
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout if expect == 0 else done.stderr
+    return commands.run(command(*arguments), expect)
 
 
 def sentences(rng, number):
@@ -70,19 +56,12 @@ def sentences(rng, number):
 def files(tmp_path_factory):
     """A model folder with random weights, and sentences."""
     folder = tmp_path_factory.mktemp("files")
-    tokenizer = WordpieceTokenizer([*WORDS, *NAMES])
-    config = MobileBertConfig(
-        vocab_size=tokenizer.vocab_size,
-        embedding_size=16,
-        hidden_size=32,
-        intra_bottleneck_size=16,
-        intermediate_size=32,
+    commands.write_encoder(
+        folder / "encoder",
+        [*WORDS, *NAMES],
         num_hidden_layers=1,
         num_feedforward_networks=1,
-        max_position_embeddings=32,
     )
-    MobileBertEncoder(config).save_pretrained(folder / "encoder")
-    tokenizer.write(folder / "encoder", 32)
     rng = random.Random(1)
     for name, number in (("train", 300), ("dev", 40), ("test", 30)):
         (folder / f"{name}.conll").write_text(sentences(rng, number))
@@ -173,7 +152,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
         command(*arguments),
         stdout=subprocess.PIPE,
         text=True,
-        cwd=REPOSITORY,
+        cwd=commands.REPOSITORY,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     ) as process:
         for line in process.stdout:
@@ -225,7 +204,10 @@ def test_bad_input_is_one_line_and_exit_code_2(case, files, tmp_path):
 
 def test_help_explains_the_tool():
     text = subprocess.run(
-        command("--help"), capture_output=True, text=True, cwd=REPOSITORY
+        command("--help"),
+        capture_output=True,
+        text=True,
+        cwd=commands.REPOSITORY,
     ).stdout
     assert "python -m mobilebert_tf.tools.token_classifier" in text
     assert "--scheme: <iob1|iob2|bioes|bilou|none>" in text

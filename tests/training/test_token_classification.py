@@ -15,9 +15,12 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
 from mobilebert_tf.modeling.losses import dividing_by
 from mobilebert_tf.modeling.models import MobileBertForTokenClassification
-from mobilebert_tf.training.fine_tuning_run import FineTuningOptions, Point
+from mobilebert_tf.training.fine_tuning_run import (
+    FineTuningOptions,
+    FineTuningRun,
+    Point,
+)
 from mobilebert_tf.training.token_classification import (
-    TokenClassificationRun,
     TokenPredictor,
     token_classification_loss,
 )
@@ -116,8 +119,9 @@ def test_logits_are_those_of_the_tokens_in_order(tokenizer, batch_size, widths):
 
 def start(task, folder, epochs, seed=3):
     keras.utils.set_random_seed(seed)
-    return TokenClassificationRun(
-        toy_tagger(),
+    model = toy_tagger()
+    return FineTuningRun(
+        model,
         task,
         Point(0.01, 8, epochs, seed),
         FineTuningOptions(
@@ -128,6 +132,8 @@ def start(task, folder, epochs, seed=3):
         folder,
         {},
         {"log_every": 5, "save_every_seconds": 1000.0},
+        token_classification_loss(model),
+        TokenPredictor,
     )
 
 
