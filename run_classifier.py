@@ -36,7 +36,7 @@ from mobilebert_tf.flags import devices, export
 from mobilebert_tf.flags import fine_tuning as tuning
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.mobile.shipped_tasks import shipped_classifier
-from mobilebert_tf.mobile.shipping import check_calibration
+from mobilebert_tf.mobile.shipping import check_calibration, needs_calibration
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
 from mobilebert_tf.training.classification_task import (
     ClassificationTask,
@@ -127,7 +127,14 @@ def main(_) -> None:
     export.check_export(config)
     shared.check_max_seq_length(config)
     verbs = (FLAGS.do_train, FLAGS.do_eval, FLAGS.do_predict)
-    task = read_task(source, verbs, folder, tokenizer, FLAGS.max_seq_length)
+    task = read_task(
+        source,
+        verbs,
+        folder,
+        tokenizer,
+        FLAGS.max_seq_length,
+        needs_calibration(FLAGS.export),
+    )
     check_calibration(FLAGS.export, task.num_train_examples)
     length = export.export_length(task.max_seq_length)
     has_pairs = any(

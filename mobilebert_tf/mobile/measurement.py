@@ -171,7 +171,11 @@ class MeasuredFile:
         operators = map(graph.Operators, range(graph.OperatorsLength()))
         return [
             {
-                "op_name": _name(model.OperatorCodes(one.OpcodeIndex())),
+                "op_name": operation_name(
+                    schema.OperatorCodeT.InitFromObj(
+                        model.OperatorCodes(one.OpcodeIndex())
+                    )
+                ),
                 "inputs": one.InputsAsNumpy(),
                 "outputs": one.OutputsAsNumpy(),
             }
@@ -179,11 +183,11 @@ class MeasuredFile:
         ]
 
 
-def _name(code: schema.OperatorCode) -> str:
+def operation_name(code: schema.OperatorCodeT) -> str:
     """Names an operation; those of old files stand in an older field."""
-    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
     if number == schema.BuiltinOperator.CUSTOM:
-        return code.CustomCode().decode()
+        return code.customCode.decode()
     return _NAMES[number]
 
 

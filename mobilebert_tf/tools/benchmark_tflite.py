@@ -8,11 +8,14 @@ round, so that a busy moment of the machine hits every one of them, with large
 dense layers among them: their rate is what the machine can do in these
 kernels, and each file's share of it is in the table.
 
-LiteRT's Python package has no profiler; what stands in for one is the number
-of operations, and which of them the accelerated delegate (XNNPACK, on phones
-too) left to slower kernels. Peak memory is that of a process of its own.
+With each file stands the number of its operations, and which of them the
+accelerated delegate (XNNPACK, on phones too) left to slower kernels. Peak
+memory is that of a process of its own. `--profile` also times every kind of
+operation by itself, and shows where a file's time goes.
 """
 
+import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -29,11 +32,19 @@ from mobilebert_tf.mobile import measurement
 from mobilebert_tf.mobile.export import muted
 from mobilebert_tf.mobile.matrix_rate import dense_layers
 from mobilebert_tf.mobile.measurement import MeasuredFile, interleaved
+from mobilebert_tf.mobile.operation_profile import (
+    OperationTime,
+    operation_times,
+    totals_by_type,
+)
 from mobilebert_tf.mobile.runtime import read_tflite
 
 FLAGS = flags.FLAGS
 
 _RATES = {"float32": False, "int8": True}
+
+# Kinds of operations that a profile lists one by one.
+_SLOWEST = 12
 
 
 def whole_numbers(name: str) -> list[int]:
@@ -175,21 +186,73 @@ def table(rows: list[dict], rates: dict[tuple[str, int], float]) -> list[str]:
     return lines
 
 
+def profile(path: str, num_threads: int) -> list[OperationTime]:
+    """Times a file's operations by themselves.
+
+    Raises:
+        InputError: if its shapes are left open.
+    """
+    try:
+        return operation_times(path, num_threads, FLAGS.repeats)
+    except ValueError as error:
+        raise InputError(path, "shapes that are known", error) from error
+
+
+def profile_table(
+    path: str, num_threads: int, rows: list[OperationTime]
+) -> list[str]:
+    """Lines of a profile: types of operations, and the slowest kinds."""
+    total = sum(row.total for row in rows)
+    lines = [
+        "",
+        f"{Path(path).name}, {num_threads} thread(s), operations by themselves",
+        f"{'type':<22} number        ms   share",
+    ]
+    for name, (count, milliseconds) in totals_by_type(rows).items():
+        share = milliseconds / total
+        lines.append(f"{name:<22} {count:6} {milliseconds:9.3f}  {share:6.1%}")
+    lines += [
+        f"{'all':<22} {sum(row.count for row in rows):6} {total:9.3f}",
+        "",
+        f"{'slowest':<22} number        ms  microseconds of one, and shapes",
+    ]
+    for row in rows[:_SLOWEST]:
+        lines.append(
+            f"{row.name:<22} {row.count:6} {row.total:9.3f}"
+            f"  {1e3 * row.milliseconds:7.1f}  {row.shapes}"
+        )
+    return lines
+
+
 def main(_) -> None:
     """Measures, prints, writes."""
     if not FLAGS.files:
         raise InputError("--files", ".tflite files", "none")
-    lengths = whole_numbers("lengths") or [None]
-    rows, rates = benchmark(
-        FLAGS.files, whole_numbers("threads"), lengths, FLAGS.repeats
+    lengths, threads = (
+        whole_numbers("lengths") or [None],
+        whole_numbers("threads"),
     )
-    print("\n".join(table(rows, rates)))
+    rows, rates = benchmark(FLAGS.files, threads, lengths, FLAGS.repeats)
+    print("\n".join(table(rows, rates)), flush=True)
+    profiles = {}
+    for key in itertools.product(FLAGS.files, threads) if FLAGS.profile else ():
+        profiles[key] = profile(*key)
+        print("\n".join(profile_table(*key, profiles[key])), flush=True)
     if FLAGS.json:
         content = {
             "rows": rows,
             "rates": [
                 {"kernels": name, "threads": num_threads, "per_second": rate}
                 for (name, num_threads), rate in rates.items()
+            ],
+            "profiles": [
+                {
+                    "file": path,
+                    "threads": num_threads,
+                    **dataclasses.asdict(one),
+                }
+                for (path, num_threads), times in profiles.items()
+                for one in times
             ],
         }
         with atomic_file(FLAGS.json) as path:
@@ -207,6 +270,12 @@ def define_flags() -> None:
         "default each file's own, the longest of several.",
     )
     flags.DEFINE_integer("repeats", 50, "Timed inferences of each.", 1)
+    flags.DEFINE_bool(
+        "profile",
+        False,
+        "Also time each kind of operation by itself, of each file's first "
+        "graph: that of its longest sequences.",
+    )
     flags.DEFINE_string("json", None, "Also write all of it to this file.")
 
 

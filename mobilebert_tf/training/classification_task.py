@@ -201,8 +201,17 @@ def read_task(
     model_folder: str | os.PathLike,
     tokenizer: WordpieceTokenizer,
     max_seq_length: int,
+    calibrates: bool = False,
 ) -> ClassificationTask:
     """Reads and encodes what verbs (train, eval, predict) need.
+
+    Args:
+        source: where examples come from.
+        verbs: what is going to be done.
+        model_folder: what it is done with.
+        tokenizer: the model's.
+        max_seq_length: longer texts are cut.
+        calibrates: whether training examples are wanted without training.
 
     Raises:
         InputError: see `TaskSource.read`; or there is nothing to train on, or
@@ -224,7 +233,7 @@ def read_task(
     elif do_train:
         kind = source.kind
     source = dataclasses.replace(source, kind=kind)
-    splits = source.read(verbs, names)
+    splits = source.read((do_train or calibrates, *verbs[1:]), names)
     for split, examples in splits.items():
         print(size_note(source.task, split, len(examples)), flush=True)
     if do_train and "train" not in splits:

@@ -206,6 +206,7 @@ def test_the_command_prints_and_writes(tmp_path, fixed):
             f"--files={fixed}",
             "--lengths=7",
             "--repeats=2",
+            "--profile",
             f"--json={tmp_path / 'x.json'}",
         ],
         capture_output=True,
@@ -216,6 +217,8 @@ def test_the_command_prints_and_writes(tmp_path, fixed):
     content = json.loads((tmp_path / "x.json").read_text())
     assert content["rows"][0]["length"] == 7
     assert len(content["rates"]) == 2
+    assert "TOPK_V2" in done.stdout.split("by themselves")[1]
+    assert {one["name"] for one in content["profiles"]} >= {"TOPK_V2"}
 
 
 @pytest.mark.parametrize(

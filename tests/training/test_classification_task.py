@@ -152,6 +152,13 @@ def test_mnli_has_two_devs_and_two_submissions(
     )
 
 
+def test_glue_calibrates_a_trained_model(mnli, tokenizer, tmp_path):
+    toy_classifier(NLI).save_pretrained(tmp_path / "model")
+    arguments = (mnli, NO_TRAINING, tmp_path / "model", tokenizer, 12)
+    assert read_task(*arguments).num_train_examples == 0
+    assert read_task(*arguments, calibrates=True).num_train_examples == 2
+
+
 def test_ax_is_for_models_of_mnli(mnli, tokenizer, tmp_path):
     folder = tmp_path / "classifier"
     toy_classifier(NLI).save_pretrained(folder)
