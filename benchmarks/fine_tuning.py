@@ -15,6 +15,13 @@ Each way has its own weights, gradients of all of them, clipping and AdamW.
 Every width is run once before it is timed, and its compilation is reported by
 itself. Times are of the wall; on a machine that does other work, ratios of
 neighbours in time say more than the times.
+
+    python benchmarks/fine_tuning.py --model=FOLDER --num_steps=2104 \
+        --batch_size=32 --learning_rate=1e-3
+
+starts from a model folder instead, with its vocabulary, and trains a whole
+epoch; the first two ways then begin with the same weights, and their accuracy
+on dev tells whether padding is worth anything.
 """
 
 import os
@@ -25,6 +32,7 @@ import statistics  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 
+import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from absl import app, flags  # noqa: E402
@@ -41,7 +49,14 @@ from mobilebert_tf.data.text_classification import (  # noqa: E402
     encode_examples,
 )
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer  # noqa: E402
-from mobilebert_tf.training.fine_tuning import fine_tuning_loss  # noqa: E402
+from mobilebert_tf.training.classification_task import (  # noqa: E402
+    build_classifier,
+)
+from mobilebert_tf.training.fine_tuning import (  # noqa: E402
+    Predictor,
+    fine_tuning_loss,
+    task_metrics,
+)
 from mobilebert_tf.training.optimization import AdamW  # noqa: E402
 from mobilebert_tf.training.step import build_train_step  # noqa: E402
 
@@ -56,17 +71,23 @@ flags.DEFINE_string("preset", "mobilebert", "Architecture.")
 flags.DEFINE_integer("num_steps", 12, "Steps to time.", 1)
 flags.DEFINE_integer("batch_size", 16, "Examples a step.", 1)
 flags.DEFINE_integer("max_seq_length", 128, "Width of padded batches.", 16)
+flags.DEFINE_float("learning_rate", 3e-5, "Of all ways.", 0.0)
+flags.DEFINE_string(
+    "model", None, "Model folder to start from, in place of --preset."
+)
 flags.DEFINE_bool("peer", True, "Compare with transformers, if installed.")
 
 LABELS = ("negative", "positive")
-LEARNING_RATE = 3e-5
 Batch = dict[str, np.ndarray]
 
 
-def sst2() -> Batch:
-    """All training examples, encoded."""
-    tokenizer = WordpieceTokenizer.from_vocab_file(FLAGS.vocab_file)
-    examples = read_glue("sst2", FLAGS.data_dir, ["train"])["train"]
+def sst2(split: str) -> Batch:
+    """All examples of a split, encoded."""
+    if FLAGS.model:
+        tokenizer = WordpieceTokenizer.from_folder(FLAGS.model)
+    else:
+        tokenizer = WordpieceTokenizer.from_vocab_file(FLAGS.vocab_file)
+    examples = read_glue("sst2", FLAGS.data_dir, [split])[split]
     return encode_examples(examples, tokenizer, FLAGS.max_seq_length, LABELS)
 
 
@@ -99,11 +120,25 @@ def random_batches(batches: list[Batch]) -> list[Batch]:
     return mixed
 
 
-def our_step() -> Callable[[Batch], float]:
-    """Builds a model and returns its step."""
+def our_model() -> mb.MobileBertForSequenceClassification:
+    """Builds a classifier, the same at each call."""
+    keras.utils.set_random_seed(1)
+    if FLAGS.model:
+        return build_classifier(FLAGS.model, LABELS)
     config = mb.MobileBertConfig.from_preset(FLAGS.preset)
-    model = mb.MobileBertForSequenceClassification(config, LABELS)
-    optimizer = AdamW(LEARNING_RATE, decay_rate=0.01, global_clipnorm=1.0)
+    return mb.MobileBertForSequenceClassification(config, LABELS)
+
+
+def our_step(
+    model: mb.MobileBertForSequenceClassification,
+) -> Callable[[Batch], float]:
+    """Returns the step of a model."""
+    optimizer = AdamW(
+        FLAGS.learning_rate,
+        decay_rate=0.01,
+        global_clipnorm=1.0,
+        bias_correction=True,
+    )
     step = build_train_step(
         fine_tuning_loss(model), model.trainable_variables, optimizer
     )
@@ -124,7 +159,7 @@ def peer_step() -> Callable[[Batch], float]:
     config = transformers.MobileBertConfig(num_labels=len(LABELS))
     model = transformers.MobileBertForSequenceClassification(config).train()
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, weight_decay=0.01
+        model.parameters(), lr=FLAGS.learning_rate, weight_decay=0.01
     )
 
     def run(batch: Batch) -> float:
@@ -148,13 +183,13 @@ def peer_step() -> Callable[[Batch], float]:
 
 
 def warm_up(step: Callable, batches: list[Batch], name: str) -> None:
-    """Takes one step of each width."""
-    by_width = {batch["input_ids"].shape[1]: batch for batch in batches}
-    for width, batch in sorted(by_width.items()):
+    """Takes a step of each batch."""
+    for batch in batches:
         start = time.perf_counter()
         step(batch)
         seconds = time.perf_counter() - start
-        print(f"{name}: first step of width {width}: {seconds:.1f} s")
+        width = batch["input_ids"].shape[1]
+        print(f"{name}: a first step of width {width}: {seconds:.1f} s")
 
 
 def installed_peer() -> bool:
@@ -180,9 +215,21 @@ def report(seconds: dict[str, list[float]], widths: dict[str, float]) -> None:
         )
 
 
+def report_accuracy(
+    models: dict[str, mb.MobileBertForSequenceClassification],
+) -> None:
+    """Prints what each way has learned."""
+    dev = sst2("dev")
+    print()
+    for name, model in models.items():
+        logits = Predictor(model, 32)(dev)
+        accuracy = task_metrics(logits, dev["labels"])["accuracy"]
+        print(f"{name:<10}  dev accuracy {accuracy:.1%}")
+
+
 def main(_) -> None:
     """Reads, warms up, takes steps in turn, prints."""
-    arrays = sst2()
+    arrays = sst2("train")
     dataset = training_dataset(arrays, batch_size=FLAGS.batch_size, seed=1)
     batches = [
         {name: tensor.numpy() for name, tensor in batch.items()}
@@ -193,19 +240,21 @@ def main(_) -> None:
         for width, rows in bucketed_rows(arrays)
     ]
     print(f"SST-2: mean width {mean_width(arrays):.1f}; {', '.join(shares)}")
+    models = {name: our_model() for name in ("bucketed", "padded")}
     ways = {
-        "bucketed": (our_step(), batches),
+        "bucketed": (our_step(models["bucketed"]), batches),
         "padded": (
-            our_step(),
+            our_step(models["padded"]),
             [widened(batch, FLAGS.max_seq_length) for batch in batches],
         ),
     }
-    if installed_peer():
+    if installed_peer() and not FLAGS.model:
         ways["peer"] = (peer_step(), random_batches(batches))
+    # One batch of each width; the same examples for all, so that ways which
+    # began alike go on alike.
+    first = {b["input_ids"].shape[1]: i for i, b in enumerate(batches)}
     for name, (step, its_batches) in ways.items():
-        # PyTorch compiles nothing: any width warms it up.
-        few = its_batches[:1] if name == "peer" else its_batches
-        warm_up(step, few, name)
+        warm_up(step, [its_batches[i] for i in first.values()], name)
     seconds = {name: [] for name in ways}
     for index in range(FLAGS.num_steps):
         for name, (step, its_batches) in ways.items():
@@ -217,6 +266,8 @@ def main(_) -> None:
         for name, (_, its_batches) in ways.items()
     }
     report(seconds, widths)
+    if FLAGS.model:
+        report_accuracy(models)
 
 
 if __name__ == "__main__":

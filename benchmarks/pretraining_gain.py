@@ -17,20 +17,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import csv  # noqa: E402
 import dataclasses  # noqa: E402
-import json  # noqa: E402
 import shutil  # noqa: E402
 import statistics  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import keras  # noqa: E402
 from absl import app, flags  # noqa: E402
+from commands import call  # noqa: E402
 
 import mobilebert_tf as mb  # noqa: E402
 from mobilebert_tf.training.metrics_log import read_metrics  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 FLAGS = flags.FLAGS
 _DATA = os.environ.get("MOBILEBERT_TF_DATA", "data")
 
@@ -41,7 +38,7 @@ flags.DEFINE_list("learning_rate", ["1e-3"], "Rates to compare.")
 flags.DEFINE_integer("num_seeds", 3, "Runs of each rate.", 1)
 flags.DEFINE_list("tasks", None, "Some of the tasks only.")
 flags.DEFINE_integer(
-    "squad_questions", 10000, "Train on the first so many questions.", 1
+    "squad_questions", 40000, "Train on the first so many questions.", 1
 )
 
 
@@ -87,6 +84,7 @@ def tasks() -> dict[str, Task]:
                 f"--dev_file={squad / 'dev-v1.1.json'}",
                 f"--max_train_examples={FLAGS.squad_questions}",
                 "--num_train_epochs=2",
+                "--train_batch_size=32",
                 "--doc_stride=64",
             ),
             "dev_f1",
@@ -131,23 +129,6 @@ def scores(task: Task, model: str, rate: str, folder: Path) -> list[float]:
         read_metrics(run / "metrics.jsonl")[-1][task.metric]
         for run in folders.values()
     ]
-
-
-def call(folder: Path, script: str, *arguments: str) -> None:
-    """Runs a command with `folder` as its output, unless it is over."""
-    done = folder / "arguments.json"
-    if done.exists() and json.loads(done.read_text()) == list(arguments):
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / script), *arguments]
-    with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        subprocess.run(
-            [*command, f"--output_dir={folder}"],
-            check=True,
-            stdout=log,
-            stderr=log,
-        )
-    done.write_text(json.dumps(arguments), encoding="utf-8")
 
 
 def main(_) -> None:

@@ -54,8 +54,9 @@ def define_export_flags() -> None:
     )
     flags.DEFINE_float(
         "qat_learning_rate",
-        1e-4,
-        "Peak rate of quantisation-aware training.",
+        1e-3,
+        "Peak rate of quantisation-aware training; relative to the size of "
+        "weights, 0.001 being a thousandth a step.",
         0.0,
     )
     flags.DEFINE_enum(

@@ -6,13 +6,14 @@ then they are frozen, so that the last and smallest steps are taken on the very
 grid that ships. At its end the calibrated model stays if it was better.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from mobilebert_tf.mobile.quantization import QuantizationAwareModel
-from mobilebert_tf.training.optimization import AdamW, WarmupPolynomialDecay
+from mobilebert_tf.mobile.relative_steps import RelativeAdamW
+from mobilebert_tf.training.optimization import WarmupPolynomialDecay
 
 WARMUP_SHARE = 0.1
 FOLLOWING_SHARE = 0.5
@@ -20,18 +21,30 @@ FOLLOWING_SHARE = 0.5
 STEPS_BETWEEN_MEASUREMENTS = 10
 
 
-def build_optimizer(learning_rate: float, num_steps: int) -> AdamW:
+def build_optimizer(
+    quantized: QuantizationAwareModel,
+    sizes: Mapping[str, tuple[np.ndarray, ...]],
+    learning_rate: float,
+    num_steps: int,
+) -> RelativeAdamW:
     """Returns the optimizer of quantisation-aware training.
 
     Args:
-        learning_rate: its peak.
+        quantized: what is trained.
+        sizes: `typical_sizes` of its weights before the training.
+        learning_rate: its peak, relative to those sizes.
         num_steps: of the whole training.
     """
     schedule = WarmupPolynomialDecay(
         learning_rate, num_steps, int(WARMUP_SHARE * num_steps)
     )
-    return AdamW(
-        schedule, decay_rate=0.0, bias_correction=True, global_clipnorm=1.0
+    return RelativeAdamW(
+        schedule,
+        quantized.deployment.weights,
+        sizes,
+        decay_rate=0.0,
+        bias_correction=True,
+        global_clipnorm=1.0,
     )
 
 

@@ -26,6 +26,7 @@ from mobilebert_tf.mobile.range_schedule import (
     keep_better,
     snapshot,
 )
+from mobilebert_tf.mobile.relative_steps import typical_sizes
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.step import build_train_step
@@ -81,7 +82,7 @@ class QuantizationOptions:
 
     Attributes:
         num_steps: of quantisation-aware training.
-        learning_rate: its peak.
+        learning_rate: its peak, relative to the weights' sizes.
         batch_size: examples a step, and at once in calibration.
         seed: of their order.
         calibration_method: of `calibration.METHODS`.
@@ -89,7 +90,7 @@ class QuantizationOptions:
     """
 
     num_steps: int = 200
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-3
     batch_size: int = 32
     seed: int = 1
     calibration_method: str = "min_max"
@@ -164,10 +165,13 @@ def train_quantized(
     variables = quantized.trainable_variables
     compute_loss = task.quantized_loss(quantized)
     calibrated = snapshot(quantized)
+    sizes = typical_sizes(quantized.deployment.weights)
     batch_size = min(options.batch_size, task.num_train_examples)
 
     def build():
-        optimizer = build_optimizer(options.learning_rate, options.num_steps)
+        optimizer = build_optimizer(
+            quantized, sizes, options.learning_rate, options.num_steps
+        )
         step = build_train_step(compute_loss, variables, optimizer)
         return step, optimizer
 

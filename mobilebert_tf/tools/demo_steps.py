@@ -37,7 +37,7 @@ class DemoBudget:
         classifier_batch_size: examples a step.
         classifier_learning_rate: peak of fine-tuning.
         qat_steps: of quantisation-aware training.
-        qat_learning_rate: its peak.
+        qat_learning_rate: its peak, relative to the weights.
         log_every: steps between two points of a loss curve.
     """
 
@@ -56,7 +56,7 @@ class DemoBudget:
     classifier_batch_size: int = 32
     classifier_learning_rate: float = 2e-3
     qat_steps: int = 150
-    qat_learning_rate: float = 1e-4
+    qat_learning_rate: float = 1e-3
     log_every: int = 50
 
     @classmethod

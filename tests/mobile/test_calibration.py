@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+import mobilebert_tf as mb
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.calibration import (
     METHODS,
@@ -15,7 +16,12 @@ from mobilebert_tf.mobile.calibration import (
 from mobilebert_tf.mobile.deployment import deployment_model
 from mobilebert_tf.mobile.export import export_tflite
 from mobilebert_tf.mobile.quantization import QuantizationAwareModel
-from tests.mobile.networks import classifier, random_batch, small_config
+from tests.mobile.networks import (
+    classifier,
+    random_batch,
+    randomise,
+    small_config,
+)
 
 
 def histogram(values):
@@ -102,6 +108,31 @@ def test_methods_give_ranges_that_hold_zero(rng):
         width["percentile"] / width["min_max"] for width in widths.values()
     ]
     assert np.median(ratios) < 0.95
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sure_answers_keep_their_steps(method, rng):
+    config = small_config(num_hidden_layers=1)
+    model = mb.MobileBertForQuestionAnswering(config)
+    randomise(model, rng)
+    # What is no answer is far below what may be one.
+    model.head.dense.kernel.assign(400.0 * model.head.dense.kernel)
+    batches = [random_batch(config, rng, size=8) for _ in range(2)]
+    quantized = QuantizationAwareModel(deployment_model(model))
+    row = quantized.calibrate(iter(batches), method=method)[-1]
+    bests = []
+    for batch in batches:
+        logits = model(batch)
+        for name in ("start_logits", "end_logits"):
+            for values, mask in zip(
+                logits[name].numpy(), batch["input_mask"], strict=True
+            ):
+                bests.append(values[mask > 0].max())
+    assert row.name == "head" and row.low < min(bests) - 50.0
+    assert row.range_low >= min(bests) - 16.0 - 1e-3
+    if method == "min_max":
+        assert row.range_low == pytest.approx(min(bests) - 16.0, rel=1e-4)
+        assert row.range_high == pytest.approx(row.high)
 
 
 def test_ranges_are_written_as_a_table(tmp_path):

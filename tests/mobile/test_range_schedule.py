@@ -9,6 +9,7 @@ from mobilebert_tf.mobile.range_schedule import (
     keep_better,
     snapshot,
 )
+from mobilebert_tf.mobile.relative_steps import typical_sizes
 from tests.mobile.conftest import take
 
 
@@ -40,8 +41,10 @@ def test_ranges_follow_in_the_first_half_and_then_freeze(
     assert steps_measured(15) == [20]
 
 
-def test_the_rate_rises_for_a_tenth_and_falls_to_nothing():
-    schedule = build_optimizer(1e-3, 100)._learning_rate
+def test_the_rate_rises_for_a_tenth_and_falls_to_nothing(calibrated):
+    quantized = calibrated()
+    sizes = typical_sizes(quantized.deployment.weights)
+    schedule = build_optimizer(quantized, sizes, 1e-3, 100)._learning_rate
     rates = np.array([float(schedule(step)) for step in range(101)])
     assert rates.argmax() in (9, 10)
     assert rates[0] == pytest.approx(1e-4)

@@ -1,0 +1,33 @@
+"""Runs the project's commands, once each, for benchmarks that need many."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(folder: Path, script: str, *arguments: str, step: str = "") -> None:
+    """Runs a command with `folder` as its output, unless it is over.
+
+    Args:
+        folder: its --output_dir; gets `STEPlog.txt`, and `STEParguments.json`
+            when it is over.
+        script: at the root of the project.
+        *arguments: of the script.
+        step: tells several commands on one folder apart.
+    """
+    done = folder / f"{step}arguments.json"
+    if done.exists() and json.loads(done.read_text()) == list(arguments):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(ROOT / script), *arguments]
+    with open(folder / f"{step}log.txt", "a", encoding="utf-8") as log:
+        subprocess.run(
+            [*command, f"--output_dir={folder}"],
+            check=True,
+            stdout=log,
+            stderr=log,
+        )
+    done.write_text(json.dumps(arguments), encoding="utf-8")
