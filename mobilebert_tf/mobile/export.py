@@ -53,6 +53,9 @@ KINDS = ("float32", "float16", "dynamic", "int8", "int8_qat", "int16x8")
 # calibrated only or trained under quantisation as well.
 INTEGER_KINDS = ("int8", "int8_qat")
 
+# Examples of calibration that an int16x8 file is probed with.
+_PROBES = 4
+
 _INT16 = (
     tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
 )
@@ -133,7 +136,7 @@ def export_tflite(
     with atomic_file(path) as file:
         file.write_bytes(content)
         if text_input is None:
-            check_answers(file, path, exact, rounded)
+            check_answers(file, path, exact, rounded, examples[:_PROBES])
         else:
             check_text_answers(
                 file, path, text_input, lengths[0], exact, rounded
