@@ -34,21 +34,19 @@ from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.flags import devices, export
 from mobilebert_tf.flags import fine_tuning as tuning
+from mobilebert_tf.flags import teacher as teaching
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.mobile.shipped_tasks import shipped_classifier
 from mobilebert_tf.mobile.shipping import check_calibration, needs_calibration
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
+from mobilebert_tf.modeling.models import MobileBertForSequenceClassification
 from mobilebert_tf.training.classification_task import (
     ClassificationTask,
     build_classifier,
     read_task,
     write_problem_type,
 )
-from mobilebert_tf.training.fine_tuning import Predictor
-from mobilebert_tf.training.fine_tuning_distillation import (
-    load_task_teacher,
-    taught_loss,
-)
+from mobilebert_tf.training.fine_tuning import Predictor, fine_tuning_loss
 from mobilebert_tf.training.fine_tuning_grid import GridOutcome, run_grid
 from mobilebert_tf.training.fine_tuning_run import FineTuningRun
 from mobilebert_tf.training.model_card import write_model_folder
@@ -64,9 +62,9 @@ tuning.define_task_flags()
 export.define_export_flags()
 devices.define_device_flags()
 tuning.define_grid_flags()
-tuning.define_teacher_flags()
+teaching.define_teacher_flags()
 # So that --help lists the shared flags too.
-for module in (shared, devices, tuning, export):
+for module in (shared, devices, tuning, teaching, export):
     flags.adopt_module_key_flags(module)
 
 # What a resumed run may change.
@@ -89,20 +87,19 @@ def train(
     """Fine-tunes at every point of the grid."""
     common = tuning.fine_tuning_options()
     settings = shared.settings(*_UNIMPORTANT)
-    teacher = None
-    if FLAGS.teacher:
-        with distribution.scope():
-            teacher = load_task_teacher(
-                model_folder(FLAGS.teacher), tokenizer, task.label_names
-            )
+    teacher = teaching.open_teacher(
+        distribution,
+        tokenizer,
+        MobileBertForSequenceClassification,
+        task.label_names,
+        FLAGS.max_seq_length,
+    )
 
     def start(point, run_folder):
         keras.utils.set_random_seed(point.seed)
         with distribution.scope():
-            model, loss = build_classifier(folder, task.label_names), None
+            model = build_classifier(folder, task.label_names)
             devices.prepare_encoder(model.encoder)
-            if teacher is not None:
-                loss = taught_loss(model, teacher, tuning.teacher_weights())
             return FineTuningRun(
                 model,
                 task,
@@ -111,7 +108,7 @@ def train(
                 run_folder,
                 settings,
                 devices.run_settings(distribution),
-                loss,
+                teaching.task_or_taught_loss(fine_tuning_loss, model, teacher),
             )
 
     return run_grid(tuning.points(), FLAGS.output_dir, start, settings)

@@ -15,9 +15,9 @@ new one every `--doc_stride` word pieces. `dev_exact` and `dev_f1` are the
 official scores, in percent. The official scripts read what is written beside
 the model: `predictions.json`, `nbest_predictions.json` and, where questions
 may have no answer, `null_odds.json` of `--predict_file`, and the same of dev,
-with `dev_` before the name. `--export=float32,dynamic,int8_qat` also writes
-`.tflite` files, the last one after quantisation-aware training, and scores each
-on dev in the same way.
+with `dev_` before the name. `--teacher=FOLDER` learns from a better model too.
+`--export=float32,dynamic,int8_qat` also writes `.tflite` files, the last one
+after quantisation-aware training, and scores each on dev in the same way.
 
 Without training (`--nodo_train`) the model must be one that answers questions
 already. How its windows were cut, and from which odds on a question is left
@@ -37,6 +37,7 @@ from mobilebert_tf.data.squad_batches import training_dataset
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.flags import devices, export
 from mobilebert_tf.flags import question_answering as answering
+from mobilebert_tf.flags import teacher as teaching
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.mobile.shipped_tasks import shipped_question_answerer
 from mobilebert_tf.mobile.shipping import check_calibration, needs_calibration
@@ -62,10 +63,11 @@ shared.define_model_flag()
 devices.define_device_flags()
 answering.define_question_flags()
 answering.define_answer_flags()
+teaching.define_teacher_flags()
 export.define_export_flags()
 export.define_mlperf_flag()
 # So that --help lists the shared flags too.
-for module in (shared, devices, answering, export):
+for module in (shared, devices, answering, teaching, export):
     flags.adopt_module_key_flags(module)
 
 
@@ -74,7 +76,9 @@ def _one_width() -> bool:
     return FLAGS.steps_per_execution > 1
 
 
-def train(run: Run, model, split: QuestionSplit, max_seq_length: int) -> None:
+def train(
+    run: Run, model, compute_loss, split: QuestionSplit, max_seq_length: int
+) -> None:
     """Fine-tunes `model`, or what is left of it."""
     batch_size = min(FLAGS.train_batch_size, len(split.windows))
     steps_per_epoch = len(split.windows) // batch_size
@@ -82,7 +86,7 @@ def train(run: Run, model, split: QuestionSplit, max_seq_length: int) -> None:
 
     def build():
         return shared.train_step(
-            question_answering_loss(model), model.trainable_variables, num_steps
+            compute_loss, model.trainable_variables, num_steps
         )
 
     def dataset(start_step):
@@ -180,7 +184,14 @@ def main(_) -> None:
         **devices.run_settings(distribution),
     )
     if FLAGS.do_train:
-        train(run, model, splits["train"], settings.max_seq_length)
+        length = settings.max_seq_length
+        teacher = teaching.open_teacher(
+            distribution, tokenizer, type(model), (), length
+        )
+        compute_loss = teaching.task_or_taught_loss(
+            question_answering_loss, model, teacher
+        )
+        train(run, model, compute_loss, splits["train"], length)
     if distribution.is_chief:
         finish(run, model, tokenizer, splits, settings, shipped)
 

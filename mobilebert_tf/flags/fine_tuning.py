@@ -14,7 +14,6 @@ from mobilebert_tf.data.classification_sources import (
 from mobilebert_tf.data.glue import GLUE_TASKS
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.flags.devices import step_options
-from mobilebert_tf.training.fine_tuning_distillation import TeacherWeights
 from mobilebert_tf.training.fine_tuning_grid import grid_points
 from mobilebert_tf.training.fine_tuning_run import FineTuningOptions, Point
 
@@ -132,35 +131,6 @@ def define_grid_flags() -> None:
     )
 
 
-def define_teacher_flags() -> None:
-    """Defines a fine-tuned teacher and what is learned from it."""
-    flags.DEFINE_string(
-        "teacher",
-        None,
-        "Model folder of a classifier of the same classes, to learn from.",
-    )
-    flags.DEFINE_float(
-        "distillation_weight",
-        0.5,
-        "Share of the loss that is the teacher's answers, not the labels.",
-        0.0,
-        1.0,
-    )
-    flags.DEFINE_float(
-        "temperature",
-        1.0,
-        "Divides the logits of teacher and student before they are compared.",
-        0.01,
-    )
-    flags.DEFINE_float(
-        "feature_map_transfer_weight",
-        0.0,
-        "Factor of the difference of feature maps, for a teacher with equally "
-        "many blocks of the same width.",
-        0.0,
-    )
-
-
 def points() -> list[Point]:
     """Returns the hyper-parameters and seeds that the flags name.
 
@@ -246,15 +216,6 @@ def task_source() -> TaskSource:
         kind,
         FLAGS.label_separator,
         FLAGS.max_train_examples,
-    )
-
-
-def teacher_weights() -> TeacherWeights:
-    """Returns how much of the loss is the teacher's."""
-    return TeacherWeights(
-        FLAGS.distillation_weight,
-        FLAGS.temperature,
-        FLAGS.feature_map_transfer_weight,
     )
 
 

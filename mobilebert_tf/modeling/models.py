@@ -204,7 +204,10 @@ class MobileBertForSequenceClassification(_ClassModel):
         super().__init__(config, label_names, name=name, **kwargs)
 
     def call(self, inputs, training=None):
-        outputs = self.encoder(inputs, training=training)
+        return self.logits(self.encoder(inputs, training=training), training)
+
+    def logits(self, outputs, training=None):
+        """Applies the head to an `EncoderOutput`."""
         return self.head(outputs.pooled_output, training=training)
 
 
@@ -219,7 +222,10 @@ class MobileBertForTokenClassification(_ClassModel):
         super().__init__(config, label_names, name=name, **kwargs)
 
     def call(self, inputs, training=None):
-        outputs = self.encoder(inputs, training=training)
+        return self.logits(self.encoder(inputs, training=training), training)
+
+    def logits(self, outputs, training=None):
+        """Applies the head to an `EncoderOutput`."""
         return self.head(outputs.sequence_output, training=training)
 
 
@@ -244,7 +250,10 @@ class MobileBertForQuestionAnswering(_TaskModel):
         self.head.build((None, self.config.hidden_size))
 
     def call(self, inputs, training=None):
-        outputs = self.encoder(inputs, training=training)
+        return self.logits(self.encoder(inputs, training=training), training)
+
+    def logits(self, outputs, training=None):
+        """Applies the head to an `EncoderOutput`."""
         logits = self.head(outputs.sequence_output, training=training)
         return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
 

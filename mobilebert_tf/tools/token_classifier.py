@@ -17,7 +17,8 @@ BILOU, which is seen from the training file, or, with `--scheme=none`, labels
 that mark no entities, parts of speech say. Precision, recall and F1 are those
 of whole entities, as `conlleval` has them; the weights that are best on dev are
 kept. `dev_predictions.conll` and `test_predictions.conll` have token, tag and
-predicted tag; `conlleval` reads them. Without training (`--nodo_train`) the
+predicted tag; `conlleval` reads them. `--teacher=FOLDER` learns from a better
+tagger too. Without training (`--nodo_train`) the
 model must be a tagger.
 """
 
@@ -33,8 +34,10 @@ from mobilebert_tf.data.tag_schemes import SCHEMES
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.flags import devices
 from mobilebert_tf.flags import fine_tuning as tuning
+from mobilebert_tf.flags import teacher as teaching
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
+from mobilebert_tf.modeling.models import MobileBertForTokenClassification
 from mobilebert_tf.training.fine_tuning_grid import GridOutcome, run_grid
 from mobilebert_tf.training.fine_tuning_run import FineTuningRun
 from mobilebert_tf.training.model_card import write_model_folder
@@ -70,6 +73,7 @@ def define_flags() -> None:
     shared.define_model_flag()
     devices.define_device_flags()
     tuning.define_grid_flags()
+    teaching.define_teacher_flags()
     for split, verb in (
         ("train", "train on"),
         ("dev", "choose the best weights by"),
@@ -103,7 +107,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("do_eval", True, "Evaluate on dev and test sentences.")
     flags.DEFINE_bool("do_predict", True, "Tag --predict_file.")
     # So that --help lists the shared flags too.
-    for module in (shared, devices, tuning):
+    for module in (shared, devices, tuning, teaching):
         flags.adopt_module_key_flags(module)
 
 
@@ -120,11 +124,21 @@ def source() -> SentenceSource:
 
 
 def train(
-    task: TokenClassificationTask, folder: Path, distribution: Distribution
+    task: TokenClassificationTask,
+    folder: Path,
+    tokenizer: WordpieceTokenizer,
+    distribution: Distribution,
 ) -> GridOutcome:
     """Fine-tunes at every point of the grid."""
     common = tuning.fine_tuning_options()
     settings = shared.settings(*_UNIMPORTANT)
+    teacher = teaching.open_teacher(
+        distribution,
+        tokenizer,
+        MobileBertForTokenClassification,
+        task.label_names,
+        FLAGS.max_seq_length,
+    )
 
     def start(point, run_folder):
         keras.utils.set_random_seed(point.seed)
@@ -139,7 +153,9 @@ def train(
                 run_folder,
                 settings,
                 devices.run_settings(distribution),
-                token_classification_loss(model),
+                teaching.task_or_taught_loss(
+                    token_classification_loss, model, teacher
+                ),
                 TokenPredictor,
             )
 
@@ -159,7 +175,7 @@ def main(_) -> None:
     task = read_task(source(), verbs, folder, tokenizer, FLAGS.max_seq_length)
     if FLAGS.do_train:
         task.check_choice(len(points), FLAGS.patience)
-        outcome = train(task, folder, distribution)
+        outcome = train(task, folder, tokenizer, distribution)
         if not distribution.is_chief:
             return
     else:

@@ -68,16 +68,19 @@ def question_answering_loss(
     """Returns a function from a batch with positions to `loss`."""
 
     def compute_loss(batch):
-        logits = model(batch, training=True)
-        loss = span_loss(
-            logits["start_logits"],
-            logits["end_logits"],
-            batch["start_positions"],
-            batch["end_positions"],
-        )
-        return {"loss": loss}
+        return {"loss": answer_loss(model(batch, training=True), batch)}
 
     return compute_loss
+
+
+def answer_loss(logits, batch):
+    """The span loss of a model's logits, [B, S] by name, in nats."""
+    return span_loss(
+        logits["start_logits"],
+        logits["end_logits"],
+        batch["start_positions"],
+        batch["end_positions"],
+    )
 
 
 class SpanPredictor:

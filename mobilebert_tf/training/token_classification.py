@@ -28,17 +28,28 @@ def token_classification_loss(
     """
 
     def compute_loss(batch):
-        logits = model(batch, training=True)
-        # Inputs were cut to the width of their bucket, labels were not. Weights
-        # must stay as they came (see `build_train_step`), so the logits grow:
-        # nothing is weighed where they do.
-        missing = ops.shape(batch["labels"])[1] - ops.shape(logits)[1]
-        logits = ops.pad(logits, ((0, 0), (0, missing), (0, 0)))
-        # Predicting the labels of some positions is all that masked LM is.
-        loss = masked_lm_loss(logits, batch["labels"], batch["label_weights"])
-        return {"loss": loss}
+        return {"loss": token_loss(model(batch, training=True), batch)}
 
     return compute_loss
+
+
+def token_loss(logits, batch):
+    """The loss of logits [B, width, C], as `token_classification_loss`."""
+    # Predicting the labels of some positions is all that masked LM is.
+    return masked_lm_loss(
+        at_all_labels(logits, batch), batch["labels"], batch["label_weights"]
+    )
+
+
+def at_all_labels(values, batch):
+    """Fills values [B, width, C] up with zeros, to where labels end.
+
+    Inputs were cut to the width of their bucket, labels were not. Weights must
+    stay as they came (see `build_train_step`), so that it is the values that
+    grow: nothing is weighed where they do.
+    """
+    missing = ops.shape(batch["labels"])[1] - ops.shape(values)[1]
+    return ops.pad(values, ((0, 0), (0, missing), (0, 0)))
 
 
 class TokenPredictor:

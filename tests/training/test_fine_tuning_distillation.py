@@ -8,7 +8,12 @@ import scipy.stats
 
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.models import MobileBertForPretraining
+from mobilebert_tf.modeling.models import (
+    MobileBertForPretraining,
+    MobileBertForQuestionAnswering,
+    MobileBertForSequenceClassification,
+    MobileBertForTokenClassification,
+)
 from mobilebert_tf.training.fine_tuning import task_loss
 from mobilebert_tf.training.fine_tuning_distillation import (
     TeacherWeights,
@@ -82,6 +87,91 @@ def test_terms_by_hand():
     )
 
 
+def opinionated(model):
+    """Gives a new model logits that are not all near zero."""
+    model.head.dense.kernel.assign(300.0 * model.head.dense.kernel)
+    return model
+
+
+def kl(ours, theirs, temperature):
+    """KL(teacher || student) of rows of logits."""
+    p, q = (
+        scipy.special.softmax(logits.astype(np.float64) / temperature, axis=-1)
+        for logits in (theirs, ours)
+    )
+    return temperature**2 * scipy.stats.entropy(p, q, axis=-1)
+
+
+def test_a_tagger_learns_what_its_teacher_says_of_tokens(rng):
+    config = toy_config(**STILL)
+    student, teacher = (
+        opinionated(MobileBertForTokenClassification(config, "OBI"))
+        for _ in range(2)
+    )
+    batch = toy_arrays(5, 1)
+    places = rng.random((5, 24)) < 0.3 * batch["input_mask"]
+    batch |= {
+        "labels": rng.integers(0, 3, (5, 24)).astype(np.int32),
+        "label_weights": places.astype(np.float32),
+    }
+    logits, theirs = (
+        model(batch, training=False).numpy() for model in (student, teacher)
+    )
+    log_probs = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
+    rows, columns = np.nonzero(places)
+    labelled = -log_probs[rows, columns, batch["labels"][places]].mean()
+    taught = kl(logits[places], theirs[places], 2.0).mean()
+    loss = taught_loss(student, teacher, TeacherWeights(0.3, 2.0))
+    # As the input pipeline has it: inputs are cut, labels are not.
+    cut = {
+        name: array if name.startswith("label") else array[:, :21]
+        for name, array in batch.items()
+    }
+    for one in (batch, cut):
+        terms = loss(one)
+        assert float(terms["task_loss"]) == pytest.approx(labelled, rel=1e-4)
+        assert float(terms["distillation_loss"]) == pytest.approx(
+            taught, rel=1e-3
+        )
+        assert float(terms["loss"]) == pytest.approx(
+            0.7 * labelled + 0.3 * taught, rel=1e-4
+        )
+
+
+def test_an_answerer_learns_where_its_teacher_looks(rng):
+    config = toy_config(**STILL)
+    student, teacher = (
+        opinionated(MobileBertForQuestionAnswering(config)) for _ in range(2)
+    )
+    batch = toy_arrays(5, 1)
+    positions = {
+        name: rng.integers(1, 3, 5).astype(np.int32)
+        for name in ("start_positions", "end_positions")
+    }
+    terms = taught_loss(student, teacher, TeacherWeights(1.0, 3.0, 2.0))(
+        batch | positions
+    )
+    ours, theirs = (
+        model(batch, training=False) for model in (student, teacher)
+    )
+    taught = np.mean(
+        [kl(ours[name].numpy(), theirs[name].numpy(), 3.0) for name in ours]
+    )
+    assert float(terms["distillation_loss"]) == pytest.approx(taught, rel=1e-3)
+    assert float(terms["loss"]) == pytest.approx(
+        taught + 2.0 * float(terms["feature_map_transfer_loss"]), rel=1e-3
+    )
+    log_probs = [
+        scipy.special.log_softmax(ours[f"{end}_logits"].numpy(), axis=-1)[
+            np.arange(5), positions[f"{end}_positions"]
+        ]
+        for end in ("start", "end")
+    ]
+    assert float(terms["task_loss"]) == pytest.approx(
+        -np.mean(log_probs), rel=1e-4
+    )
+
+
 def test_nothing_is_learned_from_an_equal():
     keras.utils.set_random_seed(1)
     student = toy_classifier(**STILL)
@@ -99,16 +189,22 @@ def test_teachers_that_cannot_teach(tmp_path):
     folder = tmp_path / "teacher"
     toy_classifier(**config).save_pretrained(folder)
     tokenizer.write(folder)
-    assert load_task_teacher(folder, tokenizer, LABELS).label_names == LABELS
+    kind = MobileBertForSequenceClassification
+    teacher = load_task_teacher(folder, tokenizer, kind, LABELS, 24)
+    assert teacher.label_names == LABELS
     with pytest.raises(InputError, match="classes yes, no, found no, yes"):
-        load_task_teacher(folder, tokenizer, LABELS[::-1])
+        load_task_teacher(folder, tokenizer, kind, LABELS[::-1])
     other = WordpieceTokenizer([*VOCAB[:-1], "b"])
     with pytest.raises(InputError, match="the student's vocabulary"):
-        load_task_teacher(folder, other, LABELS)
+        load_task_teacher(folder, other, kind, LABELS)
+    with pytest.raises(InputError, match="of 25 pieces, found 24 at most"):
+        load_task_teacher(folder, tokenizer, kind, LABELS, 25)
     pretrained = tmp_path / "pretrained"
     MobileBertForPretraining(toy_config(**config)).save_pretrained(pretrained)
-    with pytest.raises(InputError, match="expected a classifier"):
-        load_task_teacher(pretrained, tokenizer, LABELS)
+    for model in (kind, MobileBertForQuestionAnswering):
+        expected = f"expected a {model.architecture}, found MobileBertForPre"
+        with pytest.raises(InputError, match=expected):
+            load_task_teacher(pretrained, tokenizer, model, LABELS)
     weights = TeacherWeights(feature_maps=1.0)
     with pytest.raises(InputError, match="1 blocks of width 16, or 0, found 2"):
         taught_loss(
