@@ -174,6 +174,13 @@ def main(_) -> None:
     with distribution.scope():
         model = build_question_answerer(folder)
     devices.prepare_encoder(model.encoder)
+    length = settings.max_seq_length
+    teacher = teaching.open_teacher(
+        distribution, tokenizer, type(model), (), length
+    )
+    compute_loss = teaching.task_or_taught_loss(
+        question_answering_loss, model, teacher
+    )
     # Batches of one width are other ones: that may not change when a run goes
     # on.
     unimportant = (*answering.ANSWER_FLAGS, *export.EXPORT_FLAGS)
@@ -184,13 +191,6 @@ def main(_) -> None:
         **devices.run_settings(distribution),
     )
     if FLAGS.do_train:
-        length = settings.max_seq_length
-        teacher = teaching.open_teacher(
-            distribution, tokenizer, type(model), (), length
-        )
-        compute_loss = teaching.task_or_taught_loss(
-            question_answering_loss, model, teacher
-        )
         train(run, model, compute_loss, splits["train"], length)
     if distribution.is_chief:
         finish(run, model, tokenizer, splits, settings, shipped)
