@@ -4,6 +4,7 @@ import types
 
 import pytest
 
+from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.flags import export
@@ -44,3 +45,12 @@ def test_what_is_asked_for_is_packed(tokenizer):
         assert export.metadata_tokenizer(tokenizer, task, length) is tokenizer
     export.FLAGS.metadata = False
     assert export.metadata_tokenizer(tokenizer, "regression", 8) is None
+
+
+def test_metadata_needs_files(tokenizer):
+    export.FLAGS.export = []
+    config = MobileBertConfig()
+    with pytest.raises(InputError, match="^--metadata: expected --export, to"):
+        export.check_export(config)
+    export.FLAGS.export, export.FLAGS.export_seq_length = ["int8"], None
+    export.check_export(config)

@@ -92,9 +92,12 @@ def check_export(config: MobileBertConfig) -> None:
         config: of the model that will be exported.
 
     Raises:
-        InputError: for an unknown kind, or a length beyond the positions.
+        InputError: for an unknown kind, a length beyond the positions, or
+            metadata for no file.
     """
     check_kinds(FLAGS.export)
+    if FLAGS.metadata and not FLAGS.export:
+        raise InputError("--metadata", "--export, to have files", "none")
     longest, length = config.max_position_embeddings, FLAGS.export_seq_length
     if length and length > longest:
         raise InputError("--export_seq_length", f"at most {longest}", length)

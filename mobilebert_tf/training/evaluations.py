@@ -5,6 +5,7 @@ alone, so that a run that was killed decides as if it had not been.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ class Evaluation:
         before = recorded(folder, global_step)
         metrics = self.measure()
         score = self.score(metrics)
-        is_best = all(score > line["score"] for line in before)
+        is_best = all(_rank(score) > _rank(line["score"]) for line in before)
         if is_best:
             self.keep(folder / BEST_FOLDER)
         values = {"score": score} | dict(metrics)
@@ -107,9 +108,14 @@ def best_of(lines: Sequence[Mapping]) -> dict:
     Args:
         lines: of `recorded`, at least one. `step` is that of the run.
     """
-    best = max(lines, key=lambda line: line["score"])
+    best = max(lines, key=lambda line: _rank(line["score"]))
     return {
         "step": best["global_step"],
         "score": best["score"],
         "metrics": {n: v for n, v in best.items() if n not in _NOT_METRICS},
     }
+
+
+def _rank(score: float) -> float:
+    """The score; the worst if it is no number, a constant's correlation say."""
+    return -math.inf if math.isnan(score) else score

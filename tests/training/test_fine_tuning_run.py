@@ -161,3 +161,18 @@ def test_without_dev_the_last_weights_are_kept(task, tmp_path):
     train_only = ClassificationTask(LABELS, {"train": task.splits["train"]})
     assert start(train_only, tmp_path).train() == {"step": 10}
     assert (tmp_path / BEST_FOLDER / "model.safetensors").exists()
+
+
+def test_a_score_that_is_no_number_is_never_the_best(
+    task, tmp_path, monkeypatch
+):
+    with_scores(monkeypatch, [float("nan"), 0.25, float("nan"), 0.2, 0.1])
+    run = start(task, tmp_path, eval_every=2)
+    kept = []
+    monkeypatch.setattr(
+        type(run.model),
+        "save_pretrained",
+        lambda model, folder: kept.append(run.run.global_step),
+    )
+    assert run.train()["step"] == 4
+    assert kept == [2, 4]
