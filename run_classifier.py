@@ -24,9 +24,8 @@ the last one after quantisation-aware training, and evaluates each on the same
 examples. Without training (`--nodo_train`) the model must be a classifier.
 """
 
-from pathlib import Path
+import functools
 
-import keras
 from absl import flags
 
 from mobilebert_tf import flags as shared
@@ -35,23 +34,20 @@ from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.flags import devices, export
 from mobilebert_tf.flags import fine_tuning as tuning
 from mobilebert_tf.flags import teacher as teaching
+from mobilebert_tf.flags.fine_tuning_runs import fine_tune
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.mobile.shipped_tasks import shipped_classifier
 from mobilebert_tf.mobile.shipping import check_calibration, needs_calibration
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
-from mobilebert_tf.modeling.models import MobileBertForSequenceClassification
 from mobilebert_tf.training.classification_task import (
-    ClassificationTask,
     build_classifier,
     read_task,
     write_problem_type,
 )
 from mobilebert_tf.training.fine_tuning import Predictor, fine_tuning_loss
-from mobilebert_tf.training.fine_tuning_grid import GridOutcome, run_grid
-from mobilebert_tf.training.fine_tuning_run import FineTuningRun
+from mobilebert_tf.training.fine_tuning_grid import GridOutcome
 from mobilebert_tf.training.model_card import write_model_folder
 from mobilebert_tf.training.run import Run
-from mobilebert_tf.training.strategies import Distribution
 
 FLAGS = flags.FLAGS
 
@@ -76,42 +72,6 @@ _UNIMPORTANT = (
     "eval_batch_size",
     *tuning.GRID_FLAGS,
 )
-
-
-def train(
-    task: ClassificationTask,
-    folder: Path,
-    tokenizer: WordpieceTokenizer,
-    distribution: Distribution,
-) -> GridOutcome:
-    """Fine-tunes at every point of the grid."""
-    common = tuning.fine_tuning_options()
-    settings = shared.settings(*_UNIMPORTANT)
-    teacher = teaching.open_teacher(
-        distribution,
-        tokenizer,
-        MobileBertForSequenceClassification,
-        task.label_names,
-        FLAGS.max_seq_length,
-    )
-
-    def start(point, run_folder):
-        keras.utils.set_random_seed(point.seed)
-        with distribution.scope():
-            model = build_classifier(folder, task.label_names)
-            devices.prepare_encoder(model.encoder)
-            return FineTuningRun(
-                model,
-                task,
-                point,
-                common,
-                run_folder,
-                settings,
-                devices.run_settings(distribution),
-                teaching.task_or_taught_loss(fine_tuning_loss, model, teacher),
-            )
-
-    return run_grid(tuning.points(), FLAGS.output_dir, start, settings)
 
 
 def main(_) -> None:
@@ -140,7 +100,16 @@ def main(_) -> None:
     packed = export.metadata_tokenizer(tokenizer, task.kind, length, has_pairs)
     if FLAGS.do_train:
         task.check_choice(len(points), FLAGS.patience)
-        outcome = train(task, folder, tokenizer, distribution)
+        outcome = fine_tune(
+            task,
+            points,
+            functools.partial(build_classifier, folder, task.label_names),
+            fine_tuning_loss,
+            Predictor,
+            tokenizer,
+            distribution,
+            shared.settings(*_UNIMPORTANT),
+        )
         if not distribution.is_chief:
             return
     else:

@@ -1,11 +1,29 @@
 """Runs the project's commands, once each, for benchmarks that need many."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A command, and the number that it is judged by.
+
+    Attributes:
+        script: that fine-tunes.
+        arguments: of the script.
+        metric: what its results call the number.
+        to_percent: by which it is multiplied.
+    """
+
+    script: str
+    arguments: tuple[str, ...]
+    metric: str
+    to_percent: float = 100.0
 
 
 def call(folder: Path, script: str, *arguments: str, step: str = "") -> None:

@@ -16,14 +16,13 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import csv  # noqa: E402
-import dataclasses  # noqa: E402
 import shutil  # noqa: E402
 import statistics  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import keras  # noqa: E402
 from absl import app, flags  # noqa: E402
-from commands import call  # noqa: E402
+from commands import Task, call  # noqa: E402
 
 import mobilebert_tf as mb  # noqa: E402
 from mobilebert_tf.training.metrics_log import read_metrics  # noqa: E402
@@ -40,23 +39,6 @@ flags.DEFINE_list("tasks", None, "Some of the tasks only.")
 flags.DEFINE_integer(
     "squad_questions", 40000, "Train on the first so many questions.", 1
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A command, and the number that it is judged by.
-
-    Attributes:
-        script: that fine-tunes.
-        arguments: of the script.
-        metric: what its results call the number.
-        to_percent: by which it is multiplied.
-    """
-
-    script: str
-    arguments: tuple[str, ...]
-    metric: str
-    to_percent: float = 100.0
 
 
 def tasks() -> dict[str, Task]:

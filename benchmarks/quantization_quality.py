@@ -17,14 +17,13 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import dataclasses  # noqa: E402
 import json  # noqa: E402
 import shutil  # noqa: E402
 import statistics  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from absl import app, flags  # noqa: E402
-from commands import call  # noqa: E402
+from commands import Task, call  # noqa: E402
 
 from mobilebert_tf.tools.benchmark_tflite import benchmark, table  # noqa: E402
 from mobilebert_tf.training.metrics_log import read_metrics  # noqa: E402
@@ -41,23 +40,6 @@ flags.DEFINE_integer("rounds", 50, "Timed inferences of each file.", 1)
 
 PLAIN = "int8_plain"
 KINDS = ("float32", "float16", "dynamic", PLAIN, "int8", "int8_qat")
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A command, and the number that it is judged by.
-
-    Attributes:
-        script: that fine-tunes and exports.
-        arguments: of the script.
-        metric: what its results call the number.
-        to_percent: by which it is multiplied.
-    """
-
-    script: str
-    arguments: tuple[str, ...]
-    metric: str
-    to_percent: float
 
 
 def tasks() -> dict[str, Task]:

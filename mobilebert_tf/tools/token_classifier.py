@@ -22,9 +22,8 @@ tagger too. Without training (`--nodo_train`) the
 model must be a tagger.
 """
 
-from pathlib import Path
+import functools
 
-import keras
 from absl import flags
 
 from mobilebert_tf import flags as shared
@@ -35,20 +34,17 @@ from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.flags import devices
 from mobilebert_tf.flags import fine_tuning as tuning
 from mobilebert_tf.flags import teacher as teaching
+from mobilebert_tf.flags.fine_tuning_runs import fine_tune
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
-from mobilebert_tf.modeling.models import MobileBertForTokenClassification
-from mobilebert_tf.training.fine_tuning_grid import GridOutcome, run_grid
-from mobilebert_tf.training.fine_tuning_run import FineTuningRun
+from mobilebert_tf.training.fine_tuning_grid import GridOutcome
 from mobilebert_tf.training.model_card import write_model_folder
 from mobilebert_tf.training.run import Run
-from mobilebert_tf.training.strategies import Distribution
 from mobilebert_tf.training.token_classification import (
     TokenPredictor,
     token_classification_loss,
 )
 from mobilebert_tf.training.token_classification_task import (
-    TokenClassificationTask,
     build_tagger,
     read_task,
 )
@@ -123,45 +119,6 @@ def source() -> SentenceSource:
     )
 
 
-def train(
-    task: TokenClassificationTask,
-    folder: Path,
-    tokenizer: WordpieceTokenizer,
-    distribution: Distribution,
-) -> GridOutcome:
-    """Fine-tunes at every point of the grid."""
-    common = tuning.fine_tuning_options()
-    settings = shared.settings(*_UNIMPORTANT)
-    teacher = teaching.open_teacher(
-        distribution,
-        tokenizer,
-        MobileBertForTokenClassification,
-        task.label_names,
-        FLAGS.max_seq_length,
-    )
-
-    def start(point, run_folder):
-        keras.utils.set_random_seed(point.seed)
-        with distribution.scope():
-            model = build_tagger(folder, task.label_names)
-            devices.prepare_encoder(model.encoder)
-            return FineTuningRun(
-                model,
-                task,
-                point,
-                common,
-                run_folder,
-                settings,
-                devices.run_settings(distribution),
-                teaching.task_or_taught_loss(
-                    token_classification_loss, model, teacher
-                ),
-                TokenPredictor,
-            )
-
-    return run_grid(tuning.points_around(), FLAGS.output_dir, start, settings)
-
-
 def main(_) -> None:
     """Reads, trains, evaluates, tags, writes."""
     points = tuning.points_around()
@@ -175,7 +132,16 @@ def main(_) -> None:
     task = read_task(source(), verbs, folder, tokenizer, FLAGS.max_seq_length)
     if FLAGS.do_train:
         task.check_choice(len(points), FLAGS.patience)
-        outcome = train(task, folder, tokenizer, distribution)
+        outcome = fine_tune(
+            task,
+            points,
+            functools.partial(build_tagger, folder, task.label_names),
+            token_classification_loss,
+            TokenPredictor,
+            tokenizer,
+            distribution,
+            shared.settings(*_UNIMPORTANT),
+        )
         if not distribution.is_chief:
             return
     else:

@@ -68,6 +68,7 @@ class ClassificationTask:
     """Encoded examples by split, and what they are examples of.
 
     Attributes:
+        model_class: of the models for it.
         label_names: in the order of the logits; one name is a regression.
         splits: arrays of `encode_examples` by split: `train`, names that
             begin with `dev` or `test`, and `predict`.
@@ -76,6 +77,8 @@ class ClassificationTask:
         label_separator: between several labels in a cell.
         encode: from a length to the `splits` of that length.
     """
+
+    model_class = MobileBertForSequenceClassification
 
     label_names: tuple[str, ...]
     splits: Splits

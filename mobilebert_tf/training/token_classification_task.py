@@ -42,11 +42,14 @@ class TokenClassificationTask:
     """Encoded sentences by split, and what their tags are.
 
     Attributes:
+        model_class: of the models for it.
         label_names: the tags in the order of the logits.
         sentences: by split: `train`, `dev`, `test` and `predict`.
         splits: their arrays of `encode_sentences`.
         scheme: of `SCHEMES`; None if no tags were read.
     """
+
+    model_class = MobileBertForTokenClassification
 
     label_names: tuple[str, ...]
     sentences: dict[str, Sentences]
