@@ -148,10 +148,11 @@ def _fold_constants(model: schema.ModelT) -> None:
     graph = model.subgraphs[0]
     for operator in graph.operators:
         name = operation_name(model.operatorCodes[operator.opcodeIndex])
-        source = graph.tensors[operator.inputs[0]]
-        if name != "DEQUANTIZE" or not _is_constant(model, source):
+        if name != "DEQUANTIZE":
             continue
-        if source.type != schema.TensorType.FLOAT16:
+        source = graph.tensors[operator.inputs[0]]
+        is_half = source.type == schema.TensorType.FLOAT16
+        if not (is_half and _is_constant(model, source)):
             continue
         values = np.asarray(model.buffers[source.buffer].data, np.uint8)
         wide = values.view(np.float16).astype(np.float32)

@@ -5,7 +5,7 @@ by whatever makes a graph smaller or ranges alike: one channel's weights may be
 a thousandth of the next one's. Adam's steps have the same size for all of them,
 so that a rate which suits one destroys another. Here a step is multiplied by
 the typical size of the weights in its row and column. A rescaled channel then
-trains as if it had not been rescaled, and a rate of 1e-3 means a thousandth.
+trains much as if it had not been, and a rate of 1e-3 means a thousandth.
 """
 
 from collections.abc import Mapping
