@@ -39,6 +39,8 @@ class MeasuredFile:
         num_threads: threads of the interpreter.
         length: columns of its inputs; one that a signature has, or any where
             the file leaves it open. None: the file's own.
+        index: what inputs of whole numbers (ids, masks, places) are filled
+            with; other inputs are ones.
 
     Attributes:
         length: as it runs; None if its inputs are no sequences.
@@ -47,7 +49,13 @@ class MeasuredFile:
         ValueError: if the file cannot run at that length, or takes text.
     """
 
-    def __init__(self, path, num_threads: int = 1, length: int | None = None):
+    def __init__(
+        self,
+        path,
+        num_threads: int = 1,
+        length: int | None = None,
+        index: int = 1,
+    ):
         self._path = path
         self._interpreter = Interpreter(str(path), num_threads=num_threads)
         self._runner = self._signature_runner(length)
@@ -61,7 +69,8 @@ class MeasuredFile:
             }
             self._interpreter.allocate_tensors()
         self._inputs = {
-            name: _filled(path, detail) for name, detail in details.items()
+            name: _filled(path, detail, index)
+            for name, detail in details.items()
         }
         self.length = _columns(self._inputs.values())
         if length not in (None, self.length):
@@ -191,11 +200,12 @@ def operation_name(code: schema.OperatorCodeT) -> str:
     return _NAMES[number]
 
 
-def _filled(path, detail: dict) -> np.ndarray:
-    """Values for an input: ones, which are ids and real tokens alike."""
-    if not np.issubdtype(detail["dtype"], np.number):
+def _filled(path, detail: dict, index: int) -> np.ndarray:
+    """Values for an input. Ones are ids and real tokens alike."""
+    if not issubclass(detail["dtype"], np.number | np.bool_):
         raise ValueError(f"{path} takes text; only numbers can be filled in")
-    return np.ones(detail["shape"], detail["dtype"])
+    is_index = detail["dtype"] in (np.int32, np.int64)
+    return np.full(detail["shape"], index if is_index else 1, detail["dtype"])
 
 
 def _columns(inputs) -> int | None:

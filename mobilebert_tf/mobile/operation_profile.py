@@ -4,8 +4,10 @@ LiteRT's Python package has no profiler. So every kind of operation that a file
 has (one type, one set of shapes and types) is copied into a file of its own,
 several times over so that the call itself does not count, and timed there. What
 a delegate saves by running operations one after the other is not seen, and
-neither are caches that a whole network overflows: the sum need not be the
-file's own time, which is to be shown beside it.
+neither are caches that a whole network overflows. Nor does a delegate take all
+that it takes in a network: of other converters' files dynamic dense layers were
+left to slow kernels when alone. The sum need not be the file's own time, then,
+which is to be shown beside it.
 """
 
 import copy
@@ -38,12 +40,14 @@ class OperationTime:
             output: `(1, 128, 512) (128, 512) -> (1, 128, 128)`.
         count: how often the file has it.
         milliseconds: of one of them, the median of all rounds.
+        is_delegated: whether the delegate takes it by itself.
     """
 
     name: str
     shapes: str
     count: int
     milliseconds: float
+    is_delegated: bool
 
     @property
     def total(self) -> float:
@@ -72,18 +76,25 @@ def operation_times(
     model = unpacked(Path(path).read_bytes())
     kinds = _kinds(model)
     with tempfile.TemporaryDirectory() as folder:
-        runs = {}
+        files = {}
         for index, (kind, operators) in enumerate(kinds.items()):
-            file = Path(folder) / f"{index}.tflite"
-            file.write_bytes(_by_itself(model, operators[0]))
-            runs[kind] = MeasuredFile(file, num_threads).run
-        timings = interleaved(runs, repeats)
+            path = Path(folder) / f"{index}.tflite"
+            path.write_bytes(_by_itself(model, operators[0]))
+            # Zeros: whatever is looked up has a first row.
+            files[kind] = MeasuredFile(path, num_threads, index=0)
+        timings = interleaved(
+            {kind: file.run for kind, file in files.items()}, repeats
+        )
+        delegated = {
+            kind: not file.undelegated() for kind, file in files.items()
+        }
     rows = [
         OperationTime(
             kind[0],
             _shapes(model.subgraphs[0], operators[0]),
             len(operators),
             timings[kind]["median_ms"] / _COPIES,
+            delegated[kind],
         )
         for kind, operators in kinds.items()
     ]

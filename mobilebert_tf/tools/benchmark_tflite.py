@@ -217,9 +217,10 @@ def profile_table(
         f"{'slowest':<22} number        ms  microseconds of one, and shapes",
     ]
     for row in rows[:_SLOWEST]:
+        slow = "" if row.is_delegated else ", in slow kernels"
         lines.append(
             f"{row.name:<22} {row.count:6} {row.total:9.3f}"
-            f"  {1e3 * row.milliseconds:7.1f}  {row.shapes}"
+            f"  {1e3 * row.milliseconds:7.1f}  {row.shapes}{slow}"
         )
     return lines
 

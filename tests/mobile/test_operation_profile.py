@@ -75,6 +75,20 @@ def test_weights_stay_constants(tmp_path, kind):
         assert counts[name] == count, name
 
 
+def test_choices_and_places_are_timed_too(tmp_path):
+    def network(rows):
+        rows = tf.where(tf.sin(rows) > 0.5, rows, 2.0 * rows)
+        # From a table of one row: any other place would not be there.
+        return tf.gather(rows[:1], tf.cast(rows[:, 0], tf.int32) * 0)
+
+    path = write(tmp_path / "x.tflite", network, (4, 3))
+    rows = {row.name: row for row in operation_times(path, repeats=1)}
+    assert rows.keys() == MeasuredFile(path).operations().keys()
+    # Truth values, and places in a table, which no file has from the start.
+    assert {"GREATER", "GATHER"} < rows.keys()
+    assert rows["MUL"].is_delegated and not rows["GATHER"].is_delegated
+
+
 def test_open_shapes_are_refused(tmp_path):
     path = write(tmp_path / "x.tflite", tf.tanh, (None, 3))
     with pytest.raises(ValueError, match="left open"):
