@@ -2,11 +2,28 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+from absl import flags
+
 ROOT = Path(__file__).parents[1]
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines where data are, what is fine-tuned, and where the runs go."""
+    flags.DEFINE_string(
+        "data_dir",
+        os.environ.get("MOBILEBERT_TF_DATA", "data"),
+        "Folder of glue/ and squad/.",
+    )
+    flags.DEFINE_string("model", None, "The pre-trained folder.", required=True)
+    flags.DEFINE_string(
+        "output_dir", None, "Folder of the runs.", required=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +41,25 @@ class Task:
     arguments: tuple[str, ...]
     metric: str
     to_percent: float = 100.0
+
+
+def squad_task(num_questions: int, *arguments: str) -> Task:
+    """SQuAD v1.1: two epochs of its first questions, judged by F1."""
+    folder = Path(FLAGS.data_dir, "squad")
+    return Task(
+        "run_squad.py",
+        (
+            f"--train_file={folder / 'train-v1.1.json'}",
+            f"--dev_file={folder / 'dev-v1.1.json'}",
+            f"--max_train_examples={num_questions}",
+            "--num_train_epochs=2",
+            "--train_batch_size=32",
+            "--doc_stride=64",
+            *arguments,
+        ),
+        "dev_f1",
+        to_percent=1.0,
+    )
 
 
 def call(folder: Path, script: str, *arguments: str, step: str = "") -> None:

@@ -1,4 +1,4 @@
-"""How much fine-tuning gains from batches of equal length.
+r"""How much fine-tuning gains from batches of equal length.
 
     MOBILEBERT_TF_DATA=FOLDER python benchmarks/fine_tuning.py
 

@@ -20,19 +20,17 @@ import shutil  # noqa: E402
 import statistics  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import commands  # noqa: E402
 import keras  # noqa: E402
 from absl import app, flags  # noqa: E402
-from commands import Task, call  # noqa: E402
 
 import mobilebert_tf as mb  # noqa: E402
 from mobilebert_tf.training.metrics_log import read_metrics  # noqa: E402
 
 FLAGS = flags.FLAGS
-_DATA = os.environ.get("MOBILEBERT_TF_DATA", "data")
 
-flags.DEFINE_string("data_dir", _DATA, "Folder of glue/ and squad/.")
-flags.DEFINE_string("model", None, "The pre-trained folder.", required=True)
-flags.DEFINE_string("output_dir", None, "Folder of the runs.", required=True)
+commands.define_flags()
+flags.adopt_module_key_flags(commands)
 flags.DEFINE_list("learning_rate", ["1e-3"], "Rates to compare.")
 flags.DEFINE_integer("num_seeds", 3, "Runs of each rate.", 1)
 flags.DEFINE_list("tasks", None, "Some of the tasks only.")
@@ -41,9 +39,9 @@ flags.DEFINE_integer(
 )
 
 
-def tasks() -> dict[str, Task]:
+def tasks() -> dict[str, commands.Task]:
     """The tasks, with epochs that suit small models."""
-    glue, squad = Path(FLAGS.data_dir, "glue"), Path(FLAGS.data_dir, "squad")
+    glue = Path(FLAGS.data_dir, "glue")
 
     def glue_task(name, folder, metric, epochs):
         arguments = (
@@ -52,26 +50,14 @@ def tasks() -> dict[str, Task]:
             f"--num_train_epochs={epochs}",
             "--nodo_predict",
         )
-        return Task("run_classifier.py", arguments, metric)
+        return commands.Task("run_classifier.py", arguments, metric)
 
     return {
         "sst2": glue_task("sst2", "SST-2", "dev_accuracy", 1),
         "rte": glue_task("rte", "RTE", "dev_accuracy", 5),
         "cola": glue_task("cola", "CoLA", "dev_matthews", 5),
         "stsb": glue_task("stsb", "STS-B", "dev_pearson", 5),
-        "squad": Task(
-            "run_squad.py",
-            (
-                f"--train_file={squad / 'train-v1.1.json'}",
-                f"--dev_file={squad / 'dev-v1.1.json'}",
-                f"--max_train_examples={FLAGS.squad_questions}",
-                "--num_train_epochs=2",
-                "--train_batch_size=32",
-                "--doc_stride=64",
-            ),
-            "dev_f1",
-            to_percent=1.0,
-        ),
+        "squad": commands.squad_task(FLAGS.squad_questions),
     }
 
 
@@ -87,7 +73,9 @@ def random_model(folder: Path) -> Path:
     return folder
 
 
-def scores(task: Task, model: str, rate: str, folder: Path) -> list[float]:
+def scores(
+    task: commands.Task, model: str, rate: str, folder: Path
+) -> list[float]:
     """Fine-tunes with each seed, unless that is done; returns dev metrics."""
     seeds = range(1, FLAGS.num_seeds + 1)
     common = (
@@ -97,7 +85,9 @@ def scores(task: Task, model: str, rate: str, folder: Path) -> list[float]:
         "--max_seq_length=128",
     )
     if task.script == "run_classifier.py":
-        call(folder, task.script, *common, f"--num_seeds={FLAGS.num_seeds}")
+        commands.call(
+            folder, task.script, *common, f"--num_seeds={FLAGS.num_seeds}"
+        )
         # A grid's folder has a table of its runs; a single run has its log.
         if FLAGS.num_seeds > 1:
             with open(folder / "runs.tsv", encoding="utf-8") as table:
@@ -106,7 +96,7 @@ def scores(task: Task, model: str, rate: str, folder: Path) -> list[float]:
         return [read_metrics(folder / "metrics.jsonl")[-1][task.metric]]
     folders = {seed: folder / str(seed) for seed in seeds}
     for seed, run in folders.items():
-        call(run, task.script, *common, f"--seed={seed}")
+        commands.call(run, task.script, *common, f"--seed={seed}")
     return [
         read_metrics(run / "metrics.jsonl")[-1][task.metric]
         for run in folders.values()

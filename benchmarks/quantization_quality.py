@@ -22,18 +22,16 @@ import shutil  # noqa: E402
 import statistics  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import commands  # noqa: E402
 from absl import app, flags  # noqa: E402
-from commands import Task, call  # noqa: E402
 
 from mobilebert_tf.tools.benchmark_tflite import benchmark, table  # noqa: E402
 from mobilebert_tf.training.metrics_log import read_metrics  # noqa: E402
 
 FLAGS = flags.FLAGS
-_DATA = os.environ.get("MOBILEBERT_TF_DATA", "data")
 
-flags.DEFINE_string("data_dir", _DATA, "Folder of glue/ and squad/.")
-flags.DEFINE_string("model", None, "The pre-trained folder.", required=True)
-flags.DEFINE_string("output_dir", None, "Folder of the runs.", required=True)
+commands.define_flags()
+flags.adopt_module_key_flags(commands)
 flags.DEFINE_list("tasks", ["sst2", "squad"], "Some of the tasks only.")
 flags.DEFINE_integer("num_seeds", 3, "Runs of each task.", 1)
 flags.DEFINE_integer("rounds", 50, "Timed inferences of each file.", 1)
@@ -42,11 +40,11 @@ PLAIN = "int8_plain"
 KINDS = ("float32", "float16", "dynamic", PLAIN, "int8", "int8_qat")
 
 
-def tasks() -> dict[str, Task]:
+def tasks() -> dict[str, commands.Task]:
     """The tasks, at rates that suit small models."""
-    glue, squad = Path(FLAGS.data_dir, "glue"), Path(FLAGS.data_dir, "squad")
+    glue = Path(FLAGS.data_dir, "glue")
     return {
-        "sst2": Task(
+        "sst2": commands.Task(
             "run_classifier.py",
             (
                 "--task=sst2",
@@ -59,45 +57,35 @@ def tasks() -> dict[str, Task]:
             "dev_accuracy",
             100.0,
         ),
-        "squad": Task(
-            "run_squad.py",
-            (
-                f"--train_file={squad / 'train-v1.1.json'}",
-                f"--dev_file={squad / 'dev-v1.1.json'}",
-                "--max_train_examples=40000",
-                "--num_train_epochs=2",
-                "--learning_rate=2e-3",
-                "--train_batch_size=32",
-                "--max_seq_length=128",
-                "--doc_stride=64",
-            ),
-            "dev_f1",
-            1.0,
+        "squad": commands.squad_task(
+            40000, "--learning_rate=2e-3", "--max_seq_length=128"
         ),
     }
 
 
-def metrics(task: Task, folder: Path, seed: int) -> dict[str, float]:
+def metrics(task: commands.Task, folder: Path, seed: int) -> dict[str, float]:
     """Fine-tunes and exports with a seed; returns the metric by kind."""
     common = (*task.arguments, f"--model={FLAGS.model}", f"--seed={seed}")
     plain = folder / f"{PLAIN}.json"
     if not plain.exists():
         arguments = (*common, "--export=int8", "--noequalize")
-        call(folder, task.script, *arguments, step="plain_")
+        commands.call(folder, task.script, *arguments, step="plain_")
         value = read_metrics(folder / "metrics.jsonl")[-1][
             f"int8_{task.metric}"
         ]
         shutil.copy(folder / "int8.tflite", folder / f"{PLAIN}.tflite")
         plain.write_text(json.dumps(value))
     kinds = [kind for kind in KINDS if kind != PLAIN]
-    call(folder, task.script, *common, f"--export={','.join(kinds)}")
+    commands.call(folder, task.script, *common, f"--export={','.join(kinds)}")
     last = read_metrics(folder / "metrics.jsonl")[-1]
     values = {kind: last[f"{kind}_{task.metric}"] for kind in kinds}
     values[PLAIN] = json.loads(plain.read_text())
     return {kind: task.to_percent * values[kind] for kind in KINDS}
 
 
-def report(name: str, task: Task, by_seed: list[dict[str, float]]) -> None:
+def report(
+    name: str, task: commands.Task, by_seed: list[dict[str, float]]
+) -> None:
     """Prints the metric of each kind, and its losses."""
     print(f"\n{name}, {task.metric} in %, {len(by_seed)} seed(s)")
     print(f"{'file':<12}    mean  loss against float32: mean, by seed")
