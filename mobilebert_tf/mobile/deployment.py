@@ -3,8 +3,10 @@
 It computes what the Keras model computes (`folding` says why), in operations
 that the integer kernels of LiteRT have: rank-2 dense layers on [B * S, W] with
 fused activations, plain additions, two batch products and a float softmax a
-block. The forward pass is written once; a `Rounding` decides what happens
-where an integer kernel would round.
+block. Where the first token answers for its sequence, the last block computes
+the first token only: the others are keys and values to it. The forward pass is
+written once; a `Rounding` decides what happens where an integer kernel would
+round.
 """
 
 import keras
@@ -143,19 +145,21 @@ class _Forward:
     def logits(self, input_ids, input_mask, segment_ids):
         mask = self.mask(input_mask)
         rows = self.embed(input_ids, segment_ids)  # [B * S, D]
+        is_first_read = self.model.task == "sequence_classification"
+        last = self.config.num_hidden_layers - 1
         for index in range(self.config.num_hidden_layers):
-            rows = self.block(f"block_{index:02d}", rows, mask)
-        if self.model.task != "sequence_classification":
-            if self.model.task != "features":
-                rows = self.dense("head", rows)
-            return tf.reshape(rows, (-1, self.length, rows.shape[-1]))
-        width = self.config.hidden_size
-        first = tf.reshape(rows, (-1, self.length, width))[:, 0]  # [B, D]
+            is_cut = is_first_read and index == last
+            keep = self.first if is_cut else _all
+            rows = self.block(f"block_{index:02d}", rows, mask, keep)
         if "pooler/kernel" in self.weights:
-            first = self.dense("pooler", first)
+            rows = self.dense("pooler", rows)
             # The range of the integer tanh kernel.
-            first = self.rounding.fixed(tf.tanh(first), -1.0, 127 / 128)
-        return self.dense("head", first)
+            rows = self.rounding.fixed(tf.tanh(rows), -1.0, 127 / 128)
+        if self.model.task != "features":
+            rows = self.dense("head", rows)
+        if is_first_read:
+            return rows
+        return tf.reshape(rows, (-1, self.length, rows.shape[-1]))
 
     def mask(self, input_mask):
         """Returns (factor or None, addend), each [B, 1, 1, S]."""
@@ -192,15 +196,22 @@ class _Forward:
             return tf.concat((following, words, preceding), axis=-1)
         return tf.concat((preceding, words, following), axis=-1)
 
-    def block(self, name, rows, mask):
-        narrow = query_key = value = rows
-        if self.config.use_bottleneck:
-            narrow = self.bottleneck(f"{name}/input_bottleneck", rows)
+    def block(self, name, rows, mask, keep):
+        """Computes those of the rows that `keep` picks."""
+        query_key = value = rows
+        narrow = kept = keep(rows)
+        if self.config.attention_source == "bottleneck":
+            query_key = value = self.bottleneck(
+                f"{name}/input_bottleneck", rows
+            )
+            narrow = keep(value)
+        elif self.config.use_bottleneck:
+            narrow = self.bottleneck(f"{name}/input_bottleneck", kept)
         if self.config.attention_source == "shared":
             query_key = self.bottleneck(f"{name}/shared_qk_bottleneck", rows)
-        elif self.config.attention_source == "bottleneck":
-            query_key = value = narrow
-        context = self.attention(f"{name}/attention", query_key, value, mask)
+        context = self.attention(
+            f"{name}/attention", keep(query_key), query_key, value, mask
+        )
         hidden = self.residual(f"{name}/attention_output", context, narrow)
         for ffn_index in range(self.config.num_feedforward_networks):
             part = f"{name}/feed_forward_{ffn_index}"
@@ -209,18 +220,29 @@ class _Forward:
             )
             hidden = self.residual(f"{part}/output", inner, hidden)
         if self.config.use_bottleneck:
-            return self.residual(f"{name}/output_bottleneck", hidden, rows)
+            return self.residual(f"{name}/output_bottleneck", hidden, kept)
         return hidden
 
-    def attention(self, name, query_key, value_input, mask):
+    def first(self, rows):
+        """Returns the first tokens' rows: [B * S, W] to [B, W]."""
+        width = rows.shape[-1]
+        features = tf.reshape(rows, (-1, self.length, width))
+        # A SLICE of known size, because the delegate takes no other.
+        size = (features.shape[0] or -1, 1, width)
+        return tf.reshape(tf.slice(features, (0, 0, 0), size), (-1, width))
+
+    def attention(self, name, query_input, key_input, value_input, mask):
         rounding = self.rounding
         factor, addend = mask
-        query = self.heads(self.dense(f"{name}/query", query_key), (0, 2, 1, 3))
-        key = self.product(f"{name}/key", query_key)
-        key = self.heads(rounding.symmetric(f"{name}/key", key), (0, 2, 3, 1))
+        is_cut = query_input is not key_input
+        query = self.dense(f"{name}/query", query_input)
+        query = self.heads(query, (0, 2, 1, 3), 1 if is_cut else self.length)
+        key = self.product(f"{name}/key", key_input)
+        key = rounding.symmetric(f"{name}/key", key)
+        key = self.heads(key, (0, 2, 3, 1), self.length)
         value = self.product(f"{name}/value", value_input)
         value = rounding.symmetric(f"{name}/value", value)
-        value = self.heads(value, (0, 2, 1, 3))  # [B, N, S, H]
+        value = self.heads(value, (0, 2, 1, 3), self.length)  # [B, N, S, H]
         logits = rounding.activation(f"{name}/logits", query @ key)
         # From here to the probabilities in float: faster than the integer
         # softmax, and masked logits do not stretch a quantised range.
@@ -233,10 +255,10 @@ class _Forward:
             (-1, self.config.intra_bottleneck_size),
         )
 
-    def heads(self, rows, axes):
+    def heads(self, rows, axes, length):
         heads = self.config.num_attention_heads
         width = self.config.intra_bottleneck_size // heads
-        shape = (-1, self.length, heads, width)
+        shape = (-1, length, heads, width)
         return tf.transpose(tf.reshape(rows, shape), axes)
 
     def bottleneck(self, name, rows):
@@ -279,3 +301,7 @@ class _Forward:
         outputs = outputs * self.weights[f"{name}/gamma"]
         outputs = outputs + self.weights[f"{name}/beta"]
         return self.rounding.activation(f"{name}/norm", outputs)
+
+
+def _all(rows):
+    return rows

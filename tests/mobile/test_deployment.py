@@ -6,7 +6,9 @@ import tensorflow as tf
 
 import mobilebert_tf as mb
 from mobilebert_tf.mobile.deployment import deployment_model
+from mobilebert_tf.mobile.rounding import Exact
 from tests.mobile.networks import (
+    LABELS,
     classifier,
     random_batch,
     relative_error,
@@ -57,6 +59,43 @@ def test_variables_are_trainable_and_each_matters(rng):
     }
     # A constant added to every key vanishes in the softmax.
     assert idle == {"block_00/attention/key/bias:0"}
+
+
+class _CountedRows(Exact):
+    """Computes exactly and notes how many rows each dense layer gave."""
+
+    def __init__(self):
+        self.counts = {}
+
+    def activation(self, name, tensor):
+        self.counts[name] = len(tensor)
+        return tensor
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"key_query_shared_bottleneck": False},
+        {"use_bottleneck_attention": True},
+        {"use_bottleneck": False, "intra_bottleneck_size": 64},
+    ],
+)
+def test_the_last_block_computes_only_the_row_that_answers(rng, changes):
+    config = small_config(**changes)
+    tagger = mb.MobileBertForTokenClassification(config, LABELS)
+    answers = {}
+    for model in (classifier(config, rng), tagger):
+        rows = _CountedRows()
+        deployment_model(model)(
+            **random_batch(config, rng, size=2, length=20), rounding=rows
+        )
+        answers[type(model)] = rows.counts
+    cut, whole = answers.values()
+    assert cut["block_01/feed_forward_0/output"] == 40
+    assert cut["block_02/attention/query"] == 2
+    assert cut["block_02/feed_forward_0/output"] == 2
+    assert whole["block_02/feed_forward_0/output"] == 40
 
 
 def test_impossible_requests_are_refused(rng):

@@ -9,6 +9,7 @@ import pytest
 import mobilebert_tf as mb
 from mobilebert_tf.mobile.deployment import deployment_model
 from mobilebert_tf.mobile.export import export_tflite, muted
+from mobilebert_tf.mobile.measurement import MeasuredFile
 from mobilebert_tf.mobile.quantization import QuantizationAwareModel
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from tests.mobile.networks import (
@@ -116,6 +117,12 @@ def test_no_norm_is_left_in_any_file(files):
         # The mask's value, once; no gamma.
         assert counts["MUL"] == 1, kind
         assert counts["BATCH_MATMUL"] == 4, kind
+
+
+def test_only_look_ups_and_the_mask_are_left_to_slow_kernels(files):
+    for kind in ("float32", "int8", "int8_qat"):
+        left = MeasuredFile(files[kind]).undelegated()
+        assert left == {"GATHER": 2, "CAST": 1, "RESHAPE": 1}, kind
 
 
 def test_dense_weights_are_int8_per_channel_around_zero(int8):

@@ -1,0 +1,35 @@
+"""Asks a file as an app would, in an interpreter that has the Task Library.
+
+    python task_library_answers.py FILE QUESTIONS.json ANSWERS.json
+
+Run by `test_task_library` in a process of its own: the wheel wants a NumPy
+older than this project's.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from tflite_support.task import text
+
+
+def answers(path: str, context: str, question: str) -> list[dict]:
+    """Returns what the file answers, the best first."""
+    found = text.BertQuestionAnswerer.create_from_file(path).answer(
+        context, question
+    )
+    return [
+        {
+            "text": answer.text,
+            "start": answer.pos.start,
+            "end": answer.pos.end,
+            "logit": answer.pos.logit,
+        }
+        for answer in found.answers
+    ]
+
+
+if __name__ == "__main__":
+    file, questions, out = sys.argv[1:]
+    asked = json.loads(Path(questions).read_text())
+    Path(out).write_text(json.dumps([answers(file, *one) for one in asked]))
