@@ -122,8 +122,8 @@ def metadata_tokenizer(
 
     Args:
         tokenizer: the model's.
-        task: what the model does; `regression` and `question_answering` are
-            words that this looks for.
+        task: what the model does; `regression`, `token_classification` and
+            `question_answering` are words that this looks for.
         length: of the files' inputs.
         has_pairs: whether a classifier takes two texts.
 
@@ -132,8 +132,12 @@ def metadata_tokenizer(
     """
     if not FLAGS.metadata:
         return None
-    if task == "regression":
-        raise InputError("--metadata", "a classifier", "a regression")
+    for unfit, name in (
+        ("regression", "a regression"),
+        ("token_classification", "a tagger"),
+    ):
+        if task == unfit:
+            raise InputError("--metadata", "a classifier", name)
     if has_pairs:
         raise InputError("--metadata", "a classifier of single texts", "pairs")
     if task == "question_answering" and length != ANSWERER_LENGTH:

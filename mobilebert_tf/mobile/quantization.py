@@ -29,16 +29,11 @@ from mobilebert_tf.mobile.calibration import (
     measure_extremes,
 )
 from mobilebert_tf.mobile.deployment import INPUT_NAMES, DeploymentModel
+from mobilebert_tf.mobile.quantized_losses import quantized_loss
 from mobilebert_tf.mobile.rounding import (
     ExportRounding,
     FakeQuantization,
     RangeRecorder,
-)
-from mobilebert_tf.modeling.losses import (
-    classification_loss,
-    mean,
-    regression_loss,
-    span_loss,
 )
 
 # 8 bits reach from -128 to 127: this range has scale m / 127, zero point 0.
@@ -67,9 +62,6 @@ class QuantizationAwareModel(tf.Module):
 
     Returns:
         What `deployment` returns, rounded.
-
-    Raises:
-        ValueError: for a task that has no loss here.
     """
 
     def __init__(
@@ -78,11 +70,6 @@ class QuantizationAwareModel(tf.Module):
         float_model: keras.Model | None = None,
     ):
         super().__init__(name="quantization_aware")
-        if deployment.task not in _TASK_LOSSES:
-            raise ValueError(
-                f"quantisation-aware training knows the tasks "
-                f"{', '.join(_TASK_LOSSES)}. Received: {deployment.task}"
-            )
         self.deployment = deployment
         # In a closure: a checkpoint of this module must not hold the teacher.
         self._float_logits = None
@@ -219,31 +206,14 @@ class QuantizationAwareModel(tf.Module):
         return FakeQuantization(dict(zip(self._names, ranges, strict=True)))
 
     def compute_loss(self, batch: dict) -> dict[str, tf.Tensor]:
-        """Returns scalar losses of a batch, "loss" being what to minimise.
-
-        Args:
-            batch: the inputs and the labels: `labels` int32 [B] (float for
-                regression), or `start_positions` and `end_positions` [B].
-
-        Returns:
-            `loss`; with a float model also its two parts, `task_loss` and
-            `distillation_loss`, of which it is the mean.
-        """
-        logits = self(*(batch[name] for name in INPUT_NAMES))
-        task_loss, distillation_loss = _TASK_LOSSES[self.deployment.task]
-        loss = task_loss(logits, batch)
-        if self._float_logits is None:
-            return {"loss": loss}
-        teacher = self._float_logits(
-            {name: batch[name] for name in INPUT_NAMES}
+        """Returns `quantized_loss` of a batch of inputs and labels."""
+        inputs = {name: batch[name] for name in INPUT_NAMES}
+        teacher_logits = None
+        if self._float_logits is not None:
+            teacher_logits = self._float_logits(inputs)
+        return quantized_loss(
+            self.deployment.task, self(**inputs), batch, teacher_logits
         )
-        teacher = tf.nest.map_structure(tf.stop_gradient, teacher)
-        distilled = distillation_loss(logits, teacher)
-        return {
-            "loss": (loss + distilled) / 2.0,
-            "task_loss": loss,
-            "distillation_loss": distilled,
-        }
 
     def export_rounding(self) -> ExportRounding:
         """Returns the rounding whose graph the TFLite converter reads.
@@ -262,49 +232,3 @@ class QuantizationAwareModel(tf.Module):
             )
         ranges = self.ranges.numpy()
         return ExportRounding(dict(zip(self._names, ranges, strict=True)))
-
-
-def _classification_loss(logits, batch):
-    if logits.shape[-1] == 1:
-        return regression_loss(logits, tf.cast(batch["labels"], tf.float32))
-    return classification_loss(logits, batch["labels"])
-
-
-def _classification_distillation_loss(logits, teacher_logits):
-    if logits.shape[-1] == 1:
-        return mean(tf.square(logits - teacher_logits))
-    return _soft_cross_entropy(logits, teacher_logits)
-
-
-def _span_loss(logits, batch):
-    return span_loss(
-        logits[..., 0],
-        logits[..., 1],
-        batch["start_positions"],
-        batch["end_positions"],
-    )
-
-
-def _span_distillation_loss(logits, teacher_logits):
-    start = _soft_cross_entropy(logits[..., 0], teacher_logits["start_logits"])
-    end = _soft_cross_entropy(logits[..., 1], teacher_logits["end_logits"])
-    return (start + end) / 2.0
-
-
-def _soft_cross_entropy(logits, teacher_logits):
-    """Mean over the batch of -sum(teacher probability * log probability)."""
-    return mean(
-        tf.nn.softmax_cross_entropy_with_logits(
-            labels=tf.nn.softmax(teacher_logits), logits=logits
-        )
-    )
-
-
-# Task -> (loss against labels, loss against the float model's logits).
-_TASK_LOSSES = {
-    "sequence_classification": (
-        _classification_loss,
-        _classification_distillation_loss,
-    ),
-    "question_answering": (_span_loss, _span_distillation_loss),
-}

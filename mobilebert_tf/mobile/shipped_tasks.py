@@ -23,6 +23,7 @@ from mobilebert_tf.mobile.shipping import ShippedTask
 from mobilebert_tf.modeling.models import (
     MobileBertForQuestionAnswering,
     MobileBertForSequenceClassification,
+    MobileBertForTokenClassification,
 )
 from mobilebert_tf.training.classification_task import ClassificationTask
 from mobilebert_tf.training.fine_tuning import task_loss
@@ -34,6 +35,9 @@ from mobilebert_tf.training.question_answering import (
 from mobilebert_tf.training.question_answering_task import (
     QuestionSplit,
     SquadSettings,
+)
+from mobilebert_tf.training.token_classification_task import (
+    TokenClassificationTask,
 )
 
 # Windows whose inputs are made at once; they are run one by one.
@@ -61,16 +65,6 @@ def shipped_classifier(
             "output": f"{'independent_' * several}probabilities",
         }
 
-    def train_batches(batch_size, seed, start_step):
-        return array_dataset(
-            task.splits["train"],
-            batch_size=batch_size,
-            seed=seed,
-            shuffle=True,
-            repeat=True,
-            start_step=start_step,
-        )
-
     def score(predict):
         def logits(arrays):
             outputs = predict(arrays)
@@ -88,7 +82,7 @@ def shipped_classifier(
         model,
         task.max_seq_length,
         task.num_train_examples,
-        train_batches,
+        _array_batches(task.splits),
         score,
         shown,
         file_options=file_options,
@@ -98,6 +92,40 @@ def shipped_classifier(
             shipped, quantized_loss=_several_labels_loss(model)
         )
     return shipped
+
+
+def shipped_tagger(
+    model: MobileBertForTokenClassification,
+    task: TokenClassificationTask,
+    max_seq_length: int,
+) -> ShippedTask:
+    """Returns a tagger, scored on dev and test by whole entities.
+
+    Args:
+        model: fine-tuned on `task`.
+        task: its sentences, in windows of the length that files shall have.
+        max_seq_length: that length.
+    """
+
+    def score(predict):
+        def logits(arrays):
+            # Of each token once, in their order (see `encode_sentences`).
+            return predict(arrays)[arrays["label_weights"] > 0]
+
+        return task.metrics(logits, "dev") | task.metrics(logits, "test")
+
+    return ShippedTask(
+        model,
+        max_seq_length,
+        task.num_train_examples,
+        _array_batches(task.splits),
+        score,
+        [
+            f"{split}_{task.chosen_by}"
+            for prefix in ("dev", "test")
+            for split in task.labelled(prefix)
+        ],
+    )
 
 
 def _logits(probabilities: np.ndarray, several: bool) -> np.ndarray:
@@ -195,6 +223,22 @@ def shipped_question_answerer(
         ("dev_exact", "dev_f1") if dev else (),
         file_options=file_options,
     )
+
+
+def _array_batches(splits: Mapping[str, dict]) -> Callable:
+    """Returns a task's `train_batches` from its arrays."""
+
+    def train_batches(batch_size, seed, start_step):
+        return array_dataset(
+            splits["train"],
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=True,
+            repeat=True,
+            start_step=start_step,
+        )
+
+    return train_batches
 
 
 def _inputs(

@@ -18,8 +18,9 @@ that mark no entities, parts of speech say. Precision, recall and F1 are those
 of whole entities, as `conlleval` has them; the weights that are best on dev are
 kept. `dev_predictions.conll` and `test_predictions.conll` have token, tag and
 predicted tag; `conlleval` reads them. `--teacher=FOLDER` learns from a better
-tagger too. Without training (`--nodo_train`) the
-model must be a tagger.
+tagger too. `--export=float32,dynamic,int8_qat` also writes `.tflite` files, the
+last one after quantisation-aware training, and scores each on the same
+sentences. Without training (`--nodo_train`) the model must be a tagger.
 """
 
 import functools
@@ -31,11 +32,13 @@ from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.data.sentence_sources import SentenceSource
 from mobilebert_tf.data.tag_schemes import SCHEMES
 from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.flags import devices
+from mobilebert_tf.flags import devices, export
 from mobilebert_tf.flags import fine_tuning as tuning
 from mobilebert_tf.flags import teacher as teaching
 from mobilebert_tf.flags.fine_tuning_runs import fine_tune
 from mobilebert_tf.hub import model_folder
+from mobilebert_tf.mobile.shipped_tasks import shipped_tagger
+from mobilebert_tf.mobile.shipping import check_calibration, needs_calibration
 from mobilebert_tf.modeling.model_folder import CONFIG_FILE
 from mobilebert_tf.training.fine_tuning_grid import GridOutcome
 from mobilebert_tf.training.model_card import write_model_folder
@@ -53,6 +56,7 @@ FLAGS = flags.FLAGS
 
 # What a resumed run may change.
 _UNIMPORTANT = (
+    *export.EXPORT_FLAGS,
     "do_eval",
     "do_predict",
     "predict_file",
@@ -70,6 +74,7 @@ def define_flags() -> None:
     devices.define_device_flags()
     tuning.define_grid_flags()
     teaching.define_teacher_flags()
+    export.define_export_flags()
     for split, verb in (
         ("train", "train on"),
         ("dev", "choose the best weights by"),
@@ -103,7 +108,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("do_eval", True, "Evaluate on dev and test sentences.")
     flags.DEFINE_bool("do_predict", True, "Tag --predict_file.")
     # So that --help lists the shared flags too.
-    for module in (shared, devices, tuning, teaching):
+    for module in (shared, devices, tuning, teaching, export):
         flags.adopt_module_key_flags(module)
 
 
@@ -120,16 +125,26 @@ def source() -> SentenceSource:
 
 
 def main(_) -> None:
-    """Reads, trains, evaluates, tags, writes."""
+    """Reads, trains, evaluates, tags, writes, exports."""
     points = tuning.points_around()
     distribution = devices.open_devices(len(points))
     folder = model_folder(FLAGS.model)
     tokenizer = WordpieceTokenizer.from_folder(folder)
-    shared.check_max_seq_length(
-        MobileBertConfig.from_json(folder / CONFIG_FILE)
-    )
+    config = MobileBertConfig.from_json(folder / CONFIG_FILE)
+    export.check_export(config)
+    shared.check_max_seq_length(config)
+    length = export.export_length(FLAGS.max_seq_length)
+    export.metadata_tokenizer(tokenizer, "token_classification", length)
     verbs = (FLAGS.do_train, FLAGS.do_eval, FLAGS.do_predict)
-    task = read_task(source(), verbs, folder, tokenizer, FLAGS.max_seq_length)
+    task = read_task(
+        source(),
+        verbs,
+        folder,
+        tokenizer,
+        FLAGS.max_seq_length,
+        needs_calibration(FLAGS.export),
+    )
+    check_calibration(FLAGS.export, task.num_train_examples)
     if FLAGS.do_train:
         task.check_choice(len(points), FLAGS.patience)
         outcome = fine_tune(
@@ -151,7 +166,14 @@ def main(_) -> None:
         outcome.model, FLAGS.eval_batch_size, tuning.bucket_lengths()
     )
     results = task.finish(predict, FLAGS.output_dir, verbs)
-    outcome.run.finish(results)
+    exported, notes = {}, {}
+    if FLAGS.export:
+        shipped = shipped_tagger(
+            outcome.model, task.of_length(length, tokenizer), length
+        )
+        batch_size = (outcome.point or points[0]).batch_size
+        exported, notes = export.ship(shipped, batch_size)
+    outcome.run.finish(results | exported)
     write_model_folder(
         FLAGS.output_dir,
         outcome.model,
@@ -168,7 +190,8 @@ def main(_) -> None:
                 for split, sentences in task.sentences.items()
             },
         }
-        | outcome.notes(),
+        | outcome.notes()
+        | notes,
     )
 
 

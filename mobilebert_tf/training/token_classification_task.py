@@ -69,6 +69,27 @@ class TokenClassificationTask:
             if split.startswith(prefix) and "labels" in arrays
         }
 
+    def of_length(
+        self, max_seq_length: int, tokenizer: WordpieceTokenizer
+    ) -> "TokenClassificationTask":
+        """The same task in windows of another length."""
+        splits = {
+            split: encode_sentences(
+                sentences.tokens,
+                sentences.tags,
+                tokenizer,
+                max_seq_length,
+                self.label_names,
+            ).arrays
+            for split, sentences in self.sentences.items()
+        }
+        return dataclasses.replace(self, splits=splits)
+
+    @property
+    def chosen_by(self) -> str:
+        """The name of the metric by which a model is chosen."""
+        return "accuracy" if self.scheme == NO_SCHEME else "f1"
+
     def check_choice(self, num_runs: int, patience: int | None) -> None:
         """Checks that there is something to choose by.
 
@@ -112,8 +133,7 @@ class TokenClassificationTask:
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """The one number of dev's metrics by which a model is chosen."""
-        name = "accuracy" if self.scheme == NO_SCHEME else "f1"
-        return metrics[f"dev_{name}"]
+        return metrics[f"dev_{self.chosen_by}"]
 
     def finish(self, predictor, folder: str | os.PathLike, verbs) -> dict:
         """Evaluates and predicts, prints a table, writes what was predicted.
@@ -175,8 +195,17 @@ def read_task(
     model_folder: str | os.PathLike,
     tokenizer: WordpieceTokenizer,
     max_seq_length: int,
+    calibrates: bool = False,
 ) -> TokenClassificationTask:
     """Reads and encodes what verbs (train, eval, predict) need.
+
+    Args:
+        source: where sentences come from.
+        verbs: whether to train, evaluate and predict.
+        model_folder: of the model to start from.
+        tokenizer: that model's.
+        max_seq_length: columns of the arrays.
+        calibrates: whether training sentences are wanted without training.
 
     Raises:
         InputError: a file is malformed, its tags are not of one scheme or not
@@ -187,7 +216,7 @@ def read_task(
     known = saved_tags(model_folder)
     if not do_train and known is None:
         raise InputError(model_folder, "a tagger", "another kind of model")
-    splits = source.read(verbs)
+    splits = source.read((do_train or calibrates, *verbs[1:]))
     if do_train and "train" not in splits:
         raise InputError("--train_file", "a file, or --nodo_train", "none")
     tagged = [some for some in splits.values() if some.tags is not None]
@@ -198,7 +227,7 @@ def read_task(
     names = _tags_to_learn(splits["train"], known) if do_train else known
     for sentences in tagged:
         sentences.check_known(names)
-    if source.max_train_examples and do_train:
+    if source.max_train_examples and "train" in splits:
         splits["train"] = splits["train"].first(source.max_train_examples)
     arrays = {
         split: _encoded(split, sentences, tokenizer, max_seq_length, names)

@@ -15,6 +15,7 @@ from mobilebert_tf.mobile.runtime import TFLiteModel
 from tests.mobile.networks import (
     classifier,
     random_batch,
+    randomise,
     relative_error,
     small_config,
 )
@@ -220,6 +221,33 @@ def test_question_answering_has_two_outputs(rng, tmp_path):
     assert sorted(found) == ["end_logits", "start_logits"]
     for name, logits in found.items():
         assert relative_error(logits, wanted[name]) < 1e-5
+
+
+@pytest.mark.parametrize("output", ["first_token", "mean"])
+def test_an_embedder_exports_as_int8(output, rng, tmp_path):
+    config = small_config(num_hidden_layers=2)
+    encoder = mb.MobileBertEncoder(config)
+    randomise(encoder, rng)
+    batch = random_batch(config, rng, size=16)
+    rows = np.asarray(encoder(batch).sequence_output)
+    keep = batch["input_mask"][:, :, None]
+    wanted = rows[:, 0]
+    if output == "mean":
+        wanted = (rows * keep).sum(axis=1) / keep.sum(axis=1)
+    quantized = QuantizationAwareModel(deployment_model(encoder))
+    quantized.calibrate([batch])
+    path = tmp_path / "int8.tflite"
+    export_tflite(
+        encoder,
+        "int8",
+        path,
+        max_seq_length=20,
+        quantized=quantized,
+        output=output,
+    )
+    assert MeasuredFile(path).has_integer_kernels()
+    found = TFLiteModel(path).predict(batch)
+    assert relative_error(found, wanted) < 0.1
 
 
 def test_what_cannot_be_written_is_refused(trained, tmp_path):

@@ -149,7 +149,7 @@ def test_loss_is_half_labels_half_float_model(calibrated, trained, test_arrays):
     assert float(terms["loss"]) == pytest.approx(task, rel=1e-4)
 
 
-def test_regression_and_spans_have_losses_and_tags_have_none(rng):
+def test_regression_and_spans_have_losses(rng):
     config = small_config(num_hidden_layers=1)
     scorer = mb.MobileBertForSequenceClassification(config, ["score"])
     batch = random_batch(config, rng)
@@ -175,9 +175,32 @@ def test_regression_and_spans_have_losses_and_tags_have_none(rng):
         ]
     )
     assert float(terms["task_loss"]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_tags_have_losses_and_features_have_none(rng):
+    config = small_config(num_hidden_layers=1)
+    batch = random_batch(config, rng)
     tagger = mb.MobileBertForTokenClassification(config, ["a", "b"])
-    with pytest.raises(ValueError, match="knows the tasks"):
-        QuantizationAwareModel(deployment_model(tagger))
+    quantized = QuantizationAwareModel(deployment_model(tagger), tagger)
+    quantized.calibrate([batch])
+    tags = {
+        "labels": rng.integers(0, 2, batch["input_ids"].shape),
+        "label_weights": batch["input_mask"] * (batch["input_ids"] % 2),
+    }
+    terms = quantized.compute_loss(batch | tags)
+    log_probs = log_softmax(quantized(**batch).numpy())
+    counted = tags["label_weights"] > 0
+    own = np.take_along_axis(log_probs, tags["labels"][..., None], -1)[..., 0]
+    wanted = -own[counted].mean()
+    assert float(terms["task_loss"]) == pytest.approx(wanted, rel=1e-5)
+    teacher = np.exp(log_softmax(np.asarray(tagger(batch))))
+    wanted = -np.sum(teacher * log_probs, axis=-1)[counted].mean()
+    assert float(terms["distillation_loss"]) == pytest.approx(wanted, rel=1e-5)
+    encoder = mb.MobileBertEncoder(config)
+    quantized = QuantizationAwareModel(deployment_model(encoder))
+    quantized.calibrate([batch])
+    with pytest.raises(ValueError, match="Received: features"):
+        quantized.compute_loss(batch)
 
 
 def test_the_teacher_and_the_ranges_are_not_trained(calibrated, trained):

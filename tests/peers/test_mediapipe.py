@@ -160,23 +160,30 @@ def test_text_embedder_reproduces_the_embedding(
     ask, tokenizer, config, tmp_path
 ):
     encoder = drawn(mb.MobileBertEncoder(config))
-    path = tmp_path / "embedder.tflite"
-    export_tflite(
-        encoder,
-        "float32",
-        path,
-        max_seq_length=LENGTH,
-        output="mean",
-        metadata=TextMetadata(tokenizer.vocab),
-    )
     batch = encode_examples(Examples(TEXTS, None), tokenizer, LENGTH)
+    quantized = QuantizationAwareModel(deployment_model(encoder))
+    quantized.calibrate([batch])
+    paths = [tmp_path / f"{kind}.tflite" for kind in ("float32", "int8")]
+    for path in paths:
+        export_tflite(
+            encoder,
+            path.stem,
+            path,
+            max_seq_length=LENGTH,
+            quantized=quantized,
+            output="mean",
+            metadata=TextMetadata(tokenizer.vocab),
+        )
     rows = encoder(batch).sequence_output.numpy()
     wanted = [
         row[: mask.sum()].mean(0)
         for row, mask in zip(rows, batch["input_mask"], strict=True)
     ]
-    (found,) = ask(("embed", path))
+    found, rounded = ask(*[("embed", path) for path in paths])
     np.testing.assert_allclose(found, wanted, atol=1e-4)
+    ours = TFLiteModel(paths[1]).predict(batch)
+    np.testing.assert_allclose(rounded, ours, atol=1e-4)
+    assert np.corrcoef(np.ravel(rounded), np.ravel(wanted))[0, 1] > 0.99
 
 
 # What published files say, and the published schema finds in ours.

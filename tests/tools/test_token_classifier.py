@@ -6,7 +6,9 @@ import random
 import signal
 import subprocess
 
+import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from mobilebert_tf.data.conll import read_sentences
 from mobilebert_tf.evaluation.entities import entity_metrics
@@ -143,6 +145,42 @@ def test_a_trained_tagger_evaluates_and_tags(files, trained, tmp_path):
     assert (tmp_path / name).read_text() == (folder / name).read_text()
 
 
+def test_files_tag_like_the_model(files, trained, tmp_path):
+    _, folder = trained
+    kinds = ("float32", "int8", "int8_qat")
+    output = run(
+        f"--model={folder}",
+        "--nodo_train",
+        "--nodo_predict",
+        f"--train_file={files}/train.conll",
+        f"--dev_file={files}/dev.conll",
+        f"--test_file={files}/test.conll",
+        f"--output_dir={tmp_path}",
+        f"--export={','.join(kinds)}",
+        "--export_seq_length=32",
+        "--num_qat_steps=8",
+        *TRAINING[3:],
+    )
+    values = results(tmp_path)
+    for name in ("dev_f1", "test_f1", "test_accuracy"):
+        assert values[name] == results(folder)[name]
+        assert values[f"float32_{name}"] == pytest.approx(values[name])
+        for kind in kinds[1:]:
+            assert values[f"{kind}_{name}"] == pytest.approx(
+                values[name], abs=0.1
+            )
+    for kind in kinds:
+        assert f"\n{kind}.tflite" in output
+        interpreter = Interpreter(str(tmp_path / f"{kind}.tflite"))
+        (logits,) = interpreter.get_output_details()
+        assert list(logits["shape"]) == [1, 32, 4]
+        assert logits["dtype"] is np.float32
+    assert (tmp_path / "int8_qat_training" / "metrics.jsonl").exists()
+    assert (
+        "Files for inputs of 32 pieces" in (tmp_path / "README.md").read_text()
+    )
+
+
 def test_an_interrupted_run_goes_on_to_the_same_weights(
     files, trained, tmp_path
 ):
@@ -177,6 +215,10 @@ BAD_INPUT = {
     "a tag without a type": (
         "--train_file={files}/bad.conll",
         "bad.conll, line 2: expected O or B-TYPE, I-TYPE",
+    ),
+    "metadata for a phone's task that there is not": (
+        "--train_file={files}/train.conll --export=int8 --metadata",
+        "--metadata: expected a classifier, found a tagger",
     ),
     "longer than the model": (
         "--train_file={files}/train.conll --max_seq_length=64",
