@@ -10,16 +10,21 @@ from mobilebert_tf.data.bucketing import (
     training_dataset,
 )
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.models import MobileBertForSequenceClassification
+from mobilebert_tf.modeling.models import (
+    MobileBertForSequenceClassification,
+    MobileBertForTokenClassification,
+)
 from mobilebert_tf.training.classification_task import ClassificationTask
 from mobilebert_tf.training.evaluations import BEST_FOLDER, Evaluation
-from mobilebert_tf.training.fine_tuning import Predictor, fine_tuning_loss
 from mobilebert_tf.training.optimization import (
     OPTIMIZERS,
     WarmupPolynomialDecay,
 )
 from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.step import StepOptions, build_train_step
+from mobilebert_tf.training.token_classification_task import (
+    TokenClassificationTask,
+)
 
 PHASE = "fine_tuning"
 
@@ -87,7 +92,7 @@ class FineTuningOptions:
 
 
 class FineTuningRun:
-    """A classifier in training, or another model that is fine-tuned like one.
+    """A classifier or a tagger in training.
 
     Args:
         model: made in the run's distribution, with the point's seed.
@@ -97,7 +102,7 @@ class FineTuningRun:
         folder: the run's.
         settings: what the folder's run was asked to do (see `Run`).
         run_settings: further arguments of `Run`.
-        compute_loss: from a batch to its terms; None: a classifier's loss.
+        compute_loss: from a batch to its terms.
         predictor: makes of the model, a batch size and widths what the task
             is scored with.
 
@@ -108,15 +113,16 @@ class FineTuningRun:
 
     def __init__(
         self,
-        model: MobileBertForSequenceClassification,
-        task: ClassificationTask,
+        model: MobileBertForSequenceClassification
+        | MobileBertForTokenClassification,
+        task: ClassificationTask | TokenClassificationTask,
         point: Point,
         options: FineTuningOptions,
         folder: str | os.PathLike,
         settings: Mapping,
         run_settings: Mapping,
-        compute_loss: Callable | None = None,
-        predictor: Callable = Predictor,
+        compute_loss: Callable,
+        predictor: Callable,
     ):
         self.model = model
         self._task = task
@@ -125,7 +131,7 @@ class FineTuningRun:
         self._batch_size = min(point.batch_size, task.num_train_examples)
         self._steps_per_epoch = task.num_train_examples // self._batch_size
         self._num_steps = point.num_epochs * self._steps_per_epoch
-        self._compute_loss = compute_loss or fine_tuning_loss(model)
+        self._compute_loss = compute_loss
         self._predict = predictor(
             model, options.eval_batch_size, options.bucket_lengths
         )

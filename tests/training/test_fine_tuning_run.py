@@ -6,6 +6,7 @@ import pytest
 
 from mobilebert_tf.training import fine_tuning_run
 from mobilebert_tf.training.classification_task import ClassificationTask
+from mobilebert_tf.training.fine_tuning import Predictor, fine_tuning_loss
 from mobilebert_tf.training.fine_tuning_run import (
     BEST_FOLDER,
     FineTuningOptions,
@@ -27,8 +28,9 @@ def task():
 
 def start(task, folder, every_step=False, **options):
     keras.utils.set_random_seed(POINT.seed)
+    model = toy_classifier()
     return FineTuningRun(
-        toy_classifier(),
+        model,
         task,
         POINT,
         FineTuningOptions(
@@ -41,6 +43,8 @@ def start(task, folder, every_step=False, **options):
             "log_every": 2,
             "save_every_seconds": -1.0 if every_step else 1000.0,
         },
+        fine_tuning_loss(model),
+        Predictor,
     )
 
 
