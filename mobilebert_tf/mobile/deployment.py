@@ -56,11 +56,12 @@ class DeploymentModel(tf.Module):
     Call arguments:
         input_ids, input_mask, segment_ids: int32 [B, S], S static.
         rounding: a `Rounding`; exact by default.
+        first_only: whether the first token's features are enough.
 
     Returns:
         Logits: [B, C] for sequence classification, [B, S, C] for tokens,
         [B, S, 2] (start, end) for question answering; for features the last
-        feature map, [B, S, D].
+        feature map, [B, S, D], or its first row, [B, D].
 
     Raises:
         ValueError: when called on sequences beyond the position table.
@@ -83,9 +84,17 @@ class DeploymentModel(tf.Module):
         }
         self._activation = activation_function(config.hidden_act)
 
-    def __call__(self, input_ids, input_mask, segment_ids, rounding=None):
+    def __call__(
+        self,
+        input_ids,
+        input_mask,
+        segment_ids,
+        rounding=None,
+        first_only=False,
+    ):
+        first_only = first_only or self.task == "sequence_classification"
         forward = _Forward(self, rounding or Exact(), input_ids.shape[1])
-        return forward.logits(input_ids, input_mask, segment_ids)
+        return forward.outputs(input_ids, input_mask, segment_ids, first_only)
 
 
 def deployment_model(
@@ -142,14 +151,12 @@ class _Forward:
         self.rounding = rounding
         self.length = length
 
-    def logits(self, input_ids, input_mask, segment_ids):
+    def outputs(self, input_ids, input_mask, segment_ids, first_only):
         mask = self.mask(input_mask)
         rows = self.embed(input_ids, segment_ids)  # [B * S, D]
-        is_first_read = self.model.task == "sequence_classification"
         last = self.config.num_hidden_layers - 1
         for index in range(self.config.num_hidden_layers):
-            is_cut = is_first_read and index == last
-            keep = self.first if is_cut else _all
+            keep = self.first if first_only and index == last else _all
             rows = self.block(f"block_{index:02d}", rows, mask, keep)
         if "pooler/kernel" in self.weights:
             rows = self.dense("pooler", rows)
@@ -157,7 +164,7 @@ class _Forward:
             rows = self.rounding.fixed(tf.tanh(rows), -1.0, 127 / 128)
         if self.model.task != "features":
             rows = self.dense("head", rows)
-        if is_first_read:
+        if first_only:
             return rows
         return tf.reshape(rows, (-1, self.length, rows.shape[-1]))
 

@@ -77,7 +77,11 @@ class InferenceGraph(tf.Module):
 
     def __call__(self, input_ids, input_mask, segment_ids):
         outputs = self.deployment(
-            input_ids, input_mask, segment_ids, rounding=self._rounding
+            input_ids,
+            input_mask,
+            segment_ids,
+            rounding=self._rounding,
+            first_only=self.output == "first_token",
         )
         if self.deployment.task == "question_answering":
             start, end = tf.unstack(outputs, axis=-1)
@@ -88,7 +92,7 @@ class InferenceGraph(tf.Module):
             # The logistic function, spelled without its integer kernel.
             return {"probabilities": 0.5 + 0.5 * tf.tanh(0.5 * outputs)}
         if self.output == "first_token":
-            return {"embedding": outputs[:, 0]}
+            return {"embedding": outputs}
         if self.output == "mean":
             return {"embedding": _mean(outputs, input_mask)}
         return {self.output: outputs}
