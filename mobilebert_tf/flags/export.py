@@ -33,6 +33,12 @@ EXPORT_FLAGS = (
     "mlperf_order",
 )
 
+# What no text task of a phone opens.
+_WITHOUT_TEXT_TASK = {
+    "regression": "a regression",
+    "token_classification": "a tagger",
+}
+
 
 def define_export_flags() -> None:
     """Defines what .tflite files are written."""
@@ -123,7 +129,7 @@ def metadata_tokenizer(
     Args:
         tokenizer: the model's.
         task: what the model does; `regression`, `token_classification` and
-            `question_answering` are words that this looks for.
+            `question_answering` are what this looks for.
         length: of the files' inputs.
         has_pairs: whether a classifier takes two texts.
 
@@ -132,12 +138,9 @@ def metadata_tokenizer(
     """
     if not FLAGS.metadata:
         return None
-    for unfit, name in (
-        ("regression", "a regression"),
-        ("token_classification", "a tagger"),
-    ):
-        if task == unfit:
-            raise InputError("--metadata", "a classifier", name)
+    if task in _WITHOUT_TEXT_TASK:
+        found = _WITHOUT_TEXT_TASK[task]
+        raise InputError("--metadata", "a classifier", found)
     if has_pairs:
         raise InputError("--metadata", "a classifier of single texts", "pairs")
     if task == "question_answering" and length != ANSWERER_LENGTH:
