@@ -8,6 +8,8 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 BENCHMARKS := $(wildcard benchmarks/*.py)
 # By itself: it wants a newer absl-py than tensorflow-model-optimization.
 MEDIAPIPE := $(VENV)/mediapipe
+# By itself: of 2023, it wants a NumPy below 2. Its wheels end at Python 3.11.
+TASK_LIBRARY := $(VENV)/task_library
 
 # Model Garden pins an older TensorFlow than ours, with which it works too.
 MODEL_GARDEN := tf-models-official==2.20.0
@@ -38,8 +40,9 @@ test: $(VENV)/.test  ## the default tests, then the model's tests on JAX
 		tests/modeling tests/distillation || status=$$?; \
 	exit $$status
 
-test-peers: $(VENV)/.peers $(VENV)/.mediapipe  ## compare with other projects
+test-peers: $(VENV)/.peers $(VENV)/.mediapipe $(VENV)/.task_library  ## compare with other projects
 	MOBILEBERT_TF_MEDIAPIPE_PYTHON=$(abspath $(MEDIAPIPE))/bin/python \
+	MOBILEBERT_TF_TASK_LIBRARY_PYTHON=$(abspath $(TASK_LIBRARY))/bin/python \
 		$(BIN)/python -m pytest -m "peers and not slow" tests/peers
 
 test-slow: $(VENV)/.peers  ## the tests that take minutes
@@ -92,4 +95,17 @@ $(VENV)/.mediapipe: $(VENV)/.created
 	@$(PYTHON) -m venv --clear $(MEDIAPIPE)
 	@$(MEDIAPIPE)/bin/python -m pip install -qq --disable-pip-version-check \
 		mediapipe==1.2.2
+	@touch $@
+
+$(VENV)/.task_library: $(VENV)/.created
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; \
+	then \
+		echo "Installing the Task Library into $(TASK_LIBRARY) ..." && \
+		$(PYTHON) -m venv --clear $(TASK_LIBRARY) && \
+		$(TASK_LIBRARY)/bin/python -m pip install -qq \
+			--disable-pip-version-check tflite-support==0.4.4 \
+			libusb-package==1.0.30.0 numpy==1.26.4; \
+	else \
+		echo "The Task Library has no wheel for this Python: not compared."; \
+	fi
 	@touch $@

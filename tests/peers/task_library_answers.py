@@ -6,11 +6,17 @@ Run by `test_task_library` in a process of its own: the wheel wants a NumPy
 older than this project's.
 """
 
+import ctypes
 import json
 import sys
 from pathlib import Path
 
-from tflite_support.task import text
+import libusb_package
+
+# The library wants it on the system, and never calls it on a machine without
+# an Edge TPU.
+ctypes.CDLL(str(libusb_package.get_library_path()))
+from tflite_support.task import text  # noqa: E402
 
 
 def answers(path: str, context: str, question: str) -> list[dict]:

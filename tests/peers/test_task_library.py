@@ -1,8 +1,7 @@
 """The Task Library opens question answerers as they are and reads their logits.
 
-Needs a Python with `tflite-support` 0.4.4 in it (Python 3.11 at most, NumPy
-below 2, and the system's libusb-1.0), named by
-MOBILEBERT_TF_TASK_LIBRARY_PYTHON.
+Needs a Python with `tflite-support` 0.4.4 and `libusb-package` in it (Python
+3.11 at most, NumPy below 2), named by MOBILEBERT_TF_TASK_LIBRARY_PYTHON.
 """
 
 import json
@@ -77,7 +76,7 @@ def answerer(tokenizer, examples) -> mb.MobileBertForQuestionAnswering:
 def ask(folder: Path, path: Path) -> list[list[dict]]:
     """Returns the Task Library's answers to each question."""
     python = os.environ.get(PYTHON)
-    if not python:
+    if not python or not Path(python).exists():
         pytest.skip(f"{PYTHON} names no Python with tflite-support")
     questions, answers = folder / "questions.json", folder / "answers.json"
     questions.write_text(json.dumps([(CONTEXT, one) for one in QUESTIONS]))
