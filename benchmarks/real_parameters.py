@@ -31,9 +31,7 @@ def real_parameter_model(
     rng = np.random.default_rng(seed)
     vectors = np.load(folder / "vectors.npz")
     deviations = json.loads((folder / "matrix_scales.json").read_text())
-    config = mb.MobileBertConfig.from_preset(
-        "mobilebert", attention_mask_value=-20.0
-    )
+    config = mb.MobileBertConfig.from_preset("mobilebert")
     num_classes = len(vectors["classifier.bias"])
     model = mb.MobileBertForSequenceClassification(
         config, [str(index) for index in range(num_classes)]

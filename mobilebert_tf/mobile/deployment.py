@@ -98,18 +98,20 @@ class DeploymentModel(tf.Module):
 
 
 def deployment_model(
-    model: keras.Model, mask_value: float = -20.0
+    model: keras.Model, mask_value: float | None = None
 ) -> DeploymentModel:
     """Returns the exact rewrite of a fine-tuned model.
 
-    One difference is wanted: masked logits receive no less than `mask_value`
-    where the config has a larger negative number (-10000, say). A masked key
-    then keeps a weight of e^-20 = 2e-9 relative to a real key of equal logit,
-    where the trained model has 0; and no quantised tensor has to span 10000.
+    Masked logits receive what the config says, -10000 mostly. No rounded
+    tensor spans it, because masks are added between integers and softmax, in
+    float. Tools that round the sum as well want a bound: at -20 a masked key
+    keeps a weight of e^-20 relative to a real one of equal logit. But logits
+    are seldom equal; those of a student trained at a large rate were seen to
+    differ by 10^5, and then a bound is another network.
 
     Args:
         model: a task model or encoder on the TensorFlow backend.
-        mask_value: the bound, negative.
+        mask_value: the most negative addend of masked logits; None: no bound.
 
     Raises:
         ValueError: for a model without a deployment graph, or a bound that
@@ -120,7 +122,7 @@ def deployment_model(
         raise ValueError(
             f"deployment needs one of {known}. Received: {type(model).__name__}"
         )
-    if mask_value >= 0:
+    if mask_value is not None and mask_value >= 0:
         raise ValueError(f"mask_value must be negative. Received: {mask_value}")
     task, config = TASKS[type(model)], model.config
     encoder = model if task == "features" else model.encoder
@@ -131,8 +133,21 @@ def deployment_model(
         stream = stream.start(config.hidden_size)
     if task != "features":
         folding.fold_dense("head", model.head.dense, stream)
-    bounded = max(config.attention_mask_value, mask_value)
-    return DeploymentModel(config, task, folding.arrays, bounded)
+    deployment = DeploymentModel(
+        config, task, folding.arrays, config.attention_mask_value
+    )
+    return deployment if mask_value is None else bounded(deployment, mask_value)
+
+
+def bounded(deployment: DeploymentModel, mask_value: float) -> DeploymentModel:
+    """Returns the same network with masks of at least `mask_value`."""
+    arrays = {
+        name: weight.numpy() for name, weight in deployment.weights.items()
+    }
+    mask_value = max(deployment.mask_value, mask_value)
+    return DeploymentModel(
+        deployment.config, deployment.task, arrays, mask_value
+    )
 
 
 class _Forward:

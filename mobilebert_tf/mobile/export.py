@@ -20,6 +20,7 @@ from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.mobile.deployment import (
     INPUT_NAMES,
     DeploymentModel,
+    bounded,
     deployment_model,
 )
 from mobilebert_tf.mobile.metadata import (
@@ -52,6 +53,9 @@ KINDS = ("float32", "float16", "dynamic", "int8", "int8_qat", "int16x8")
 # Integers throughout; the writer is one, what differs is whether the graph was
 # calibrated only or trained under quantisation as well.
 INTEGER_KINDS = ("int8", "int8_qat")
+
+# The converter rounds masked logits too, in 2^16 steps from here.
+_INT16_MASK = -100.0
 
 # Examples of calibration that an int16x8 file is probed with.
 _PROBES = 4
@@ -178,6 +182,7 @@ def _graphs(
         rounded = DynamicRounding()
     elif kind == "int16x8":
         rounded = WeightRounding()
+        model = bounded(model, _INT16_MASK)
         warnings.warn(
             "no accelerated delegate runs int16x8 files; the reference kernels "
             "take some thirty times as long as int8",

@@ -9,7 +9,7 @@ LABELS = ("a", "b", "c")
 
 
 def small_config(**changes) -> mb.MobileBertConfig:
-    """A student of three narrow blocks, its mask already bounded."""
+    """A student of three narrow blocks."""
     return mb.MobileBertConfig.from_preset(
         "mobilebert_small",
         **{
@@ -20,7 +20,6 @@ def small_config(**changes) -> mb.MobileBertConfig:
             "intermediate_size": 48,
             "num_hidden_layers": 3,
             "max_position_embeddings": 40,
-            "attention_mask_value": -20.0,
         }
         | changes,
     )

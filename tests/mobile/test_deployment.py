@@ -16,17 +16,26 @@ from tests.mobile.networks import (
 )
 
 
-def test_large_masks_are_bounded_and_small_ones_kept(rng):
+def test_masks_are_the_models_unless_bounded(rng):
     config = small_config(attention_mask_value=-10000.0)
     model = classifier(config, rng)
+    # Logits far apart, some padded keys' above all real ones'.
+    for block in model.encoder.blocks:
+        for dense in (block.attention.query, block.attention.key):
+            dense.kernel.assign(dense.kernel.numpy() * 60.0)
     batch = random_batch(config, rng)
-    assert deployment_model(model).mask_value == -20.0
-    assert deployment_model(model, mask_value=-9.0).mask_value == -9.0
-    assert relative_error(deployment_model(model)(**batch), model(batch)) < 1e-5
+    found = deployment_model(model)
+    assert found.mask_value == -10000.0
+    assert relative_error(found(**batch), model(batch)) < 1e-5
+    found = deployment_model(model, mask_value=-20.0)
+    assert found.mask_value == -20.0
+    assert relative_error(found(**batch), model(batch)) > 1e-2
     config = small_config(
         attention_mask_form="multiply_add", attention_mask_value=-6.0
     )
-    assert deployment_model(classifier(config, rng)).mask_value == -6.0
+    model = classifier(config, rng)
+    assert deployment_model(model).mask_value == -6.0
+    assert deployment_model(model, mask_value=-9.0).mask_value == -6.0
 
 
 def test_masked_positions_change_nothing(rng):
