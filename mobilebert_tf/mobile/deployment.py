@@ -106,8 +106,8 @@ def deployment_model(
     tensor spans it, because masks are added between integers and softmax, in
     float. Tools that round the sum as well want a bound: at -20 a masked key
     keeps a weight of e^-20 relative to a real one of equal logit. But logits
-    are seldom equal; those of a student trained at a large rate were seen to
-    differ by 10^5, and then a bound is another network.
+    are seldom equal: those of a student trained at a large rate were seen to
+    differ by 10^5, and a bound then changes what it answers.
 
     Args:
         model: a task model or encoder on the TensorFlow backend.
