@@ -99,7 +99,6 @@ def main(_) -> None:
     )
     packed = export.metadata_tokenizer(tokenizer, task.kind, length, has_pairs)
     if FLAGS.do_train:
-        task.check_choice(len(points), FLAGS.patience)
         outcome = fine_tune(
             task,
             points,

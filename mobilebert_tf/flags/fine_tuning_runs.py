@@ -42,7 +42,11 @@ def fine_tune(
         tokenizer: the model's.
         distribution: where it trains.
         settings: what must not change when the runs go on.
+
+    Raises:
+        InputError: if there is nothing to choose among several points by.
     """
+    task.check_choice(len(points), FLAGS.patience)
     teacher = teaching.open_teacher(
         distribution,
         tokenizer,

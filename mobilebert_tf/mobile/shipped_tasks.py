@@ -65,28 +65,10 @@ def shipped_classifier(
             "output": f"{'independent_' * several}probabilities",
         }
 
-    def score(predict):
-        def logits(arrays):
-            outputs = predict(arrays)
-            return _logits(outputs, several) if file_options else outputs
+    def logits(_, outputs):
+        return _logits(outputs, several) if file_options else outputs
 
-        return task.metrics(logits, "dev") | task.metrics(logits, "test")
-
-    shown = [
-        f"{split}_{name}"
-        for prefix in ("dev", "test")
-        for split in task.labelled(prefix)
-        for name in task.chosen_by
-    ]
-    shipped = ShippedTask(
-        model,
-        task.max_seq_length,
-        task.num_train_examples,
-        _array_batches(task.splits),
-        score,
-        shown,
-        file_options=file_options,
-    )
+    shipped = _shipped(model, task, task.max_seq_length, logits, file_options)
     if several:
         return dataclasses.replace(
             shipped, quantized_loss=_several_labels_loss(model)
@@ -107,24 +89,62 @@ def shipped_tagger(
         max_seq_length: that length.
     """
 
+    def logits(arrays, outputs):
+        # Of each token once, in their order (see `encode_sentences`).
+        return outputs[arrays["label_weights"] > 0]
+
+    return _shipped(model, task, max_seq_length, logits)
+
+
+def _shipped(
+    model: MobileBertForSequenceClassification
+    | MobileBertForTokenClassification,
+    task: ClassificationTask | TokenClassificationTask,
+    max_seq_length: int,
+    logits: Callable,
+    file_options: Mapping[str, object] | None = None,
+) -> ShippedTask:
+    """Returns a task whose examples are arrays by split.
+
+    Args:
+        model: fine-tuned on `task`.
+        task: its examples, `max_seq_length` long.
+        max_seq_length: columns of the examples.
+        logits: from arrays and what a file makes of them to what `task`
+            scores.
+        file_options: see `ShippedTask`.
+    """
+
+    def train_batches(batch_size, seed, start_step):
+        return array_dataset(
+            task.splits["train"],
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=True,
+            repeat=True,
+            start_step=start_step,
+        )
+
     def score(predict):
-        def logits(arrays):
-            # Of each token once, in their order (see `encode_sentences`).
-            return predict(arrays)[arrays["label_weights"] > 0]
+        def predictor(arrays):
+            return logits(arrays, predict(arrays))
 
-        return task.metrics(logits, "dev") | task.metrics(logits, "test")
+        return task.metrics(predictor, "dev") | task.metrics(predictor, "test")
 
+    shown = [
+        f"{split}_{name}"
+        for prefix in ("dev", "test")
+        for split in task.labelled(prefix)
+        for name in task.chosen_by
+    ]
     return ShippedTask(
         model,
         max_seq_length,
         task.num_train_examples,
-        _array_batches(task.splits),
+        train_batches,
         score,
-        [
-            f"{split}_{task.chosen_by}"
-            for prefix in ("dev", "test")
-            for split in task.labelled(prefix)
-        ],
+        shown,
+        file_options=file_options or {},
     )
 
 
@@ -223,22 +243,6 @@ def shipped_question_answerer(
         ("dev_exact", "dev_f1") if dev else (),
         file_options=file_options,
     )
-
-
-def _array_batches(splits: Mapping[str, dict]) -> Callable:
-    """Returns a task's `train_batches` from its arrays."""
-
-    def train_batches(batch_size, seed, start_step):
-        return array_dataset(
-            splits["train"],
-            batch_size=batch_size,
-            seed=seed,
-            shuffle=True,
-            repeat=True,
-            start_step=start_step,
-        )
-
-    return train_batches
 
 
 def _inputs(

@@ -146,7 +146,6 @@ def main(_) -> None:
     )
     check_calibration(FLAGS.export, task.num_train_examples)
     if FLAGS.do_train:
-        task.check_choice(len(points), FLAGS.patience)
         outcome = fine_tune(
             task,
             points,

@@ -73,6 +73,9 @@ class TokenClassificationTask:
         self, max_seq_length: int, tokenizer: WordpieceTokenizer
     ) -> "TokenClassificationTask":
         """The same task in windows of another length."""
+        widths = {rows["input_ids"].shape[1] for rows in self.splits.values()}
+        if widths <= {max_seq_length}:
+            return self
         splits = {
             split: encode_sentences(
                 sentences.tokens,
@@ -86,9 +89,9 @@ class TokenClassificationTask:
         return dataclasses.replace(self, splits=splits)
 
     @property
-    def chosen_by(self) -> str:
-        """The name of the metric by which a model is chosen."""
-        return "accuracy" if self.scheme == NO_SCHEME else "f1"
+    def chosen_by(self) -> tuple[str]:
+        """The metric by which a model is chosen."""
+        return ("accuracy",) if self.scheme == NO_SCHEME else ("f1",)
 
     def check_choice(self, num_runs: int, patience: int | None) -> None:
         """Checks that there is something to choose by.
@@ -133,7 +136,8 @@ class TokenClassificationTask:
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """The one number of dev's metrics by which a model is chosen."""
-        return metrics[f"dev_{self.chosen_by}"]
+        (name,) = self.chosen_by
+        return metrics[f"dev_{name}"]
 
     def finish(self, predictor, folder: str | os.PathLike, verbs) -> dict:
         """Evaluates and predicts, prints a table, writes what was predicted.
