@@ -28,26 +28,31 @@ import functools
 
 from absl import flags
 
-from mobilebert_tf import flags as shared
+from mobilebert_tf.commands import flags as shared
+from mobilebert_tf.commands import flags_devices as devices
+from mobilebert_tf.commands import flags_export as export
+from mobilebert_tf.commands import flags_fine_tuning as tuning
+from mobilebert_tf.commands import flags_teacher as teaching
+from mobilebert_tf.commands.flags_fine_tuning_runs import fine_tune
 from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.flags import devices, export
-from mobilebert_tf.flags import fine_tuning as tuning
-from mobilebert_tf.flags import teacher as teaching
-from mobilebert_tf.flags.fine_tuning_runs import fine_tune
 from mobilebert_tf.hub import model_folder
-from mobilebert_tf.mobile.shipped_tasks import shipped_classifier
-from mobilebert_tf.mobile.shipping import check_calibration, needs_calibration
-from mobilebert_tf.modeling.model_folder import CONFIG_FILE
-from mobilebert_tf.training.classification_task import (
+from mobilebert_tf.mobile.stages import (
+    check_calibration,
+    needs_calibration,
+    shipped_classifier,
+)
+from mobilebert_tf.modeling.folder import CONFIG_FILE
+from mobilebert_tf.tasks.classification import (
+    Predictor,
     build_classifier,
+    fine_tuning_loss,
     read_task,
     write_problem_type,
 )
-from mobilebert_tf.training.fine_tuning import Predictor, fine_tuning_loss
-from mobilebert_tf.training.fine_tuning_grid import GridOutcome
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.training.fine_tuning import GridOutcome
+from mobilebert_tf.training.loop import Run
 from mobilebert_tf.training.model_card import write_model_folder
-from mobilebert_tf.training.run import Run
 
 FLAGS = flags.FLAGS
 

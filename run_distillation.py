@@ -14,15 +14,17 @@ teacher's own --input_files if it had others.
 import keras
 from absl import flags
 
-from mobilebert_tf import flags as shared
 from mobilebert_tf import load_tokenizer
+from mobilebert_tf.commands import flags as shared
+from mobilebert_tf.commands import flags_devices as devices
+from mobilebert_tf.commands import flags_pretraining as pretraining
+from mobilebert_tf.commands import flags_transfer as transfer
 from mobilebert_tf.distillation.initialization import match_embedding_norm
-from mobilebert_tf.distillation.teacher import load_teacher
-from mobilebert_tf.flags import devices, pretraining, transfer
+from mobilebert_tf.distillation.teachers import load_teacher
 from mobilebert_tf.training.distillation import run_stages
-from mobilebert_tf.training.optimization import OPTIMIZERS
+from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.optimizers import OPTIMIZERS
 from mobilebert_tf.training.pretraining import HeldOutText, finish_pretraining
-from mobilebert_tf.training.run import Run
 
 FLAGS = flags.FLAGS
 

@@ -18,20 +18,21 @@ import keras
 from absl import flags
 
 from mobilebert_tf import MobileBertForPretraining
-from mobilebert_tf import flags as shared
+from mobilebert_tf.commands import flags as shared
+from mobilebert_tf.commands import flags_devices as devices
+from mobilebert_tf.commands import flags_pretraining as pretraining
+from mobilebert_tf.data.records import are_tfrecords
 from mobilebert_tf.data.sources import load_text
-from mobilebert_tf.data.tfrecords import are_tfrecords
-from mobilebert_tf.data.vocabulary import learn_vocabulary
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.flags import devices, pretraining
-from mobilebert_tf.training.optimization import OPTIMIZERS, describe_parameters
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.text.vocabulary import learn_vocabulary
+from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.optimizers import OPTIMIZERS, describe_parameters
 from mobilebert_tf.training.pretraining import (
     HeldOutText,
     finish_pretraining,
     pretraining_loss,
 )
-from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.step import build_train_step
 
 FLAGS = flags.FLAGS

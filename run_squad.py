@@ -31,29 +31,31 @@ from pathlib import Path
 import keras
 from absl import flags
 
-from mobilebert_tf import flags as shared
+from mobilebert_tf.commands import flags as shared
+from mobilebert_tf.commands import flags_devices as devices
+from mobilebert_tf.commands import flags_export as export
+from mobilebert_tf.commands import flags_question_answering as answering
+from mobilebert_tf.commands import flags_teacher as teaching
 from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.data.squad_batches import training_dataset
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
-from mobilebert_tf.flags import devices, export
-from mobilebert_tf.flags import question_answering as answering
-from mobilebert_tf.flags import teacher as teaching
 from mobilebert_tf.hub import model_folder
-from mobilebert_tf.mobile.shipped_tasks import shipped_question_answerer
-from mobilebert_tf.mobile.shipping import check_calibration, needs_calibration
-from mobilebert_tf.modeling.model_folder import CONFIG_FILE
-from mobilebert_tf.training.model_card import write_model_folder
-from mobilebert_tf.training.question_answering import (
-    answer_splits,
-    question_answering_loss,
+from mobilebert_tf.mobile.stages import (
+    check_calibration,
+    needs_calibration,
+    shipped_question_answerer,
 )
-from mobilebert_tf.training.question_answering_task import (
+from mobilebert_tf.modeling.folder import CONFIG_FILE
+from mobilebert_tf.tasks.question_answering import (
     QuestionSplit,
+    answer_splits,
     build_question_answerer,
+    question_answering_loss,
     windows_of_length,
     write_settings,
 )
-from mobilebert_tf.training.run import Run
+from mobilebert_tf.tasks.squad_windows import training_dataset
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.model_card import write_model_folder
 
 FLAGS = flags.FLAGS
 

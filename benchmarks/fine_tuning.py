@@ -38,26 +38,22 @@ import tensorflow as tf  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 import mobilebert_tf as mb  # noqa: E402
-from mobilebert_tf.data.bucketing import (  # noqa: E402
-    INPUTS,
-    bucketed_rows,
-    mean_width,
-    training_dataset,
+from mobilebert_tf.data.batches import (
+    INPUTS,  # noqa: E402
+    bucketed_rows,  # noqa: E402
+    mean_width,  # noqa: E402
+    training_dataset,  # noqa: E402
 )
-from mobilebert_tf.data.glue_files import read_glue  # noqa: E402
-from mobilebert_tf.data.text_classification import (  # noqa: E402
-    encode_examples,
+from mobilebert_tf.tasks.classification import (
+    Predictor,  # noqa: E402
+    build_classifier,  # noqa: E402
+    fine_tuning_loss,  # noqa: E402
+    task_metrics,  # noqa: E402
 )
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer  # noqa: E402
-from mobilebert_tf.training.classification_task import (  # noqa: E402
-    build_classifier,
-)
-from mobilebert_tf.training.fine_tuning import (  # noqa: E402
-    Predictor,
-    fine_tuning_loss,
-    task_metrics,
-)
-from mobilebert_tf.training.optimization import AdamW  # noqa: E402
+from mobilebert_tf.tasks.glue import read_glue  # noqa: E402
+from mobilebert_tf.tasks.labelled_texts import encode_examples  # noqa: E402
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer  # noqa: E402
+from mobilebert_tf.training.optimizers import AdamW  # noqa: E402
 from mobilebert_tf.training.step import build_train_step  # noqa: E402
 
 FLAGS = flags.FLAGS

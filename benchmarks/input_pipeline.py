@@ -35,24 +35,24 @@ from plain_pretraining_data import (  # noqa: E402
     read_tokens,
 )
 
-from mobilebert_tf.data.batching import pretraining_dataset  # noqa: E402
+from mobilebert_tf.data.batches import pretraining_dataset  # noqa: E402
 from mobilebert_tf.data.corpus import tokenize_documents  # noqa: E402
-from mobilebert_tf.data.example_shards import (  # noqa: E402
-    ShardSettings,
-    shard_path,
-    write_shard,
+from mobilebert_tf.data.records import (  # noqa: E402
+    tfrecord_dataset,  # noqa: E402
+    tfrecord_index,  # noqa: E402
 )
-from mobilebert_tf.data.sources import read_text  # noqa: E402
-from mobilebert_tf.data.text_files import (  # noqa: E402
-    matching_files,
-    read_documents,
+from mobilebert_tf.data.shards import (  # noqa: E402
+    ShardSettings,  # noqa: E402
+    shard_path,  # noqa: E402
+    write_shard,  # noqa: E402
 )
-from mobilebert_tf.data.tfrecords import (  # noqa: E402
-    tfrecord_dataset,
-    tfrecord_index,
+from mobilebert_tf.data.sources import (  # noqa: E402
+    matching_files,  # noqa: E402
+    read_documents,  # noqa: E402
+    read_text,  # noqa: E402
 )
-from mobilebert_tf.data.vocabulary import learn_vocabulary  # noqa: E402
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer  # noqa: E402
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer  # noqa: E402
+from mobilebert_tf.text.vocabulary import learn_vocabulary  # noqa: E402
 
 FLAGS = flags.FLAGS
 _DATA = os.environ.get("MOBILEBERT_TF_DATA")

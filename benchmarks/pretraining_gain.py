@@ -25,7 +25,7 @@ import keras  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 import mobilebert_tf as mb  # noqa: E402
-from mobilebert_tf.training.metrics_log import read_metrics  # noqa: E402
+from mobilebert_tf.training.log import read_metrics  # noqa: E402
 
 FLAGS = flags.FLAGS
 

@@ -81,7 +81,7 @@ def build_pair(teacher):
 def random_teacher():
     """Returns a float32 teacher of the preset."""
     import mobilebert_tf as mb
-    from mobilebert_tf.distillation.teacher import build_teacher
+    from mobilebert_tf.distillation.teachers import build_teacher
 
     return build_teacher(mb.MobileBertConfig.from_preset(FLAGS.teacher))
 
@@ -89,10 +89,7 @@ def random_teacher():
 def stage_step(distiller, stage, lower_block_multiplier=SOFT):
     """Returns the train step of a stage."""
     from mobilebert_tf.training.distillation import build_stage
-    from mobilebert_tf.training.optimization import (
-        Lamb,
-        WarmupPolynomialDecay,
-    )
+    from mobilebert_tf.training.optimizers import Lamb, WarmupPolynomialDecay
 
     step, _ = build_stage(
         distiller,
@@ -111,7 +108,7 @@ def everything_step(distiller, heads: bool):
     import tensorflow as tf
 
     from mobilebert_tf.distillation.schedule import TransferStage
-    from mobilebert_tf.training.optimization import Lamb
+    from mobilebert_tf.training.optimizers import Lamb
     from mobilebert_tf.training.step import build_train_step
 
     number = len(distiller.student.encoder.blocks)
@@ -232,8 +229,8 @@ def build_memory_row(teacher_dtype: str | None) -> tuple:
     """Returns a step, the vocabulary's size and the teacher's MB."""
     import mobilebert_tf as mb
     from mobilebert_tf.distillation.schedule import TransferStage
-    from mobilebert_tf.distillation.teacher import load_teacher
-    from mobilebert_tf.training.optimization import Lamb
+    from mobilebert_tf.distillation.teachers import load_teacher
+    from mobilebert_tf.training.optimizers import Lamb
     from mobilebert_tf.training.pretraining import pretraining_loss
     from mobilebert_tf.training.step import build_train_step
 

@@ -22,16 +22,16 @@ import tensorflow as tf
 import mobilebert_tf as mb
 from mobilebert_tf.mobile.deployment import INPUT_NAMES, deployment_model
 from mobilebert_tf.mobile.equalization import equalize
-from mobilebert_tf.mobile.quantization import QuantizationAwareModel
-from mobilebert_tf.mobile.range_schedule import (
+from mobilebert_tf.mobile.quantization import (
+    QuantizationAwareModel,
     build_optimizer,
     following_ranges,
     keep_better,
     snapshot,
+    typical_sizes,
 )
-from mobilebert_tf.mobile.relative_steps import typical_sizes
 from mobilebert_tf.modeling.losses import classification_loss, span_loss
-from mobilebert_tf.training.optimization import AdamW, WarmupPolynomialDecay
+from mobilebert_tf.training.optimizers import AdamW, WarmupPolynomialDecay
 from mobilebert_tf.training.step import build_train_step
 
 LENGTH, VOCAB_SIZE = 24, 64

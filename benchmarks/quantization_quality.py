@@ -25,8 +25,11 @@ from pathlib import Path  # noqa: E402
 import commands  # noqa: E402
 from absl import app, flags  # noqa: E402
 
-from mobilebert_tf.tools.benchmark_tflite import benchmark, table  # noqa: E402
-from mobilebert_tf.training.metrics_log import read_metrics  # noqa: E402
+from mobilebert_tf.tools.benchmark_tflite import (
+    benchmark,  # noqa: E402
+    table,  # noqa: E402
+)
+from mobilebert_tf.training.log import read_metrics  # noqa: E402
 
 FLAGS = flags.FLAGS
 

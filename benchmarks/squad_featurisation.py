@@ -19,9 +19,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mobilebert_tf.data.squad import Questions, read_squad
-from mobilebert_tf.data.squad_windows import make_windows
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.tasks.squad import Questions, read_squad
+from mobilebert_tf.tasks.squad_windows import make_windows
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 MAX_SEQ_LENGTH, DOC_STRIDE, MAX_QUERY_LENGTH = 384, 128, 64
 _DATA = os.environ.get("MOBILEBERT_TF_DATA", "data")

@@ -34,12 +34,16 @@ from absl import app, flags  # noqa: E402
 
 import mobilebert_tf as mb  # noqa: E402
 from mobilebert_tf.mobile.deployment import deployment_model  # noqa: E402
-from mobilebert_tf.mobile.export import export_tflite, muted  # noqa: E402
-from mobilebert_tf.mobile.matrix_rate import dense_layers  # noqa: E402
-from mobilebert_tf.mobile.quantization import (  # noqa: E402
-    QuantizationAwareModel,
+from mobilebert_tf.mobile.export import (
+    export_tflite,  # noqa: E402
+    muted,  # noqa: E402
 )
-from mobilebert_tf.tools.operations import KerasGraph, converted  # noqa: E402
+from mobilebert_tf.mobile.matrix_rate import dense_layers  # noqa: E402
+from mobilebert_tf.mobile.quantization import QuantizationAwareModel  # noqa: E402
+from mobilebert_tf.tools.operations import (
+    KerasGraph,  # noqa: E402
+    converted,  # noqa: E402
+)
 
 FLAGS = flags.FLAGS
 LABELS = ("a", "b", "c")

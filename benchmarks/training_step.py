@@ -75,9 +75,10 @@ def build_step(options: dict, laps: Laps):
     import keras
 
     import mobilebert_tf as mb
-    from mobilebert_tf.training import optimization, step
+    from mobilebert_tf.training import optimizers as optimization
+    from mobilebert_tf.training import step
     from mobilebert_tf.training.pretraining import pretraining_loss
-    from mobilebert_tf.training.rematerialization import rematerialize
+    from mobilebert_tf.training.step import rematerialize
 
     keras.config.set_dtype_policy(options.pop("dtype", "float32"))
     config = mb.MobileBertConfig.from_preset(FLAGS.preset)
@@ -102,7 +103,8 @@ def build_transfer(kind: str, config, laps: Laps):
     import mobilebert_tf as mb
     from mobilebert_tf.distillation.objectives import TransferWeights
     from mobilebert_tf.distillation.schedule import TransferStage
-    from mobilebert_tf.training import distillation, optimization
+    from mobilebert_tf.training import distillation
+    from mobilebert_tf.training import optimizers as optimization
 
     laps.lap("import, s")
     middle = config.num_hidden_layers // 2 - 1

@@ -16,6 +16,7 @@ import importlib
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.encoder import EncoderOutput, MobileBertEncoder
+from mobilebert_tf.modeling.load import load
 from mobilebert_tf.modeling.models import (
     MobileBertForMaskedLM,
     MobileBertForMultipleChoice,
@@ -25,7 +26,6 @@ from mobilebert_tf.modeling.models import (
     MobileBertForSequenceClassification,
     MobileBertForTokenClassification,
 )
-from mobilebert_tf.modeling.pretrained import load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -52,6 +52,6 @@ def __getattr__(name: str):
     # The tokenizer needs TensorFlow, whatever the model runs on: only who asks
     # for it waits for that.
     if name in _OF_THE_TOKENIZER:
-        module = importlib.import_module("mobilebert_tf.data.wordpiece")
+        module = importlib.import_module("mobilebert_tf.text.tokenizer")
         return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,8 +19,8 @@ import math
 import os
 from pathlib import Path
 
-from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import atomic_file
 from mobilebert_tf.presets import PRESETS
 
 ACTIVATIONS = ("relu", "relu6", "gelu", "gelu_erf", "tanh", "linear")

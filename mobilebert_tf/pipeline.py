@@ -19,35 +19,36 @@ from typing import NamedTuple
 import keras
 import scipy.special
 
-from mobilebert_tf.data.classification_sources import MULTI_LABEL, REGRESSION
-from mobilebert_tf.data.normalization import split_words
-from mobilebert_tf.data.squad import squad_questions
-from mobilebert_tf.data.squad_windows import make_windows
-from mobilebert_tf.data.text_classification import Examples, encode_examples
-from mobilebert_tf.data.token_windows import by_sentence, encode_sentences
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.evaluation.entities import entities
 from mobilebert_tf.hub import model_folder
-from mobilebert_tf.modeling.pretrained import load
-from mobilebert_tf.training.classification_task import saved_labels
-from mobilebert_tf.training.fine_tuning import (
+from mobilebert_tf.modeling.load import load
+from mobilebert_tf.tasks.classification import (
     Predictor,
     decisions,
     probabilities,
+    saved_labels,
 )
-from mobilebert_tf.training.question_answering import (
+from mobilebert_tf.tasks.classification_sources import MULTI_LABEL, REGRESSION
+from mobilebert_tf.tasks.labelled_texts import Examples, encode_examples
+from mobilebert_tf.tasks.metrics import entities
+from mobilebert_tf.tasks.question_answering import (
     Answers,
+    QuestionSplit,
     SpanPredictor,
     answer_questions,
-)
-from mobilebert_tf.training.question_answering_task import (
-    QuestionSplit,
     is_question_answerer,
     known_settings,
 )
-from mobilebert_tf.training.token_classification import TokenPredictor
-from mobilebert_tf.training.token_classification_task import saved_tags
+from mobilebert_tf.tasks.squad import squad_questions
+from mobilebert_tf.tasks.squad_windows import make_windows
+from mobilebert_tf.tasks.tagging import (
+    TokenPredictor,
+    by_sentence,
+    encode_sentences,
+    saved_tags,
+)
+from mobilebert_tf.text.normalization import split_words
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 Text = str | tuple[str, str]
 

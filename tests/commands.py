@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

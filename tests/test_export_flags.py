@@ -4,10 +4,10 @@ import types
 
 import pytest
 
+from mobilebert_tf.commands import flags_export as export
 from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.flags import export
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] a".split()
 

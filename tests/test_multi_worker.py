@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests.training.classifiers import toy_config
 from tests.training.test_strategies import free_ports
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import scipy.special
 
-from mobilebert_tf.data.classification_sources import MULTI_LABEL
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import MobileBertForPretraining
 from mobilebert_tf.pipeline import TextClassifier
-from mobilebert_tf.training.classification_task import write_problem_type
+from mobilebert_tf.tasks.classification import write_problem_type
+from mobilebert_tf.tasks.classification_sources import MULTI_LABEL
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests.training.classifiers import toy_classifier, toy_config
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]

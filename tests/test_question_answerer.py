@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 import scipy.special
 
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import (
     MobileBertForPretraining,
     MobileBertForQuestionAnswering,
 )
 from mobilebert_tf.pipeline import QuestionAnswerer
-from mobilebert_tf.training.question_answering_task import (
-    SquadSettings,
-    write_settings,
-)
+from mobilebert_tf.tasks.question_answering import SquadSettings, write_settings
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests.mobile.networks import randomise, small_config
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] who ? a b c d e f g h".split()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.special
 
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import MobileBertForTokenClassification
 from mobilebert_tf.pipeline import FoundEntity, TokenClassifier
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests.training.classifiers import toy_classifier, toy_config
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", ",", "##b"]

@@ -18,10 +18,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from mobilebert_tf.conversion.model_garden_names import (
-    BOOKKEEPING,
-    LAYERS,
-)
+from mobilebert_tf.conversion.model_garden_names import BOOKKEEPING, LAYERS
 from mobilebert_tf.conversion.tensors import Tensor
 from mobilebert_tf.conversion.tf1 import open_checkpoint, read_checkpoint
 from mobilebert_tf.errors import InputError

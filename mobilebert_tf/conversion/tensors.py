@@ -16,12 +16,9 @@ import numpy as np
 
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.pretrained import MODEL_CLASSES
-from mobilebert_tf.modeling.stored_weights import tensor_problem
-from mobilebert_tf.modeling.weight_names import (
-    match_weights,
-    variables_by_path,
-)
+from mobilebert_tf.modeling.folder import tensor_problem
+from mobilebert_tf.modeling.load import MODEL_CLASSES
+from mobilebert_tf.modeling.weight_names import match_weights, variables_by_path
 
 # A path's block and feed-forward numbers stand in tables as {block} and {ffn}.
 Row = tuple[str, str, "Rule"]

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.config import to_google
 from mobilebert_tf.conversion import tf1
 from mobilebert_tf.conversion.reading import Conversion
 from mobilebert_tf.conversion.tensors import Tensor, raise_problems
 from mobilebert_tf.conversion.tf1_names import HEADS, tf1_names
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.model_folder import file_shapes
-from mobilebert_tf.modeling.safetensors_file import write_tensors
-from mobilebert_tf.modeling.stored_weights import WEIGHTS_FILE
+from mobilebert_tf.files import atomic_file
+from mobilebert_tf.modeling.folder import (
+    WEIGHTS_FILE,
+    file_shapes,
+    write_tensors,
+)
 
 # The names of the published archive.
 TF1_PREFIX = "mobilebert_variables.ckpt"

@@ -18,7 +18,7 @@ from mobilebert_tf.data.documentation import (
     normalised,
     read_documentation,
 )
-from mobilebert_tf.data.text_classification import Examples
+from mobilebert_tf.tasks.labelled_texts import Examples
 
 # A paragraph with one of these gives its library away: names in any word, and
 # the usual aliases as words of their own.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 # Lines tokenized at a time.
 _LINES_AT_A_TIME = 8192

@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.data import argument_sections, docstrings
+from mobilebert_tf.files import atomic_file
 
 # Folder and distribution name. Only what this package needs to run: what only
 # its tests install must not change the text it trains on.

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mobilebert_tf.data.builtin import split_of
-from mobilebert_tf.data.conll import Sentences
 from mobilebert_tf.data.docstrings import (
     Docstring,
     is_english,
@@ -24,6 +23,7 @@ from mobilebert_tf.data.docstrings import (
     strip_markup,
 )
 from mobilebert_tf.data.documentation import normalised, read_documentation
+from mobilebert_tf.tasks.conll import Sentences
 
 PACKAGES = ("numpy", "scipy", "sklearn")
 MIN_TOKENS, MAX_TOKENS = 5, 100

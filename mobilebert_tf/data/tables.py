@@ -11,12 +11,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mobilebert_tf.data.utf8_files import (
-    decode_content,
-    line_of,
-    read_content,
-)
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import decode_content, line_of, read_content
 
 FORMATS = (".tsv", ".csv", ".jsonl")
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.atomic import atomic_file
+from mobilebert_tf.files import atomic_file
 from mobilebert_tf.mobile.deployment import INPUT_NAMES, DeploymentModel
 from mobilebert_tf.mobile.rounding import RangeRecorder, SampleRecorder
 

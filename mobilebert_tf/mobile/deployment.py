@@ -16,8 +16,8 @@ import tensorflow as tf
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.mobile.folding import Folding
 from mobilebert_tf.mobile.rounding import Exact, Rounding
-from mobilebert_tf.modeling.dense import activation_function
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
+from mobilebert_tf.modeling.layers import activation_function
 from mobilebert_tf.modeling.models import (
     MobileBertForQuestionAnswering,
     MobileBertForSequenceClassification,

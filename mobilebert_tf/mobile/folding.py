@@ -38,9 +38,8 @@ import math
 import keras
 import numpy as np
 
-from mobilebert_tf.modeling.block import MobileBertBlock
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
-from mobilebert_tf.modeling.norm import NoNorm
+from mobilebert_tf.modeling.layers import MobileBertBlock, NoNorm
 
 # A channel whose gain falls below this fraction of the stream's median would
 # be stored that many times larger than its neighbours.

@@ -22,11 +22,11 @@ import tensorflow_text
 from ai_edge_litert.interpreter import InterpreterWithCustomOps
 from tensorflow_text.core.pybinds import tflite_registrar
 
-from mobilebert_tf.data.vocabulary import CONTINUATION_PREFIX, check_vocabulary
-from mobilebert_tf.data.wordpiece import MAX_WORD_CHARACTERS
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.runtime import open_interpreter
 from mobilebert_tf.mobile.signatures import SIGNATURE, InferenceGraph
+from mobilebert_tf.text.tokenizer import MAX_WORD_CHARACTERS
+from mobilebert_tf.text.vocabulary import CONTINUATION_PREFIX, check_vocabulary
 
 TEXT_NAMES = ("text", "text_b")
 

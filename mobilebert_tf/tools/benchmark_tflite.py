@@ -25,9 +25,9 @@ from pathlib import Path
 
 from absl import flags
 
-from mobilebert_tf import flags as shared
-from mobilebert_tf.atomic import atomic_file
+from mobilebert_tf.commands import flags as shared
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import atomic_file
 from mobilebert_tf.mobile import measurement
 from mobilebert_tf.mobile.export import muted
 from mobilebert_tf.mobile.matrix_rate import dense_layers

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from absl import flags
 
+from mobilebert_tf.commands.flags import EXIT_INTERRUPTED, run_script
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.flags import EXIT_INTERRUPTED, run_script
 from mobilebert_tf.tools.demo_results import add_duration, seed_folder
 from mobilebert_tf.tools.demo_steps import (
     BUDGETS,
@@ -29,8 +29,8 @@ from mobilebert_tf.tools.demo_steps import (
     format_command,
 )
 from mobilebert_tf.tools.report import report
-from mobilebert_tf.training.metrics_log import format_duration
-from mobilebert_tf.training.run import SETTINGS_FILE
+from mobilebert_tf.training.log import format_duration
+from mobilebert_tf.training.loop import SETTINGS_FILE
 
 FLAGS = flags.FLAGS
 

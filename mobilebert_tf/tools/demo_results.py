@@ -12,16 +12,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.config import read_json_object
-from mobilebert_tf.data.text_classification import Examples
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.model_folder import WEIGHTS_FILE
-from mobilebert_tf.training.metrics_log import (
-    METRICS_FILE,
-    RESULTS,
-    read_metrics,
-)
+from mobilebert_tf.files import atomic_file
+from mobilebert_tf.modeling.folder import WEIGHTS_FILE
+from mobilebert_tf.tasks.labelled_texts import Examples
+from mobilebert_tf.training.log import METRICS_FILE, RESULTS, read_metrics
 
 # Row -> folder of the pre-trained model; its classifier's has a suffix.
 MODELS = {

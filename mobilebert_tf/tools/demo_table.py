@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from mobilebert_tf.atomic import atomic_file
+from mobilebert_tf.files import atomic_file
 from mobilebert_tf.tools.demo_results import HeldOut, Row
 
 RESULTS_FILE = "results.json"

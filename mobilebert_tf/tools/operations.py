@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import flags
 from ai_edge_litert.interpreter import Interpreter
 
-from mobilebert_tf import flags as shared
+from mobilebert_tf.commands import flags as shared
 from mobilebert_tf.config import PRESETS, MobileBertConfig
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.deployment import INPUT_NAMES, deployment_model

@@ -16,14 +16,10 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mobilebert_tf import flags as shared
-from mobilebert_tf.atomic import atomic_file
+from mobilebert_tf.commands import flags as shared
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.training.metrics_log import (
-    METRICS_FILE,
-    RESULTS,
-    read_metrics,
-)
+from mobilebert_tf.files import atomic_file
+from mobilebert_tf.training.log import METRICS_FILE, RESULTS, read_metrics
 
 FLAGS = flags.FLAGS
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from absl import flags
 
 from mobilebert_tf import load
-from mobilebert_tf.atomic import atomic_file
+from mobilebert_tf.commands.flags import run_script
 from mobilebert_tf.config import read_json_object
 from mobilebert_tf.data.builtin import library_task
-from mobilebert_tf.data.text_classification import Examples, encode_examples
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.flags import run_script
+from mobilebert_tf.files import atomic_file
+from mobilebert_tf.tasks.labelled_texts import Examples, encode_examples
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.tools import report_page, report_plots
 from mobilebert_tf.tools.demo_results import (
     CARD_FILE,
@@ -48,8 +48,8 @@ from mobilebert_tf.tools.report_attention import (
     attention_maps,
     example_sentence,
 )
-from mobilebert_tf.training.metrics_log import METRICS_FILE, read_metrics
-from mobilebert_tf.training.run import SETTINGS_FILE
+from mobilebert_tf.training.log import METRICS_FILE, read_metrics
+from mobilebert_tf.training.loop import SETTINGS_FILE
 
 REPORT_FILE = "report.html"
 

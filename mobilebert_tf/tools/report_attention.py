@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 # A sentence of so many pieces labels an attention map legibly.
 _SENTENCE_PIECES = 10

@@ -20,17 +20,17 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mobilebert_tf import flags as shared
+from mobilebert_tf.commands import flags as shared
 from mobilebert_tf.config import PRESETS, MobileBertConfig
 from mobilebert_tf.distillation.distiller import check_pair
-from mobilebert_tf.distillation.teacher import TEACHER_DTYPES
+from mobilebert_tf.distillation.teachers import TEACHER_DTYPES
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.tools.tpu_projection import format_projection
 from mobilebert_tf.tools.tpu_rows import RowFile
 from mobilebert_tf.tools.tpu_steps import StepSettings, check_kind
 from mobilebert_tf.tools.tpu_table import JAX, TENSORFLOW, Row, format_rows
 from mobilebert_tf.tools.tpu_tasks import Task, largest_row, make_row
-from mobilebert_tf.training.optimization import OPTIMIZERS
+from mobilebert_tf.training.optimizers import OPTIMIZERS
 from mobilebert_tf.training.tpu_aot import TpuSlice
 
 FLAGS = flags.FLAGS

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mobilebert_tf.atomic import atomic_file
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import atomic_file
 from mobilebert_tf.tools.tpu_table import CRASHED, Row
 from mobilebert_tf.training.tpu_aot import CHIPS, CompiledStep
 

@@ -22,21 +22,21 @@ from mobilebert_tf.distillation.schedule import (
     TransferStage,
     uniform_teacher_blocks,
 )
-from mobilebert_tf.distillation.teacher import build_teacher
+from mobilebert_tf.distillation.teachers import build_teacher
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import (
     MobileBertForPretraining,
     MobileBertForSequenceClassification,
 )
+from mobilebert_tf.tasks.classification import fine_tuning_loss
 from mobilebert_tf.training.distillation import build_distiller, build_stage
-from mobilebert_tf.training.fine_tuning import fine_tuning_loss
-from mobilebert_tf.training.optimization import (
-    OPTIMIZERS,
-    WarmupPolynomialDecay,
-)
+from mobilebert_tf.training.optimizers import OPTIMIZERS, WarmupPolynomialDecay
 from mobilebert_tf.training.pretraining import pretraining_loss
-from mobilebert_tf.training.rematerialization import rematerialize
-from mobilebert_tf.training.step import TrainStep, build_train_step
+from mobilebert_tf.training.step import (
+    TrainStep,
+    build_train_step,
+    rematerialize,
+)
 
 PRETRAINING = "pretraining"
 DISTILLATION = "distillation"

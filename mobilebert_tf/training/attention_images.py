@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from mobilebert_tf.distillation.distiller import Distiller
-from mobilebert_tf.training.metrics_log import MetricsLog
+from mobilebert_tf.training.log import MetricsLog
 
 IMAGE_NAME = "attention"
 

@@ -13,12 +13,12 @@ from mobilebert_tf.distillation.objectives import TransferWeights
 from mobilebert_tf.distillation.schedule import TransferStage
 from mobilebert_tf.modeling.models import MobileBertForPretraining
 from mobilebert_tf.training.attention_images import AttentionImages
-from mobilebert_tf.training.evaluations import Evaluation
-from mobilebert_tf.training.optimization import (
+from mobilebert_tf.training.evaluation import Evaluation
+from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.optimizers import (
     TransferStageSchedule,
     describe_parameters,
 )
-from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.step import StepOptions, build_train_step
 
 # What the progress line shows of a stage's terms, where the stage has them.

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.data.bucketing import INPUTS
+from mobilebert_tf.data.batches import INPUTS
 
 
 def inference_step(

@@ -11,8 +11,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from mobilebert_tf.atomic import atomic_file
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.files import atomic_file
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 
 def write_model_folder(

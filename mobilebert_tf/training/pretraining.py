@@ -8,13 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.data.pretraining_input import PretrainingInput
+from mobilebert_tf.data.stream import PretrainingInput
+from mobilebert_tf.modeling.folder import load_weights
 from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
-from mobilebert_tf.modeling.model_folder import load_weights
 from mobilebert_tf.modeling.models import MobileBertForPretraining
-from mobilebert_tf.training.evaluations import BEST_FOLDER, Evaluation
+from mobilebert_tf.training.evaluation import BEST_FOLDER, Evaluation
+from mobilebert_tf.training.loop import Run
 from mobilebert_tf.training.model_card import write_model_folder
-from mobilebert_tf.training.run import Run
 
 
 def pretraining_loss(

@@ -1,4 +1,17 @@
-"""One optimisation step as a compiled function, on any number of devices.
+"""Variables that an optimizer updates together, as one stacked array.
+
+The full student has 1,119 variables of sixteen kinds. Updated one by one they
+are 56,000 operations, four fifths of a step's; stacked they are 3,200, which is
+half a minute less to wait for the first step.
+
+Blocks that keep their input only and are computed again for the gradient.
+
+Keras' own scope for it does not take our blocks, whose mask is a pair, and
+would draw new dropout masks the second time. Here a block is made a function
+of its variables' values, random states among them, so that both times compute
+the same.
+
+One optimisation step as a compiled function, on any number of devices.
 
 The step is pure: gradients of the whole batch, its parts summed over replicas
 and micro-batches with the counts of the whole batch, then one update, clipped
@@ -7,18 +20,124 @@ device, so that nothing has to be read back for it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.losses import dividing_by
-from mobilebert_tf.training.strategies import (
-    Distribution,
-    current_distribution,
-)
+from mobilebert_tf.training.devices import Distribution, current_distribution
+
+# Elements in a stack: larger ones save no more time, and would be copies that
+# a large model has no memory for. Larger variables are groups of their own.
+LARGEST_STACK = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class VariableGroup:
+    """Variables of one kind: N of them, [...] each.
+
+    Attributes:
+        variables: of equal shape and dtype.
+        multiplier: of the learning rate of each.
+    """
+
+    variables: tuple[keras.Variable, ...]
+    multiplier: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The stack's shape, [N, ...]."""
+        return len(self.variables), *self.variables[0].shape
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of each."""
+        return keras.backend.standardize_dtype(self.variables[0].dtype)
+
+    def stack(self, values: Sequence):
+        """Stacks a value of each variable as float32, [N, ...]."""
+        return ops.stack([self._as_float32(value) for value in values])
+
+    def _as_float32(self, value):
+        # The gradient of an embedding may come as slices.
+        value = ops.convert_to_tensor(value, dtype=self.dtype)
+        return ops.cast(value, "float32")
+
+
+def group_variables(
+    variables: Sequence[keras.Variable],
+    multiplier_of: Callable[[keras.Variable], float],
+) -> tuple[VariableGroup, ...]:
+    """Groups variables by shape, dtype and multiplier, in their order.
+
+    Args:
+        variables: what is trained.
+        multiplier_of: a variable's learning rate multiplier.
+    """
+    kinds = {}
+    for variable in variables:
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        key = tuple(variable.shape), dtype, multiplier_of(variable)
+        kinds.setdefault(key, []).append(variable)
+    groups = []
+    for (shape, _, multiplier), members in kinds.items():
+        most = max(1, LARGEST_STACK // max(1, math.prod(shape)))
+        groups += [
+            VariableGroup(tuple(members[start : start + most]), multiplier)
+            for start in range(0, len(members), most)
+        ]
+    return tuple(groups)
+
+
+def rematerialize(blocks: Sequence[keras.layers.Layer]) -> None:
+    """Makes these blocks need less memory in training, and more time.
+
+    What they compute stays the same. Call it before a step is built.
+
+    Args:
+        blocks: `MobileBertBlock`s.
+    """
+    for block in blocks:
+        block.call = _rematerialized(block)
+
+
+def _rematerialized(block):
+    # Bound before it is replaced.
+    original_call = block.call
+
+    def call(block_input, mask, training=None):
+        trained = block.trainable_variables
+        states = block.non_trainable_variables
+        factor, addend = mask
+
+        @tf.recompute_grad
+        def compute(block_input, addend, trained_values, state_values):
+            values = [*trained_values, *state_values]
+            mapping = list(zip([*trained, *states], values, strict=True))
+            with keras.StatelessScope(mapping) as scope:
+                outputs = original_call(
+                    block_input, (factor, addend), training=training
+                )
+            return outputs, [scope.get_current_value(v) for v in states]
+
+        outputs, new_states = compute(
+            block_input, addend, _tensors(trained), _tensors(states)
+        )
+        for state, new in zip(states, new_states, strict=True):
+            state.assign(new)
+        return outputs
+
+    return call
+
+
+def _tensors(variables) -> list[tf.Tensor]:
+    return [tf.convert_to_tensor(variable.value) for variable in variables]
+
 
 LossTerms = dict[str, tf.Tensor]
 

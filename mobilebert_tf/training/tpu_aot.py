@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.training.devices import Distribution
 from mobilebert_tf.training.step import TrainStep
-from mobilebert_tf.training.strategies import Distribution
 
 GIB = 2.0**30
 

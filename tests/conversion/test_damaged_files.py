@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mobilebert_tf.conversion import hugging_face, tf1, tf1_names
+from mobilebert_tf.conversion import reading as hugging_face
+from mobilebert_tf.conversion import tf1, tf1_names
 from mobilebert_tf.conversion.tensors import blank_model, match
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.weight_names import match_weights

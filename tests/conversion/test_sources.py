@@ -14,9 +14,8 @@ from mobilebert_tf import (
     MobileBertForSequenceClassification,
 )
 from mobilebert_tf.config import to_google
-from mobilebert_tf.conversion import sources
-from mobilebert_tf.conversion.reading import read_source
-from mobilebert_tf.conversion.sources import find_source
+from mobilebert_tf.conversion import reading as sources
+from mobilebert_tf.conversion.reading import find_source, read_source
 from mobilebert_tf.conversion.writing import write_folder
 from mobilebert_tf.errors import InputError
 from tests.conversion.checkpoints import (

@@ -12,11 +12,7 @@ from mobilebert_tf.config import MobileBertConfig, to_google
 from mobilebert_tf.conversion.reading import read_source
 from mobilebert_tf.conversion.tensors import blank_model
 from mobilebert_tf.conversion.tf1_names import tf1_names
-from mobilebert_tf.conversion.writing import (
-    TF1_PREFIX,
-    write_folder,
-    write_tf1,
-)
+from mobilebert_tf.conversion.writing import TF1_PREFIX, write_folder, write_tf1
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.weight_names import variables_by_path
 from tests.conversion.checkpoints import (

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mobilebert_tf.data.batching import array_dataset, pretraining_dataset
+from mobilebert_tf.data.batches import array_dataset, pretraining_dataset
 from mobilebert_tf.data.corpus import TokenizedCorpus
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENIZER = WordpieceTokenizer(

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mobilebert_tf.data.bucketing import (
+from mobilebert_tf.data.batches import (
     bucketed_rows,
     evaluation_batches,
     mean_width,

@@ -10,7 +10,7 @@ from mobilebert_tf.data.corpus import (
     split_into_sentences,
     tokenize_documents,
 )
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] a b c ##a ##b ##c .".split()
 

@@ -7,7 +7,7 @@ from mobilebert_tf.data.builtin import split_of
 from mobilebert_tf.data.docstrings import Docstring
 from mobilebert_tf.data.documentation import read_documentation
 from mobilebert_tf.data.documented_code import code_task, tagged_sentences
-from mobilebert_tf.data.tag_schemes import check_scheme
+from mobilebert_tf.tasks.conll import check_scheme
 
 
 def tagged(text, parameters=()):

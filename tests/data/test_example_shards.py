@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mobilebert_tf.data import example_shards
-from mobilebert_tf.data.example_protos import parse_examples
-from mobilebert_tf.data.example_shards import (
+from mobilebert_tf.data import shards as example_shards
+from mobilebert_tf.data.records import parse_examples
+from mobilebert_tf.data.shards import (
     ShardSettings,
     missing_shards,
     shard_path,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mobilebert_tf.data.masking import mask_tokens
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.data.examples import mask_tokens
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 WORDS = [f"w{k}" for k in range(600)]
 CONTINUATIONS = [f"##c{k}" for k in range(395)]

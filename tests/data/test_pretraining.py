@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mobilebert_tf.data.corpus import TokenizedCorpus
-from mobilebert_tf.data.pretraining import (
+from mobilebert_tf.data.examples import (
     IS_NEXT,
     IS_RANDOM,
     Instances,

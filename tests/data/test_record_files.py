@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mobilebert_tf.data.record_files import (
+from mobilebert_tf.data.records import (
     CHUNK_SIZE,
     _crc_tables,
     index_records,

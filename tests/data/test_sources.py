@@ -7,8 +7,8 @@ from mobilebert_tf.data.sources import (
     load_text,
     tokenize_split,
 )
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from mobilebert_tf.data.text_files import (
+from mobilebert_tf.data.sources import (
     documents_of_shard,
     matching_files,
     read_documents,

@@ -4,8 +4,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from mobilebert_tf.data.sources import load_text
-from mobilebert_tf.data.tfds_text import paragraphs, tfds_documents
+from mobilebert_tf.data.sources import load_text, paragraphs, tfds_documents
 from mobilebert_tf.errors import InputError
 
 ARTICLE = (

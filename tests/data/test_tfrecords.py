@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mobilebert_tf.data import tfrecords
-from mobilebert_tf.data.batching import input_error
-from mobilebert_tf.data.example_protos import serialize_examples
-from mobilebert_tf.data.tfrecords import (
+from mobilebert_tf.data import records as tfrecords
+from mobilebert_tf.data.batches import input_error
+from mobilebert_tf.data.records import (
     are_tfrecords,
+    serialize_examples,
     tfrecord_dataset,
     tfrecord_index,
 )

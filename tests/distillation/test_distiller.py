@@ -11,7 +11,7 @@ from mobilebert_tf.distillation.schedule import (
     TransferStage,
     progressive_stages,
 )
-from mobilebert_tf.distillation.teacher import load_teacher
+from mobilebert_tf.distillation.teachers import load_teacher
 from tests.distillation.pairs import tiny_pretraining
 
 TRANSFER_SECOND = TransferStage("transfer_block_01", 1, (1,))

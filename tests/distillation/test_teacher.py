@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mobilebert_tf.distillation.initialization import copy_from_teacher
-from mobilebert_tf.distillation.teacher import build_teacher, load_teacher
+from mobilebert_tf.distillation.teachers import build_teacher, load_teacher
 from mobilebert_tf.errors import InputError
 from tests.distillation.pairs import tiny_batch, tiny_pretraining
 

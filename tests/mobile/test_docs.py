@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mobilebert_tf as mb
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests.mobile.networks import randomise, small_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "mobile.md"

@@ -8,8 +8,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 import mobilebert_tf as mb
 from mobilebert_tf.mobile.export import export_tflite
-from mobilebert_tf.mobile.metadata import TextMetadata
 from mobilebert_tf.mobile.runtime import TFLiteModel
+from mobilebert_tf.mobile.tflite_file import TextMetadata
 from tests.mobile.networks import (
     LABELS,
     classifier,

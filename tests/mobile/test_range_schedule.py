@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from mobilebert_tf.mobile.range_schedule import (
+from mobilebert_tf.mobile.quantization import (
     build_optimizer,
     following_ranges,
     keep_better,
     snapshot,
+    typical_sizes,
 )
-from mobilebert_tf.mobile.relative_steps import typical_sizes
 from tests.mobile.conftest import take
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mobilebert_tf.mobile.relative_steps import RelativeAdamW, typical_sizes
-from mobilebert_tf.training.optimization import AdamW
+from mobilebert_tf.mobile.quantization import RelativeAdamW, typical_sizes
+from mobilebert_tf.training.optimizers import AdamW
 
 
 def variables(**arrays) -> dict[str, tf.Variable]:

@@ -8,25 +8,17 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from mobilebert_tf.data.classification_sources import (
-    MULTI_LABEL,
-    REGRESSION,
-)
-from mobilebert_tf.data.squad import Answer, Questions, read_squad
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.deployment import deployment_model
 from mobilebert_tf.mobile.runtime import TFLiteModel
-from mobilebert_tf.mobile.shipped_tasks import (
-    shipped_classifier,
-    shipped_question_answerer,
-)
-from mobilebert_tf.mobile.shipping import (
+from mobilebert_tf.mobile.stages import (
     QuantizationOptions,
     calibrate,
     check_calibration,
     check_kinds,
     export_and_evaluate,
+    shipped_classifier,
+    shipped_question_answerer,
     table,
     train_quantized,
 )
@@ -34,13 +26,15 @@ from mobilebert_tf.modeling.models import (
     MobileBertForQuestionAnswering,
     MobileBertForSequenceClassification,
 )
-from mobilebert_tf.training.classification_task import ClassificationTask
-from mobilebert_tf.training.fine_tuning import Predictor
-from mobilebert_tf.training.question_answering import answer_splits
-from mobilebert_tf.training.question_answering_task import (
+from mobilebert_tf.tasks.classification import ClassificationTask, Predictor
+from mobilebert_tf.tasks.classification_sources import MULTI_LABEL, REGRESSION
+from mobilebert_tf.tasks.question_answering import (
     SquadSettings,
+    answer_splits,
     encode_split,
 )
+from mobilebert_tf.tasks.squad import Answer, Questions, read_squad
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests.mobile.networks import randomise, small_config
 from tests.training.classifiers import toy_arrays
 

@@ -5,16 +5,16 @@ import pytest
 import tensorflow as tf
 
 import mobilebert_tf as mb
-from mobilebert_tf.data.normalization import normalize
-from mobilebert_tf.data.text_classification import Examples, encode_examples
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.deployment import deployment_model
 from mobilebert_tf.mobile.export import export_tflite
-from mobilebert_tf.mobile.metadata import TextMetadata
 from mobilebert_tf.mobile.quantization import QuantizationAwareModel
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from mobilebert_tf.mobile.text_input import TextInput, TextTFLiteModel
+from mobilebert_tf.mobile.tflite_file import TextMetadata
+from mobilebert_tf.tasks.labelled_texts import Examples, encode_examples
+from mobilebert_tf.text.normalization import normalize
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests.mobile.networks import (
     classifier,
     relative_error,

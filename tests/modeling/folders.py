@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import mobilebert_tf as mb
-from mobilebert_tf.modeling import model_folder
+from mobilebert_tf.modeling import folder as model_folder
 from tests.modeling.conftest import numpy
 
 TASKS = {

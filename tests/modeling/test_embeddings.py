@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from mobilebert_tf.modeling.embeddings import MobileBertEmbeddings
+from mobilebert_tf.modeling.encoder import MobileBertEmbeddings
 from tests.modeling.conftest import numpy
 
 # Two-wide words 1, 2, 3 in a vocabulary of four; 0 is [PAD].

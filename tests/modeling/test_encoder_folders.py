@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mobilebert_tf as mb
-from mobilebert_tf.modeling.pretrained import load_encoder_weights
+from mobilebert_tf.modeling.load import load_encoder_weights
 from tests.modeling.conftest import numpy
 from tests.modeling.folders import TASKS, refusal, values
 

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from mobilebert_tf.config import ACTIVATIONS
-from mobilebert_tf.modeling.attention import (
+from mobilebert_tf.modeling.layers import (
+    FeedForward,
+    InputBottleneck,
     MultiHeadSelfAttention,
+    NoNorm,
+    OutputBottleneck,
+    activation_function,
     attention_mask,
+    build_norm,
 )
-from mobilebert_tf.modeling.bottleneck import InputBottleneck, OutputBottleneck
-from mobilebert_tf.modeling.dense import activation_function
-from mobilebert_tf.modeling.feed_forward import FeedForward
-from mobilebert_tf.modeling.heads import ProjectionHead, gather_positions
-from mobilebert_tf.modeling.norm import NoNorm, build_norm
+from mobilebert_tf.modeling.models import ProjectionHead, gather_positions
 from tests.modeling.conftest import numpy
 
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import mobilebert_tf as mb
-from mobilebert_tf.modeling import model_folder
+from mobilebert_tf.modeling import folder as model_folder
 from tests.modeling.folders import (
     TASKS,
     edit_config,

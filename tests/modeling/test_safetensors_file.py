@@ -5,10 +5,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.safetensors_file import (
-    tensors_of_file,
-    write_tensors,
-)
+from mobilebert_tf.modeling.folder import tensors_of_file, write_tensors
 
 
 @pytest.fixture

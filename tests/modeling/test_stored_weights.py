@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import mobilebert_tf as mb
-from mobilebert_tf.modeling import stored_weights
+from mobilebert_tf.modeling import folder as stored_weights
 from tests.modeling.folders import refusal, values, weights_file
 
 INDEX = stored_weights.INDEX_FILE

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 import mobilebert_tf as mb
-from mobilebert_tf.data.normalization import normalize
-from mobilebert_tf.data.text_classification import Examples, encode_examples
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.mobile.deployment import deployment_model
 from mobilebert_tf.mobile.export import export_tflite
-from mobilebert_tf.mobile.metadata import ANSWERER_LENGTH, TextMetadata
 from mobilebert_tf.mobile.quantization import QuantizationAwareModel
 from mobilebert_tf.mobile.runtime import TFLiteModel
+from mobilebert_tf.mobile.tflite_file import ANSWERER_LENGTH, TextMetadata
 from mobilebert_tf.pipeline import TextClassifier
+from mobilebert_tf.tasks.labelled_texts import Examples, encode_examples
+from mobilebert_tf.text.normalization import normalize
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 pytestmark = pytest.mark.peers
 PYTHON = "MOBILEBERT_TF_MEDIAPIPE_PYTHON"

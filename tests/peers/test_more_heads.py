@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import mobilebert_tf as mb
-from mobilebert_tf.modeling.stored_weights import INDEX_FILE, WEIGHTS_FILE
+from mobilebert_tf.modeling.folder import INDEX_FILE, WEIGHTS_FILE
 from tests.peers.test_hugging_face import (
     LIMIT,
     SMALL,

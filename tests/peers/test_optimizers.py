@@ -7,7 +7,7 @@ of the corrected second moment.
 import keras
 import pytest
 
-from mobilebert_tf.training.optimization import AdamW, Lamb
+from mobilebert_tf.training.optimizers import AdamW, Lamb
 
 pytestmark = pytest.mark.peers
 

@@ -65,7 +65,7 @@ def test_converted_folder_computes_the_same(
     (source / "vocab.txt").write_text("".join(f"{piece}\n" for piece in VOCAB))
     subprocess.run(
         [
-            *(sys.executable, "-m", "mobilebert_tf.tools.convert"),
+            *(sys.executable, "-m", "mobilebert_tf.commands.convert"),
             *(f"--input={source}/model.ckpt-1.index", f"--output={folder}"),
         ],
         cwd=REPOSITORY,

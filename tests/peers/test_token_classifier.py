@@ -5,10 +5,10 @@ import pytest
 import torch
 import transformers
 
-from mobilebert_tf.data.token_windows import encode_sentences
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.modeling.models import MobileBertForTokenClassification
 from mobilebert_tf.pipeline import TokenClassifier
+from mobilebert_tf.tasks.tagging import encode_sentences
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests.peers.test_hugging_face import LIMIT
 from tests.peers.weights import randomise
 from tests.training.classifiers import toy_config

@@ -13,7 +13,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.peers

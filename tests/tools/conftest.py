@@ -5,9 +5,9 @@ import json
 import pytest
 
 from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.data.text_classification import Examples
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.modeling.models import MobileBertForPretraining
+from mobilebert_tf.tasks.labelled_texts import Examples
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the file is opened in a mode . f <b>"
 CARD = "# A model\n\n    python {command}\n\n| Parameters | {number:,} |\n"

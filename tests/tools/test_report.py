@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.tools import report_page
 from mobilebert_tf.tools.demo_results import read_rows, seed_folder
 from mobilebert_tf.tools.report import read_commands, write_report

@@ -10,7 +10,7 @@ from mobilebert_tf.training.attention_images import (
     attention_image,
     sentence_inputs,
 )
-from mobilebert_tf.training.metrics_log import MetricsLog
+from mobilebert_tf.training.log import MetricsLog
 from tests.distillation.pairs import tiny_batch, tiny_pair
 
 

@@ -13,10 +13,7 @@ from mobilebert_tf.distillation.schedule import (
     progressive_stages,
 )
 from mobilebert_tf.training.distillation import build_distiller, build_stage
-from mobilebert_tf.training.optimization import (
-    OPTIMIZERS,
-    WarmupPolynomialDecay,
-)
+from mobilebert_tf.training.optimizers import OPTIMIZERS, WarmupPolynomialDecay
 from tests.distillation.pairs import (
     TINY,
     tiny_batch,

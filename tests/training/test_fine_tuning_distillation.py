@@ -6,7 +6,6 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from mobilebert_tf.data.wordpiece import WordpieceTokenizer
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import (
     MobileBertForPretraining,
@@ -14,8 +13,9 @@ from mobilebert_tf.modeling.models import (
     MobileBertForSequenceClassification,
     MobileBertForTokenClassification,
 )
-from mobilebert_tf.training.fine_tuning import task_loss
-from mobilebert_tf.training.fine_tuning_distillation import (
+from mobilebert_tf.tasks.classification import task_loss
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.training.fine_tuning import (
     TeacherWeights,
     distillation_loss,
     load_task_teacher,

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.training.fine_tuning_grid import (
+from mobilebert_tf.training.fine_tuning import (
+    BEST_FOLDER,
     RESULT_FILE,
     TABLE_FILE,
+    Point,
     RunResult,
     grid_points,
     run_grid,
     summary,
 )
-from mobilebert_tf.training.fine_tuning_run import BEST_FOLDER, Point
-from mobilebert_tf.training.run import Run
-from mobilebert_tf.training.window import NonFiniteLoss
+from mobilebert_tf.training.log import NonFiniteLoss
+from mobilebert_tf.training.loop import Run
 from tests.training.classifiers import toy_classifier
 
 # Scores by learning rate; None diverges.

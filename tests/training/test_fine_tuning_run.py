@@ -4,16 +4,19 @@ import keras
 import numpy as np
 import pytest
 
-from mobilebert_tf.training import fine_tuning_run
-from mobilebert_tf.training.classification_task import ClassificationTask
-from mobilebert_tf.training.fine_tuning import Predictor, fine_tuning_loss
-from mobilebert_tf.training.fine_tuning_run import (
+from mobilebert_tf.tasks.classification import (
+    ClassificationTask,
+    Predictor,
+    fine_tuning_loss,
+)
+from mobilebert_tf.training import fine_tuning as fine_tuning_run
+from mobilebert_tf.training.fine_tuning import (
     BEST_FOLDER,
     FineTuningOptions,
     FineTuningRun,
     Point,
 )
-from mobilebert_tf.training.metrics_log import read_metrics
+from mobilebert_tf.training.log import read_metrics
 from tests.training.classifiers import LABELS, toy_arrays, toy_classifier
 
 POINT = Point(0.01, 8, 2, 3)

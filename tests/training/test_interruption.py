@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mobilebert_tf.training.checkpoints import CannotSave, CheckpointFolder
-from mobilebert_tf.training.evaluations import BEST_FOLDER
+from mobilebert_tf.training.evaluation import BEST_FOLDER
 from tests.training import toy_run
 
 # Forked from a process that has imported TensorFlow but not used it.

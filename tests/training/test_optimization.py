@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from mobilebert_tf.training import variable_groups
-from mobilebert_tf.training.optimization import (
+from mobilebert_tf.training import step as variable_groups
+from mobilebert_tf.training.optimizers import (
     OPTIMIZERS,
     AdamW,
     Lamb,

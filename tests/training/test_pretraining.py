@@ -8,14 +8,14 @@ import pytest
 import tensorflow as tf
 
 import mobilebert_tf as mb
-from mobilebert_tf.training.evaluations import BEST_FOLDER
-from mobilebert_tf.training.optimization import AdamW
+from mobilebert_tf.training.evaluation import BEST_FOLDER
+from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.optimizers import AdamW
 from mobilebert_tf.training.pretraining import (
     HeldOutText,
     finish_pretraining,
     pretraining_loss,
 )
-from mobilebert_tf.training.run import Run
 from mobilebert_tf.training.step import build_train_step
 from tests.training.toy_pretraining import batch, build_model
 

@@ -9,18 +9,18 @@ import pytest
 import tensorflow as tf
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.training.evaluations import BEST_FOLDER, Evaluation
-from mobilebert_tf.training.metrics_log import (
+from mobilebert_tf.training.evaluation import BEST_FOLDER, Evaluation
+from mobilebert_tf.training.log import (
     MetricsLog,
+    NonFiniteLoss,
     Progress,
     format_duration,
     read_metrics,
 )
-from mobilebert_tf.training.optimization import AdamW, WarmupPolynomialDecay
-from mobilebert_tf.training.run import Run
+from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.optimizers import AdamW, WarmupPolynomialDecay
 from mobilebert_tf.training.step import StepOptions, build_train_step
 from mobilebert_tf.training.stopping import Stopped
-from mobilebert_tf.training.window import NonFiniteLoss
 
 
 class Task:

@@ -7,9 +7,12 @@ import tensorflow as tf
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.losses import dividing_by, mean, weighted_mean
-from mobilebert_tf.training.optimization import AdamW
-from mobilebert_tf.training.rematerialization import rematerialize
-from mobilebert_tf.training.step import StepOptions, build_train_step
+from mobilebert_tf.training.optimizers import AdamW
+from mobilebert_tf.training.step import (
+    StepOptions,
+    build_train_step,
+    rematerialize,
+)
 from tests.training import toy_pretraining as toy
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.training.strategies import open_distribution
+from mobilebert_tf.training.devices import open_distribution
 from tests.training import toy_pretraining as toy
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 import mobilebert_tf as mb
-from mobilebert_tf.training.optimization import Lamb, WarmupPolynomialDecay
+from mobilebert_tf.training.devices import open_distribution
+from mobilebert_tf.training.optimizers import Lamb, WarmupPolynomialDecay
 from mobilebert_tf.training.pretraining import pretraining_loss
 from mobilebert_tf.training.step import StepOptions, build_train_step
-from mobilebert_tf.training.strategies import open_distribution
 
 NUM_STEPS = 10
 VOCAB_SIZE, LENGTH, PREDICTIONS = 50, 12, 4

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.atomic import atomic_file
-from mobilebert_tf.training.evaluations import Evaluation
-from mobilebert_tf.training.optimization import AdamW, WarmupPolynomialDecay
-from mobilebert_tf.training.run import Run
+from mobilebert_tf.files import atomic_file
+from mobilebert_tf.training.evaluation import Evaluation
+from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.optimizers import AdamW, WarmupPolynomialDecay
 from mobilebert_tf.training.step import build_train_step
 
 NUM_STEPS = 40

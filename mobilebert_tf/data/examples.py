@@ -1,0 +1,485 @@
+"""Segment pairs for next sentence prediction, by the original BERT recipe.
+
+Owns the question which text becomes segment A, which becomes segment B, and
+what the pair is labelled (BERT, appendix A.2; MobileBERT trains its teacher and
+its students on the same examples). A segment is a run of neighbouring lines,
+and a corpus keeps its pieces in one flat array, so a segment is only a start
+and a length. An epoch is therefore five small arrays, and making one never
+copies or even looks at a piece.
+
+Shape letters: B batch, S sequence length, N pairs in an epoch.
+
+Masked language model examples: which pieces to hide, and behind what.
+
+Owns the 15 % and the 80/10/10 of BERT (section 3.1; MobileBERT, appendix D).
+
+Why NumPy, when `tensorflow_text.mask_language_model` exists: it shuffles and
+draws with TensorFlow's stateful random operations. Even after
+`tf.random.set_seed` a batch depends on how many draws came before it, so batch
+n cannot be had without making all before it, and a killed run could not go on
+with the masks that it would have seen. Here every draw comes from the generator
+that the caller passes, a new one for each batch.
+
+Shape letters: B batch, S sequence length, P predictions per sequence, W words.
+"""
+
+import array
+import bisect
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from mobilebert_tf.data.corpus import TokenizedCorpus
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+
+IS_NEXT = 0  # The released next sentence head's first output: B follows A.
+IS_RANDOM = 1  # B is text of another document.
+
+# [CLS] A [SEP] B [SEP]
+NUM_SPECIAL_PIECES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Instances:
+    """Segment pairs as runs of a corpus' flat `tokens`.
+
+    Attributes:
+        a_start: int64 [N], index of the first piece of A.
+        a_length: int64 [N], pieces in A, at least 1.
+        b_start: int64 [N], index of the first piece of B.
+        b_length: int64 [N], pieces in B, at least 1.
+        next_sentence_labels: int32 [N], `IS_NEXT` or `IS_RANDOM`.
+    """
+
+    a_start: np.ndarray
+    a_length: np.ndarray
+    b_start: np.ndarray
+    b_length: np.ndarray
+    next_sentence_labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.a_start)
+
+    def take(self, rows: np.ndarray) -> "Instances":
+        """Returns the pairs `rows` (indices or a slice), in that order."""
+        return Instances(
+            *(
+                getattr(self, field.name)[rows]
+                for field in dataclasses.fields(self)
+            )
+        )
+
+
+def epoch_instances(
+    corpus: TokenizedCorpus,
+    max_seq_length: int,
+    rng: np.random.Generator,
+    short_seq_prob: float = 0.1,
+) -> Instances:
+    """Packs every document once into segment pairs, in random order.
+
+    Lines are gathered into a chunk until it fills a sequence, and the chunk is
+    cut in two at a random line. Half of the time, and whenever the chunk is a
+    single line, B is replaced by lines of another document and the lines that
+    it displaced open the next chunk. A pair that is still too long loses pieces
+    of its longer segment, each from a random end.
+
+    Most chunks aim at a full sequence, for nothing is learned from padding. A
+    document in ten aims at a random shorter length, so that the model also
+    meets short input, as it will after fine-tuning.
+
+    Args:
+        corpus: the text; at least two documents. Its lines should be sentences
+            (`corpus.split_into_sentences`): where a line fills a sequence, no
+            pair can be labelled next, and what does not fit is lost.
+        max_seq_length: S, the three special pieces included; at least 5.
+        rng: source of every draw. Its state decides the result.
+        short_seq_prob: probability that a document gets a shorter target.
+
+    Returns:
+        The epoch's pairs. Their number varies a little from epoch to epoch.
+
+    Raises:
+        InputError: the corpus has fewer than two documents.
+        ValueError: `max_seq_length` has no room for two segments.
+    """
+    max_num_pieces = max_seq_length - NUM_SPECIAL_PIECES
+    if max_num_pieces < 2:
+        raise ValueError(
+            "max_seq_length must be at least 5 to hold [CLS] A [SEP] B [SEP]. "
+            f"Received: {max_seq_length}"
+        )
+    num_documents = corpus.num_documents
+    if num_documents < 2:
+        raise InputError(
+            "training text",
+            "at least 2 documents, separated by a blank line, because a random "
+            "next segment comes from another document",
+            num_documents,
+        )
+    targets = np.where(
+        rng.random(num_documents) < short_seq_prob,
+        rng.integers(2, max_num_pieces + 1, num_documents),
+        max_num_pieces,
+    )
+    chunks = _pack_documents(corpus, targets, rng)
+    instances = _segments(chunks, corpus, targets, rng)
+    instances = _truncate_pairs(instances, max_num_pieces, rng)
+    return instances.take(rng.permutation(len(instances)))
+
+
+def _pack_documents(
+    corpus: TokenizedCorpus,
+    targets: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Returns int64 [N, 5]: document, A's first line, B's, end line, label."""
+    lines, documents = corpus.line_starts, corpus.document_starts
+    packed = array.array("q")  # 40 bytes a chunk, unlike tuples.
+    for document, target in enumerate(targets.tolist()):
+        first_line, last_line = documents[document : document + 2].tolist()
+        offsets = lines[first_line : last_line + 1].tolist()
+        # A chunk uses up one line or more: this many draws always suffice.
+        draws = rng.random((last_line - first_line, 2)).tolist()
+        for start, split, end, label in _chunks(offsets, target, draws):
+            packed.extend(
+                (
+                    document,
+                    first_line + start,
+                    first_line + split,
+                    first_line + end,
+                    label,
+                )
+            )
+    return np.frombuffer(packed, np.int64).reshape(-1, 5)
+
+
+def _chunks(
+    offsets: list[int], target: int, draws: list[list[float]]
+) -> Iterator[tuple[int, int, int, int]]:
+    """Walks one document.
+
+    Args:
+        offsets: bounds of its lines, one more than there are lines.
+        target: a chunk ends with the line that brings it to this many pieces.
+        draws: for each chunk two numbers in [0, 1): where to split, and whether
+            B is random.
+
+    Yields:
+        Start, split and end line of a chunk, and its label.
+    """
+    num_lines = len(offsets) - 1
+    start = 0
+    for split_draw, next_draw in draws:
+        if start == num_lines:
+            return
+        end = bisect.bisect_left(
+            offsets, offsets[start] + target, start + 1, num_lines
+        )
+        split = start + 1
+        if end > split:
+            split += int(split_draw * (end - split))
+        if end == start + 1 or next_draw < 0.5:
+            yield start, split, end, IS_RANDOM
+            start = split  # What B displaced is not lost.
+        else:
+            yield start, split, end, IS_NEXT
+            start = end
+
+
+def _segments(
+    chunks: np.ndarray,
+    corpus: TokenizedCorpus,
+    targets: np.ndarray,
+    rng: np.random.Generator,
+) -> Instances:
+    """Turns chunks of lines into runs of pieces, drawing the random B's."""
+    lines, documents = corpus.line_starts, corpus.document_starts
+    document, start, split, end, label = chunks.T
+    a_length = lines[split] - lines[start]
+    b_first, b_end = split.copy(), end.copy()
+
+    random = np.flatnonzero(label == IS_RANDOM)
+    # Uniform over the other documents: skip over one's own.
+    other = rng.integers(0, len(documents) - 2, len(random))
+    other += other >= document[random]
+    first = rng.integers(documents[other], documents[other + 1])
+    # As many lines as fill what A left over: at least one, and none beyond the
+    # end of the other document.
+    wanted = lines[first] + targets[document[random]] - a_length[random]
+    b_first[random] = first
+    b_end[random] = np.clip(
+        np.searchsorted(lines, wanted), first + 1, documents[other + 1]
+    )
+    return Instances(
+        a_start=lines[start],
+        a_length=a_length,
+        b_start=lines[b_first],
+        b_length=lines[b_end] - lines[b_first],
+        next_sentence_labels=label.astype(np.int32),
+    )
+
+
+def _truncate_pairs(
+    instances: Instances, max_num_pieces: int, rng: np.random.Generator
+) -> Instances:
+    """Shortens pairs to `max_num_pieces`, from both ends at random.
+
+    Taking pieces from the longer segment one by one, and from B when both are
+    equally long, first levels the two and then takes from B and A in turn. Each
+    piece taken comes from the front with probability one half, so that neither
+    the start nor the end of lines is favoured.
+    """
+    a_length, b_length = instances.a_length, instances.b_length
+    excess = np.maximum(a_length + b_length - max_num_pieces, 0)
+    a_levelling = np.minimum(excess, np.maximum(a_length - b_length, 0))
+    b_levelling = np.minimum(excess, np.maximum(b_length - a_length, 0))
+    rest = excess - a_levelling - b_levelling
+    a_cut = a_levelling + rest // 2
+    b_cut = b_levelling + rest - rest // 2
+    return dataclasses.replace(
+        instances,
+        a_start=instances.a_start + rng.binomial(a_cut, 0.5),
+        a_length=a_length - a_cut,
+        b_start=instances.b_start + rng.binomial(b_cut, 0.5),
+        b_length=b_length - b_cut,
+    )
+
+
+def pair_inputs(
+    tokens: np.ndarray,
+    instances: Instances,
+    max_seq_length: int,
+    *,
+    pad_id: int,
+    cls_id: int,
+    sep_id: int,
+) -> dict[str, np.ndarray]:
+    """Lays pairs out as `[CLS] A [SEP] B [SEP]`, padded to S.
+
+    Args:
+        tokens: int32, the flat pieces that `instances` points into.
+        instances: B pairs, each at most `max_seq_length` - 3 pieces long.
+        max_seq_length: S.
+        pad_id: id of [PAD].
+        cls_id: id of [CLS].
+        sep_id: id of [SEP].
+
+    Returns:
+        `input_ids`, `input_mask` (1 is real) and `segment_ids` (1 from B's
+        first piece to its [SEP]), each int32 [B, S].
+    """
+    positions = np.arange(max_seq_length)[None]  # [1, S]
+    a_end = 1 + instances.a_length[:, None]  # [B, 1], the first [SEP]
+    b_end = a_end + 1 + instances.b_length[:, None]  # [B, 1], the second
+    is_a = (positions >= 1) & (positions < a_end)  # [B, S]
+    is_b = (positions > a_end) & (positions < b_end)  # [B, S]
+    source = np.where(
+        is_a,
+        instances.a_start[:, None] + positions - 1,
+        instances.b_start[:, None] + positions - a_end - 1,
+    )
+    input_ids = np.where(
+        is_a | is_b, tokens[np.where(is_a | is_b, source, 0)], pad_id
+    )
+    input_ids[:, 0] = cls_id
+    np.put_along_axis(input_ids, a_end, sep_id, axis=1)
+    np.put_along_axis(input_ids, b_end, sep_id, axis=1)
+    return {
+        "input_ids": input_ids.astype(np.int32),
+        "input_mask": (positions <= b_end).astype(np.int32),
+        "segment_ids": ((positions > a_end) & (positions <= b_end)).astype(
+            np.int32
+        ),
+    }
+
+
+MASK_SHARE = 0.8
+RANDOM_SHARE = 0.1  # The remaining tenth keeps its piece.
+
+
+def masked_examples(
+    tokens: np.ndarray,
+    instances: Instances,
+    tokenizer: WordpieceTokenizer,
+    *,
+    max_seq_length: int,
+    **masking,
+) -> dict[str, np.ndarray]:
+    """Makes complete examples of segment pairs.
+
+    Args:
+        tokens: int32, the flat pieces that `instances` points into.
+        instances: B pairs.
+        tokenizer: the one that made `tokens`.
+        max_seq_length: S.
+        **masking: of `mask_tokens`.
+
+    Returns:
+        The arrays of `pair_inputs` and `mask_tokens`, and
+        `next_sentence_labels` int32 [B, 1].
+    """
+    inputs = pair_inputs(
+        tokens,
+        instances,
+        max_seq_length,
+        pad_id=tokenizer.pad_id,
+        cls_id=tokenizer.cls_id,
+        sep_id=tokenizer.sep_id,
+    )
+    masked = mask_tokens(inputs["input_ids"], tokenizer, **masking)
+    labels = instances.next_sentence_labels[:, None]  # [B, 1]
+    return inputs | masked | {"next_sentence_labels": labels}
+
+
+def mask_tokens(
+    input_ids: np.ndarray,
+    tokenizer: WordpieceTokenizer,
+    *,
+    max_predictions_per_seq: int,
+    rng: np.random.Generator,
+    masked_lm_prob: float = 0.15,
+    whole_word_mask: bool = False,
+) -> dict[str, np.ndarray]:
+    """Hides a share of each sequence's pieces and records what was hidden.
+
+    A sequence of n pieces that are not special gets max(1, round(0.15 n))
+    predictions, at most P. Of these, 80 % are replaced by [MASK], 10 % by a
+    random piece, and 10 % stay as they are.
+
+    With `whole_word_mask`, words are drawn instead of pieces, and a word that
+    no longer fits in the number of predictions is passed over. The number is
+    then a bound: a sequence whose every word is longer gets no prediction.
+
+    Args:
+        input_ids: int32 [B, S]. Not modified.
+        tokenizer: the one that made them. Its special pieces, [UNK] included,
+            are neither hidden nor used as a random replacement.
+        max_predictions_per_seq: P.
+        rng: source of every draw.
+        masked_lm_prob: share of the pieces that are predicted.
+        whole_word_mask: hide all pieces of a word or none.
+
+    Returns:
+        `input_ids` int32 [B, S] with the replacements; `masked_lm_positions`
+        and `masked_lm_ids`, the original pieces, int32 [B, P], ascending by
+        position; `masked_lm_weights` float32 [B, P], 1 for a prediction. Slots
+        that are not used hold position 0, id 0 and weight 0.
+    """
+    is_special = np.zeros(tokenizer.vocab_size, bool)
+    is_special[list(tokenizer.special_ids)] = True
+    candidates = ~is_special[input_ids]  # [B, S]
+    if whole_word_mask:
+        word_starts = _word_starts(
+            candidates, tokenizer.continuation_mask[input_ids]
+        )
+    else:
+        word_starts = candidates
+    num_candidates = candidates.sum(axis=1)  # [B]
+    num_predictions = np.minimum(
+        np.maximum(1, np.rint(num_candidates * masked_lm_prob)),
+        max_predictions_per_seq,
+    )
+    selected = _select_words(candidates, word_starts, num_predictions, rng)
+    return _hide(
+        input_ids,
+        selected,
+        max_predictions_per_seq,
+        tokenizer.mask_id,
+        np.flatnonzero(~is_special),
+        rng,
+    )
+
+
+def _word_starts(
+    candidates: np.ndarray, continuations: np.ndarray
+) -> np.ndarray:
+    """Returns bool [B, S], true where a word begins.
+
+    A "##" piece whose predecessor is special opens a word too: its beginning
+    was cut off when the segment was shortened.
+    """
+    follows_text = np.zeros_like(candidates)
+    follows_text[:, 1:] = candidates[:, :-1]
+    return candidates & ~(continuations & follows_text)
+
+
+def _select_words(
+    candidates: np.ndarray,
+    word_starts: np.ndarray,
+    num_predictions: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draws words, in random order, for as long as they fit.
+
+    Args:
+        candidates: bool [B, S], pieces that may be hidden.
+        word_starts: bool [B, S], true at the first piece of each word.
+        num_predictions: [B], the most pieces to take.
+        rng: source of the order.
+
+    Returns:
+        bool [B, S], the pieces taken.
+    """
+    batch_size, length = candidates.shape
+    rows = np.arange(batch_size)
+    # The running number of the word that a piece belongs to, within its row.
+    words = np.maximum(np.cumsum(word_starts, axis=1) - 1, 0)  # [B, S]
+    sizes = np.bincount(
+        (words + rows[:, None] * length)[candidates],
+        minlength=batch_size * length,
+    ).reshape(batch_size, length)  # [B, W], with W = S; 0 beyond the last word
+    order = np.argsort(
+        np.where(sizes > 0, rng.random(sizes.shape), 1.0), axis=1
+    )  # [B, W]
+    taken = np.zeros(sizes.shape, bool)
+    remaining = num_predictions.copy()
+    # All rows together, one word of each at a time. Without whole words every
+    # size is 1 and the loop ends after the largest number of predictions.
+    for word in order.T:
+        size = sizes[rows, word]
+        fits = (size > 0) & (size <= remaining)
+        taken[rows, word] = fits
+        remaining -= size * fits
+        if not remaining.any():
+            break
+    return candidates & np.take_along_axis(taken, words, axis=1)
+
+
+def _hide(
+    input_ids: np.ndarray,
+    selected: np.ndarray,
+    max_predictions_per_seq: int,
+    mask_id: int,
+    text_ids: np.ndarray,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Replaces the selected pieces and lists them, row by row."""
+    rows, columns = np.nonzero(selected)  # Sorted by row, then by position.
+    counts = selected.sum(axis=1)
+    slots = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    originals = input_ids[rows, columns]
+    draws = rng.random(len(rows))
+    replacements = np.select(
+        [draws < MASK_SHARE, draws < MASK_SHARE + RANDOM_SHARE],
+        [np.full(len(rows), mask_id), rng.choice(text_ids, len(rows))],
+        originals,
+    )
+    masked_input_ids = input_ids.astype(np.int32, copy=True)
+    masked_input_ids[rows, columns] = replacements
+
+    shape = (len(input_ids), max_predictions_per_seq)
+    positions = np.zeros(shape, np.int32)
+    ids = np.zeros(shape, np.int32)
+    weights = np.zeros(shape, np.float32)
+    positions[rows, slots] = columns
+    ids[rows, slots] = originals
+    weights[rows, slots] = 1.0
+    return {
+        "input_ids": masked_input_ids,
+        "masked_lm_positions": positions,
+        "masked_lm_ids": ids,
+        "masked_lm_weights": weights,
+    }

@@ -1,0 +1,214 @@
+"""WordPiece vocabularies: reading, checking and learning them.
+
+A vocabulary is an ordered list of pieces; a piece's place is its id, and pieces
+that continue a word start with "##". The file form is one piece a line.
+"""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tensorflow_text.tools.wordpiece_vocab import (
+    wordpiece_tokenizer_learner_lib as learner,
+)
+
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.text.normalization import (
+    is_word_by_itself,
+    normalize,
+    split_words,
+)
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CONTINUATION_PREFIX = "##"
+
+# The learner looks at every substring of every word, in Python, several times.
+# The most frequent words are enough to choose pieces by.
+_MAX_WORDS = 30_000
+# A threshold is good enough when it gives no more than this much above the
+# size asked for; the surplus is cut off.
+_SURPLUS = 0.08
+_MAX_TRIALS = 6
+# Vocabulary size falls about with this power of the count threshold (measured
+# on English prose); only the first guesses depend on it.
+_SIZE_EXPONENT = -0.65
+
+
+def read_vocabulary(path: str | os.PathLike) -> list[str]:
+    """Reads and checks a vocabulary file.
+
+    Only a line feed ends a line: Unicode's other separators may be pieces.
+
+    Raises:
+        InputError: the file is missing, not UTF-8, or not a vocabulary (see
+            `check_vocabulary`); the message has the line number.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            path, "a vocabulary file, one piece a line", error.strerror
+        ) from error
+    pieces = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        try:
+            pieces.append(line.decode("utf-8").rstrip("\r"))
+        except UnicodeDecodeError as error:
+            raise InputError(
+                path, "UTF-8 text", f"byte {line[error.start]:#04x}", number
+            ) from error
+    while pieces and not pieces[-1]:
+        pieces.pop()
+    check_vocabulary(pieces, path)
+    return pieces
+
+
+def check_vocabulary(
+    pieces: Sequence[str], source: str | os.PathLike = "vocabulary"
+) -> None:
+    """Refuses what cannot serve as a vocabulary.
+
+    Args:
+        pieces: the pieces in the order of their ids.
+        source: where they come from, for the message.
+
+    Raises:
+        InputError: an empty piece, a line end within one, a piece given twice,
+            or one of `SPECIAL_TOKENS` missing.
+    """
+    first_line = {}
+    for number, piece in enumerate(pieces, start=1):
+        if not piece or "\n" in piece:
+            found = "a line end in it" if piece else "an empty line"
+            raise InputError(source, "one piece a line", found, number)
+        if piece in first_line:
+            raise InputError(
+                source,
+                "every piece once",
+                f"{piece!r} again (first on line {first_line[piece]})",
+                number,
+            )
+        first_line[piece] = number
+    missing = [token for token in SPECIAL_TOKENS if token not in first_line]
+    if missing:
+        raise InputError(
+            source,
+            "the special tokens " + " ".join(SPECIAL_TOKENS),
+            f"{len(pieces)} pieces without " + " ".join(missing),
+            f"lines 1 to {len(pieces)}" if pieces else "an empty file",
+        )
+
+
+def learn_vocabulary(
+    lines: Iterable[str], vocab_size: int, do_lower_case: bool = True
+) -> list[str]:
+    """Learns a WordPiece vocabulary from text.
+
+    Words are counted after our own normalisation and BERT's splitting, then
+    TensorFlow Text's top-down learner chooses the pieces that occur at least a
+    threshold number of times; the threshold is searched for until it gives a
+    little more than `vocab_size`, and the rarest pieces are dropped. Every
+    single character of the alphabet stays (as first and, unless it always is a
+    word by itself, as continuing piece), so that no ordinary word is unknown.
+    The alphabet is limited to the most frequent characters, at most a twentieth
+    of the vocabulary each (a quarter, up to 128, of a small vocabulary). Where
+    the text has too few pieces that repeat, its most frequent whole words fill
+    up; where it has too few words, the vocabulary is smaller than asked.
+
+    The same lines give the same vocabulary, whatever their order.
+
+    Returns:
+        `SPECIAL_TOKENS`, the characters, then pieces from frequent to rare.
+
+    Raises:
+        InputError: `vocab_size` has no room for special tokens and characters,
+            or there is no text.
+    """
+    counts = Counter()
+    for line in lines:
+        counts.update(split_words(normalize(line, do_lower_case)))
+    if not counts:
+        raise InputError("training text", "words", "No words")
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    alphabet = _alphabet(ranked, vocab_size)
+    characters = sorted(alphabet) + [
+        CONTINUATION_PREFIX + character
+        for character in sorted(alphabet)
+        if not is_word_by_itself(character)
+    ]
+    room = vocab_size - len(SPECIAL_TOKENS) - len(characters)
+    if room < 0:
+        raise InputError(
+            "vocab_size",
+            f"at least {vocab_size - room}, for the characters of this text",
+            vocab_size,
+        )
+    usable = [item for item in ranked if alphabet.issuperset(item[0])]
+    fixed = {*SPECIAL_TOKENS, *characters}
+    pieces = _learn_pieces(usable[:_MAX_WORDS], room, fixed) if usable else []
+    if len(pieces) < room:
+        known = fixed.union(pieces)
+        pieces += [word for word, _ in usable if word not in known]
+    return [*SPECIAL_TOKENS, *characters, *pieces[:room]]
+
+
+def _alphabet(ranked: list[tuple[str, int]], vocab_size: int) -> set[str]:
+    """The most frequent characters, as many as the vocabulary can carry."""
+    counts = Counter()
+    for word, count in ranked:
+        for character in word:
+            counts[character] += count
+    limit = max(vocab_size // 20, min(128, vocab_size // 4))
+    by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return {character for character, _ in by_count[:limit]}
+
+
+def _learn_pieces(
+    word_counts: list[tuple[str, int]], room: int, fixed: set[str]
+) -> list[str]:
+    """Searches the threshold that gives just over `room` learned pieces.
+
+    Size against threshold is close to a power law, so a few steps along it
+    do; the learner's own bisection takes some twenty passes.
+    """
+    trials = {}
+    threshold = word_counts[min(len(word_counts) - 1, (2 * room) // 3)][1]
+    enough, too_few = 0, math.inf  # bracket: largest, smallest such threshold
+    while threshold not in trials and len(trials) < _MAX_TRIALS:
+        trials[threshold] = pieces = _pieces_at(word_counts, threshold, fixed)
+        if room <= len(pieces) <= room * (1 + _SURPLUS):
+            break
+        if len(pieces) > room:
+            enough = max(enough, threshold)
+        else:
+            too_few = min(too_few, threshold)
+        ratio = room * (1 + _SURPLUS / 2) / max(1, len(pieces))
+        threshold = round(threshold * ratio ** (1 / _SIZE_EXPONENT))
+        threshold = max(1, enough + 1, min(threshold, too_few - 1))
+    sufficient = [pieces for pieces in trials.values() if len(pieces) >= room]
+    return min(sufficient or trials.values(), key=lambda p: abs(len(p) - room))
+
+
+def _pieces_at(
+    word_counts: list[tuple[str, int]], threshold: int, fixed: set[str]
+) -> list[str]:
+    """Learned pieces of at least `threshold` occurrences, frequent first."""
+    learned = learner.learn(
+        word_counts,
+        vocab_size=0,
+        reserved_tokens=[],
+        # Equal bounds make the learner try exactly this threshold.
+        upper_thresh=threshold,
+        lower_thresh=threshold,
+        max_unique_chars=len(fixed),
+        joiner=CONTINUATION_PREFIX,
+    )
+    # A continuing piece of one punctuation or CJK character cannot occur.
+    return [
+        piece
+        for piece in learned
+        if piece not in fixed
+        and len(piece.removeprefix(CONTINUATION_PREFIX)) > 1
+    ]

@@ -1,0 +1,293 @@
+"""The steps between two log lines: averaged, and checked one by one.
+
+The record of a run: `metrics.jsonl`, TensorBoard, and lines to read.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from mobilebert_tf.files import atomic_file
+from mobilebert_tf.training.step import NO_VARIABLE, TrainStep
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss term or a gradient became NaN or infinite."""
+
+
+class Window:
+    """Averages the values of steps, without waiting for them as they come.
+
+    Args:
+        phase: for messages.
+        train_step: whose values these are.
+        step: the steps of the phase that are done.
+        max_skipped: steps with values that are not finite that a run may
+            leave out, in all. Their updates have not been made.
+        state: of the window that an earlier process had begun.
+    """
+
+    def __init__(
+        self,
+        phase: str,
+        train_step: TrainStep,
+        step: int,
+        max_skipped: int,
+        state: dict,
+    ):
+        self._phase = phase
+        self._train_step = train_step
+        self._step = step
+        self._max_skipped = max_skipped
+        self._skipped = state.get("skipped", 0)
+        self._number = state.get("number", 0)
+        self._sums = list(state.get("sums", ()))
+        self._rate = state.get("learning_rate", 0.0)
+        self._pending = []
+
+    def add(self, values: tf.Tensor, variables: tf.Tensor) -> None:
+        """Takes what `TrainStep.run` returned."""
+        # Not read yet: that would wait for the steps.
+        self._pending.append((values, variables))
+
+    def read(self, last_good: str) -> None:
+        """Waits for all steps so far and checks them.
+
+        Args:
+            last_good: what to name if a value is not finite.
+
+        Raises:
+            NonFiniteLoss: if one is not, and no more may be left out.
+        """
+        pending, self._pending = self._pending, []
+        for values, variables in pending:
+            rows = values.numpy().tolist()
+            indices = variables.numpy().tolist()
+            for row, variable in zip(rows, indices, strict=True):
+                self._step += 1
+                # The rate is a schedule's, the rest was computed.
+                if all(map(math.isfinite, row[:-1])):
+                    self._sum(row)
+                else:
+                    self._skip(row, variable, last_good)
+
+    def averages(self) -> dict[str, float]:
+        """Returns the means since the last call, and begins anew.
+
+        The learning rate is the last step's. Nothing if every step was left
+        out.
+        """
+        means = [value / self._number for value in self._sums]
+        averages = dict(zip(self._train_step.names, means, strict=False))
+        if averages:
+            averages["learning_rate"] = self._rate
+        self._number, self._sums = 0, []
+        return averages
+
+    def state(self) -> dict:
+        """Returns what a later process needs to go on, as JSON values."""
+        return {
+            "skipped": self._skipped,
+            "number": self._number,
+            "sums": self._sums,
+            "learning_rate": self._rate,
+        }
+
+    def _sum(self, row: Sequence[float]) -> None:
+        # One after the other, so that a window that was interrupted adds up
+        # to the same bits.
+        sums = self._sums or [0.0] * len(row)
+        self._sums = [old + new for old, new in zip(sums, row, strict=True)]
+        self._number += 1
+        self._rate = row[-1]
+
+    def _skip(self, row, variable: int, last_good: str) -> None:
+        culprit = self._culprit(row, variable)
+        where = f"{culprit} at step {self._step} of {self._phase}"
+        if self._skipped == self._max_skipped:
+            raise NonFiniteLoss(f"{where}; {last_good}")
+        self._skipped += 1
+        print(
+            f"{where}: its update is left out ({self._skipped} of at most "
+            f"{self._max_skipped})",
+            flush=True,
+        )
+
+    def _culprit(self, row, variable: int) -> str:
+        *terms, norm, _ = zip(self._train_step.names, row, strict=True)
+        # The total last: what it was summed from says more.
+        for name, value in [*terms[1:], terms[0]]:
+            if not math.isfinite(value):
+                return f"{name} is {value}"
+        if variable == NO_VARIABLE:
+            return f"{norm[0]} is {norm[1]}"
+        path = self._train_step.variable_names[variable]
+        return f"the gradient of {path} is not finite"
+
+
+METRICS_FILE = "metrics.jsonl"
+RESULTS = "results"
+
+
+class MetricsLog:
+    """Appends a run's metrics to a JSON-lines file and to TensorBoard.
+
+    Each line holds `phase`, `step` (within the phase), `global_step` and the
+    values by name. A resumed run drops the lines behind its checkpoint, so
+    that the record of an interrupted run is one unbroken sequence, and the
+    results of an earlier end.
+
+    Args:
+        folder: the run's output folder.
+        global_step: where the run goes on; later lines are dropped.
+        is_chief: whether this process writes; others keep silent.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        global_step: int = 0,
+        is_chief: bool = True,
+    ):
+        self._path = Path(folder) / METRICS_FILE
+        self._is_chief = is_chief
+        if is_chief:
+            self._drop_after(global_step)
+            self._writer = tf.summary.create_file_writer(
+                str(Path(folder) / "tensorboard")
+            )
+
+    def write(
+        self,
+        phase: str,
+        step: int,
+        global_step: int,
+        values: Mapping[str, float],
+    ) -> None:
+        """Records `values` under a phase and its step."""
+        if not self._is_chief:
+            return
+        line = {"phase": phase, "step": step, "global_step": global_step}
+        # Opened anew each time: a run may end without a chance to close.
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line | dict(values)) + "\n")
+        with self._writer.as_default(step=global_step):
+            for name, value in values.items():
+                tf.summary.scalar(f"{phase}/{name}", value)
+
+    def write_results(
+        self, global_step: int, values: Mapping[str, float]
+    ) -> None:
+        """Records a finished run's results."""
+        self.write(RESULTS, 0, global_step, dict(values))
+
+    def write_image(
+        self, name: str, image: np.ndarray, global_step: int, description: str
+    ) -> None:
+        """Shows an image in TensorBoard.
+
+        Args:
+            name: of the image.
+            image: [height, width, channels], uint8.
+            global_step: when it was made.
+            description: what it shows.
+        """
+        if not self._is_chief:
+            return
+        with self._writer.as_default(step=global_step):
+            tf.summary.image(name, image[None], description=description)
+
+    def close(self) -> None:
+        """Closes the TensorBoard writer."""
+        if self._is_chief:
+            self._writer.close()
+
+    def _drop_after(self, global_step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = [
+            line
+            for line in read_metrics(self._path)
+            if line["global_step"] <= global_step and line["phase"] != RESULTS
+        ]
+        with atomic_file(self._path) as temporary:
+            temporary.write_text(
+                "".join(json.dumps(line) + "\n" for line in kept)
+            )
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """Reads a `metrics.jsonl`; a last line cut short by a crash is dropped."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class Progress:
+    """Rates and time left, as lines that also read well in a log file.
+
+    Args:
+        phase: what is running.
+        num_steps: the phase's length.
+        step: where it starts.
+        tokens_per_step: to turn steps into a rate people can compare.
+        later_steps: steps of the phases after this one.
+    """
+
+    def __init__(
+        self,
+        phase: str,
+        num_steps: int,
+        step: int,
+        tokens_per_step: int,
+        later_steps: int = 0,
+    ):
+        self._phase = phase
+        self._num_steps = num_steps
+        self._tokens_per_step = tokens_per_step
+        self._later_steps = later_steps
+        self._start = self._last = time.monotonic()
+        self._last_step = step
+
+    def line(
+        self, step: int, values: Mapping[str, float], examples_per_step: int
+    ) -> str:
+        """Returns the line for `step`; rates count from the previous one.
+
+        The time left in all takes later phases to be as fast as this one.
+        """
+        now = time.monotonic()
+        steps = max(step - self._last_step, 1)
+        step_seconds = max(now - self._last, 1e-9) / steps
+        self._last, self._last_step = now, step
+        parts = [
+            f"{self._phase}  {step:{len(str(self._num_steps))}d}/"
+            f"{self._num_steps}",
+            *(f"{name} {value:.4g}" for name, value in values.items()),
+            f"{examples_per_step / step_seconds:,.1f} examples/s",
+            f"{self._tokens_per_step / step_seconds:,.0f} tokens/s",
+        ]
+        left = self._num_steps - step
+        time_left = f"{format_duration(left * step_seconds)} left"
+        if self._later_steps:
+            in_all = (left + self._later_steps) * step_seconds
+            time_left += f" ({format_duration(in_all)} in all)"
+        return "  ".join([*parts, time_left])
+
+    def seconds(self) -> float:
+        """Seconds since the phase began (or was resumed)."""
+        return time.monotonic() - self._start
+
+
+def format_duration(seconds: float) -> str:
+    """Formats 3725.0 as 1:02:05 and 65.0 as 1:05."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{seconds:02d}"
+    return f"{minutes}:{seconds:02d}"

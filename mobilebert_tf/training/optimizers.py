@@ -1,0 +1,372 @@
+"""LAMB and AdamW as the release has them, and their learning-rate schedules.
+
+Own optimizers, because Keras' differ where it matters: its `Lamb` decays
+weights outside the trust ratio, and none of them has a learning rate per
+variable, which soft freezing needs.
+"""
+
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from mobilebert_tf.distillation.schedule import transfer_rate
+from mobilebert_tf.training.step import group_variables
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear rise to `learning_rate`, then a fall; linear by default.
+
+    As in BERT, the fall is counted from step 0, so that after the rise it
+    goes on where a schedule without warm-up would be. Unlike there, the first
+    step of the rise is not lost to a rate of 0: the rise is one step ahead.
+
+    Args:
+        learning_rate: the peak, were there no fall during the rise.
+        num_steps: when `end_factor * learning_rate` is reached.
+        num_warmup_steps: length of the rise.
+        end_factor: what is left at the end (1e-4 in the release; 1.0 gives
+            a constant rate).
+        power: of the part of the steps that is left (1 in the release).
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        num_steps: int,
+        num_warmup_steps: int = 0,
+        end_factor: float = 0.0,
+        power: float = 1.0,
+    ):
+        self.learning_rate = learning_rate
+        self.num_steps = num_steps
+        self.num_warmup_steps = num_warmup_steps
+        self.end_factor = end_factor
+        self.power = power
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        left = 1.0 - ops.minimum(step / max(self.num_steps, 1), 1.0)
+        if self.power != 1.0:
+            left = ops.power(left, self.power)
+        factor = self.end_factor + (1.0 - self.end_factor) * left
+        if self.num_warmup_steps:
+            rise = (step + 1.0) / self.num_warmup_steps
+            factor = ops.where(step < self.num_warmup_steps, rise, factor)
+        return self.learning_rate * factor
+
+    def get_config(self):
+        return {
+            "learning_rate": self.learning_rate,
+            "num_steps": self.num_steps,
+            "num_warmup_steps": self.num_warmup_steps,
+            "end_factor": self.end_factor,
+            "power": self.power,
+        }
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class TransferStageSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The rate within one transfer stage: a quick ramp, then nearly flat.
+
+    The release's curve, min(10 t / T, 0.9 + 0.1 sqrt(1 - t / T)), at t = 1 to
+    T. Its own t runs from 1 to T - 1 and then, being a remainder, is 0: the
+    last step of its stages has no rate.
+
+    Args:
+        learning_rate: what the curve is multiplied with (the release's base
+            rate of 0.0015 times its factor 3.0: 0.0045).
+        num_steps: length of the stage.
+    """
+
+    def __init__(self, learning_rate: float, num_steps: int):
+        self.learning_rate = learning_rate
+        self.num_steps = num_steps
+
+    def __call__(self, step):
+        # A table of the pure-Python curve keeps its formula in one place.
+        curve = [
+            transfer_rate(min(index + 1, self.num_steps) / self.num_steps)
+            for index in range(self.num_steps)
+        ]
+        index = ops.clip(ops.cast(step, "int32"), 0, self.num_steps - 1)
+        return self.learning_rate * ops.take(
+            ops.convert_to_tensor(curve, "float32"), index
+        )
+
+    def get_config(self):
+        return {
+            "learning_rate": self.learning_rate,
+            "num_steps": self.num_steps,
+        }
+
+
+class _AdamCore(keras.optimizers.Optimizer):
+    """Moments, decay inside the update, and a rate per variable.
+
+    All arithmetic is float32, and so are the moments, whatever the dtype of
+    a variable and its gradient: bfloat16 has 8 bits, too few for an average
+    that moves by a thousandth.
+    """
+
+    def __init__(
+        self,
+        learning_rate,
+        *,
+        decay_rate: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        bias_correction: bool = False,
+        multipliers: Iterable[tuple[keras.Variable, float]] = (),
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.decay_rate = decay_rate
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.bias_correction = bias_correction
+        self._multipliers = {
+            self._var_key(variable): factor for variable, factor in multipliers
+        }
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._groups = group_variables(
+            variables,
+            lambda variable: self._multipliers.get(
+                self._var_key(variable), 1.0
+            ),
+        )
+        self._momentums, self._velocities = (
+            [
+                self.add_variable(group.shape, name=f"{moment}_{index:03d}")
+                for index, group in enumerate(self._groups)
+            ]
+            for moment in ("momentum", "velocity")
+        )
+        self._group_indices = {
+            self._var_key(momentum): index
+            for index, momentum in enumerate(self._momentums)
+        }
+
+    def add_variable(self, shape, initializer="zeros", dtype=None, **kwargs):
+        return super().add_variable(shape, initializer, "float32", **kwargs)
+
+    def _clip_gradients(self, grads):
+        # By the global norm it is done later, in fewer operations: on stacks.
+        return grads if self.global_clipnorm else super()._clip_gradients(grads)
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """Has Keras update groups, in whatever way it updates variables.
+
+        A group's momentum stands for it where Keras expects a variable.
+        """
+        gradients = {
+            self._var_key(variable): gradient
+            for gradient, variable in zip(
+                grads, trainable_variables, strict=True
+            )
+        }
+        self._connected = frozenset(gradients)
+        stacks, momentums = [], []
+        for group, momentum in zip(self._groups, self._momentums, strict=True):
+            keys = [self._var_key(variable) for variable in group.variables]
+            if self._connected.isdisjoint(keys):
+                continue
+            zeros = ops.zeros(group.shape[1:], group.dtype)
+            stacks.append(group.stack([gradients.get(k, zeros) for k in keys]))
+            momentums.append(momentum)
+        if self.global_clipnorm:
+            squares = [ops.sum(ops.square(stack)) for stack in stacks]
+            norm = ops.sqrt(ops.sum(ops.stack(squares)))
+            factor = self.global_clipnorm / ops.maximum(
+                norm, self.global_clipnorm
+            )
+            stacks = [stack * factor for stack in stacks]
+        super()._backend_update_step(stacks, momentums, learning_rate)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates the group whose momentum `variable` is.
+
+        Args:
+            gradient: of the group, [N, ...].
+            variable: its momentum.
+            learning_rate: a scalar.
+        """
+        index = self._group_indices[self._var_key(variable)]
+        group = self._groups[index]
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        connected = [
+            self._var_key(member) in self._connected
+            for member in group.variables
+        ]
+        first = (1 - self.beta_1) * (gradient - momentum)
+        second = (1 - self.beta_2) * (ops.square(gradient) - velocity)
+        if not all(connected):
+            # The moments of what has no gradient stay as they are.
+            rows = np.reshape(connected, (-1, *[1] * (len(group.shape) - 1)))
+            first, second = (
+                ops.where(rows, change, 0.0) for change in (first, second)
+            )
+        self.assign_add(momentum, first)
+        self.assign_add(velocity, second)
+        update = self._update(group, momentum, velocity)
+        rate = ops.cast(learning_rate, "float32") * group.multiplier
+        changes = ops.unstack(rate * update, len(connected))
+        for member, change, is_connected in zip(
+            group.variables, changes, connected, strict=True
+        ):
+            if is_connected:
+                self._subtract(member, change)
+
+    def _update(self, group, momentum, velocity):
+        """What a rate of 1 would subtract, [N, ...]."""
+        if self.bias_correction:
+            momentum = momentum / self._missing_mass(self.beta_1)
+            velocity = velocity / self._missing_mass(self.beta_2)
+        update = momentum / (ops.sqrt(velocity) + self.epsilon)
+        if not is_adapted(group.variables[0]):
+            return update
+        weights = group.stack(group.variables)
+        if self.decay_rate:
+            update = update + self.decay_rate * weights
+        return update * self._trust_ratio(weights, update)
+
+    def _subtract(self, variable, change):
+        if keras.backend.standardize_dtype(variable.dtype) == "float32":
+            self.assign_sub(variable, change)
+            return
+        # Rounded once, after the difference.
+        weight = ops.cast(ops.convert_to_tensor(variable), "float32")
+        self.assign(variable, ops.cast(weight - change, variable.dtype))
+
+    def _missing_mass(self, beta):
+        """What a moment that started at zero has to be divided by.
+
+        1 - beta ** step, without the cancellation: 1 - 0.999 is wrong in its
+        fifth digit in float32.
+        """
+        step = ops.cast(self.iterations + 1, "float32")
+        return -ops.expm1(step * math.log(beta))
+
+    def _trust_ratio(self, weights, updates):
+        return 1.0
+
+    def get_config(self):
+        return super().get_config() | {
+            "decay_rate": self.decay_rate,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "bias_correction": self.bias_correction,
+        }
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class AdamW(_AdamCore):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    With `bias_correction` it is `torch.optim.AdamW` to rounding, epsilon
+    included (it is added to the root of the corrected second moment). Without
+    it, as in the release, epsilon is added to the root of the raw moment.
+
+    Args:
+        learning_rate: a number or a schedule.
+        decay_rate: weight decay, multiplied by the learning rate.
+        beta_1, beta_2, epsilon: as in Adam.
+        bias_correction: off in the release, and by default.
+        multipliers: (variable, factor) pairs; a variable's learning rate is
+            multiplied by its factor (1 where there is none).
+        **kwargs: of `keras.optimizers.Optimizer`, `global_clipnorm` say.
+    """
+
+
+@keras.saving.register_keras_serializable(package="mobilebert_tf")
+class Lamb(_AdamCore):
+    """LAMB (You et al. 2020): AdamW's update, scaled by a trust ratio.
+
+    The ratio is |w| / |update|, decay included in the update, 1 where either
+    norm is zero. Norms and biases are neither decayed nor scaled. Arguments
+    are those of `AdamW`.
+    """
+
+    def _trust_ratio(self, weights, updates):
+        axes = tuple(range(1, len(weights.shape)))
+        weight_norms, update_norms = (
+            ops.sqrt(ops.sum(ops.square(values), axes, keepdims=True))
+            for values in (weights, updates)
+        )
+        known = ops.logical_and(weight_norms > 0, update_norms > 0)
+        return ops.where(
+            known, weight_norms / ops.where(known, update_norms, 1.0), 1.0
+        )
+
+
+OPTIMIZERS = {"adamw": AdamW, "lamb": Lamb}
+
+
+def is_adapted(variable) -> bool:
+    """Whether decay and trust ratio apply: to matrices and tables only.
+
+    By rank, because every norm and bias has rank 1 and nothing else has; name
+    patterns silently match nothing when names change.
+    """
+    return len(variable.shape) > 1
+
+
+def describe_parameters(variables: Sequence[keras.Variable]) -> str:
+    """Lists what is decayed and adapted, and by path what is not.
+
+    Blocks that have the same variables share an entry: `block_00-23` stands
+    for 24 of them.
+    """
+    groups = {True: [], False: []}
+    for variable in variables:
+        groups[is_adapted(variable)].append(variable)
+    sizes = {
+        adapted: sum(math.prod(variable.shape) for variable in group)
+        for adapted, group in groups.items()
+    }
+    blocks_by_pattern = {}
+    for variable in groups[False]:
+        pattern = _BLOCK.sub("block_*", variable.path)
+        blocks = blocks_by_pattern.setdefault(pattern, [])
+        blocks += _BLOCK.findall(variable.path)
+    lines = [
+        f"{sizes[True]:,} parameters in {len(groups[True])} matrices and "
+        "tables: decayed, and adapted by LAMB",
+        f"{sizes[False]:,} parameters in {len(groups[False])} norms and "
+        "biases: neither decayed nor adapted",
+    ]
+    paths = ", ".join(
+        pattern.replace("*", _range(blocks))
+        for pattern, blocks in blocks_by_pattern.items()
+    )
+    lines += textwrap.wrap(
+        paths,
+        width=79,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)
+
+
+_BLOCK = re.compile(r"\bblock_(\d+)")
+
+
+def _range(blocks: list[str]) -> str:
+    """Words block numbers: `00-23` where none is left out, else a list."""
+    numbers = [int(block) for block in blocks]
+    if len(blocks) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{blocks[0]}-{blocks[-1]}"
+    return ",".join(blocks)

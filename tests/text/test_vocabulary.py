@@ -1,0 +1,200 @@
+"""Vocabulary files that are refused, and vocabularies that are learned."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.text.vocabulary import (
+    SPECIAL_TOKENS,
+    check_vocabulary,
+    learn_vocabulary,
+    read_vocabulary,
+)
+
+SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def write(tmp_path, content):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n"])
+def test_reads_pieces_in_order(tmp_path, end):
+    content = f"{SPECIAL}a\r\n##é\n\u2028\n#".encode() + end
+    pieces = read_vocabulary(write(tmp_path, content))
+    assert pieces == [*SPECIAL_TOKENS, "a", "##é", "\u2028", "#"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "an empty file: expected the special tokens"),
+        (
+            b"[UNK]\n[CLS]\n[SEP]\nx\n",
+            r"expected .* found 4 pieces without \[PAD\] \[MASK\]",
+        ),
+        (
+            SPECIAL.encode() + b"a\nb\na\n",
+            r"line 8: expected every piece once, found 'a' again "
+            r"\(first on line 6\)",
+        ),
+        (
+            SPECIAL.encode() + b"a\n\nb\n",
+            "line 7: expected one piece a line, found an empty line",
+        ),
+        (
+            SPECIAL.encode() + b"a\ncaf\xe9\n",
+            "line 7: expected UTF-8 text, found byte 0xe9",
+        ),
+    ],
+)
+def test_bad_file_names_place_and_reason(tmp_path, content, message):
+    path = write(tmp_path, content)
+    with pytest.raises(InputError, match=message) as error:
+        WordpieceTokenizer.from_vocab_file(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        read_vocabulary(tmp_path / "none.txt")
+    with pytest.raises(InputError, match="vocab.txt"):
+        WordpieceTokenizer.from_folder(tmp_path)
+
+
+def test_piece_with_line_end_is_refused():
+    with pytest.raises(InputError, match="line 6: .* a line end"):
+        check_vocabulary([*SPECIAL_TOKENS, "a\nb"])
+
+
+def test_little_text_gives_all_its_pieces():
+    """Five words, worked by hand: every character, every word, no more."""
+    pieces = learn_vocabulary(["Ab, ab!", "AB cd; cd 博", "é"], 1000)
+    assert pieces == [
+        *SPECIAL_TOKENS,
+        *["!", ",", ";", "a", "b", "c", "d", "e", "博"],
+        *["##a", "##b", "##c", "##d", "##e"],
+        *["ab", "cd"],
+    ]
+
+
+def test_cased_text_keeps_case():
+    pieces = learn_vocabulary(["Ab é"], 1000, do_lower_case=False)
+    assert pieces == [
+        *SPECIAL_TOKENS,
+        *["A", "b", "é", "##A", "##b", "##é", "Ab"],
+    ]
+
+
+def synthetic_lines(seed=0, num_lines=400):
+    """Stems with endings, frequencies by rank as in natural text."""
+    rng = random.Random(seed)
+    stems = [
+        "".join(rng.choices("abcdefgh", k=rng.randint(2, 6)))
+        for _ in range(300)
+    ]
+    weights = [1 / rank for rank in range(1, 301)]
+    endings = ["", "", "ing", "ed", "ness"]
+    return [
+        " ".join(
+            stem + rng.choice(endings)
+            for stem in rng.choices(stems, weights, k=20)
+        )
+        for _ in range(num_lines)
+    ]
+
+
+@pytest.mark.parametrize("vocab_size", [50, 100, 250, 700])
+def test_size_is_exact_and_nothing_is_unknown(vocab_size):
+    lines = synthetic_lines()
+    pieces = learn_vocabulary(lines, vocab_size)
+    assert len(pieces) == len(set(pieces)) == vocab_size
+    assert tuple(pieces[:5]) == SPECIAL_TOKENS
+    tokenizer = WordpieceTokenizer(pieces)
+    ids = tokenizer.tokenize(lines)
+    assert tokenizer.unk_id not in ids.flat_values.numpy()
+    for line, row in zip(lines, ids.to_list(), strict=True):
+        assert tokenizer.detokenize(row) == line
+
+
+def test_larger_vocabularies_give_shorter_text():
+    lines = synthetic_lines()
+    sizes = []
+    for vocab_size in (50, 100, 250, 700):
+        tokenizer = WordpieceTokenizer(learn_vocabulary(lines, vocab_size))
+        sizes.append(len(tokenizer.tokenize(lines).flat_values))
+    assert sizes == sorted(sizes, reverse=True)
+    # 8,000 words: nearly one piece each when 700 pieces hold most of them.
+    assert sizes[-1] < 1.3 * 8000 < sizes[0]
+
+
+def test_endings_become_pieces():
+    pieces = learn_vocabulary(synthetic_lines(), 250)
+    assert {"##ing", "##ed", "##ness"} <= set(pieces)
+
+
+@pytest.mark.parametrize("vocab_size", [25, 200, 5000])
+def test_order_of_lines_does_not_matter(vocab_size):
+    """With too few characters, about the right size, and too few words."""
+    lines = synthetic_lines()
+    shuffled = random.Random(1).sample(lines, len(lines))
+    pieces = learn_vocabulary(lines, vocab_size)
+    assert learn_vocabulary(shuffled, vocab_size) == pieces
+
+
+def test_alphabet_is_limited_to_frequent_then_first_characters():
+    """A quarter of 24 pieces: "z" by its count, five by their code."""
+    pieces = learn_vocabulary([*"yxwvutsrqz", "z"], 24)
+    letters = ["q", "r", "s", "t", "u", "z"]
+    continuing = [f"##{letter}" for letter in letters]
+    assert pieces == [*SPECIAL_TOKENS, *letters, *continuing]
+
+
+@pytest.mark.slow
+def test_hash_seed_does_not_matter():
+    """Sets are walked in the learner; another process orders them anew."""
+    program = (
+        "import sys\n"
+        "from mobilebert_tf.text.vocabulary import learn_vocabulary\n"
+        "lines = sys.stdin.read().split(chr(10))\n"
+        "print(' '.join(learn_vocabulary(lines, 200)))\n"
+    )
+    lines = synthetic_lines()
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        input="\n".join(lines),
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == learn_vocabulary(lines, 200)
+
+
+def test_no_room_or_no_text_is_refused():
+    with pytest.raises(InputError, match="at least 9, .* found 8"):
+        learn_vocabulary(["abcdefgh abcdefgh"], 8)
+    with pytest.raises(InputError, match="No words"):
+        learn_vocabulary(["", " \t\x00"], 100)
+
+
+def test_real_text(shared_data):
+    """On half a megabyte of articles; unknown words on another part."""
+    path = shared_data / "corpus/wikipedia.docs.txt"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    pieces = learn_vocabulary(lines[:700], 2000)
+    assert len(pieces) == 2000
+    tokenizer = WordpieceTokenizer(pieces)
+    ids = tokenizer.tokenize(lines[10000:11000]).flat_values.numpy()
+    assert (ids == tokenizer.unk_id).mean() < 0.002
