@@ -1,57 +1,49 @@
 """MobileBERT in Keras: from raw text to an int8 model on a phone.
 
-Rooms, each importing only from those before it:
+    import mobilebert_tf as mb
 
-    config presets hub          the architecture, its JSON, its names; where
-                                models lie
-    data/ evaluation/           text to batches; predictions to metrics
-    modeling/                   layers, encoder, heads, models, model folders
-    distillation/               teacher and student
-    training/ mobile/           the loop and its state; the phone
-    tools/, run_*.py            the doors
+    tokenizer = mb.load_tokenizer("model_folder")
+    model = mb.load("model_folder")
+
+The public names below are imported when they are first used: importing the
+package needs neither Keras nor TensorFlow. Keras can read a saved model of
+ours once `mobilebert_tf.modeling.models` is imported.
 """
 
 import importlib
 
-from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.encoder import EncoderOutput, MobileBertEncoder
-from mobilebert_tf.modeling.load import load
-from mobilebert_tf.modeling.models import (
-    MobileBertForMaskedLM,
-    MobileBertForMultipleChoice,
-    MobileBertForNextSentencePrediction,
-    MobileBertForPretraining,
-    MobileBertForQuestionAnswering,
-    MobileBertForSequenceClassification,
-    MobileBertForTokenClassification,
-)
-
 __version__ = "0.1.0"
-__all__ = [
-    "EncoderOutput",
-    "InputError",
-    "MobileBertConfig",
-    "MobileBertEncoder",
-    "MobileBertForMaskedLM",
-    "MobileBertForMultipleChoice",
-    "MobileBertForNextSentencePrediction",
-    "MobileBertForPretraining",
-    "MobileBertForQuestionAnswering",
-    "MobileBertForSequenceClassification",
-    "MobileBertForTokenClassification",
-    "WordpieceTokenizer",
-    "load",
-    "load_tokenizer",
-]
 
-_OF_THE_TOKENIZER = ("WordpieceTokenizer", "load_tokenizer")
+# Public name -> the module that defines it.
+_MODULES = {
+    "EncoderOutput": "modeling.encoder",
+    "InputError": "errors",
+    "MobileBertConfig": "config",
+    "MobileBertEncoder": "modeling.encoder",
+    "MobileBertForMaskedLM": "modeling.models",
+    "MobileBertForMultipleChoice": "modeling.models",
+    "MobileBertForNextSentencePrediction": "modeling.models",
+    "MobileBertForPretraining": "modeling.models",
+    "MobileBertForQuestionAnswering": "modeling.models",
+    "MobileBertForSequenceClassification": "modeling.models",
+    "MobileBertForTokenClassification": "modeling.models",
+    "WordpieceTokenizer": "text.tokenizer",
+    "load": "modeling.load",
+    "load_tokenizer": "text.tokenizer",
+}
+_SUBMODULES = ("pipeline",)
+__all__ = [*_MODULES, *_SUBMODULES]
 
 
 def __getattr__(name: str):
-    # The tokenizer needs TensorFlow, whatever the model runs on: only who asks
-    # for it waits for that.
-    if name in _OF_THE_TOKENIZER:
-        module = importlib.import_module("mobilebert_tf.text.tokenizer")
-        return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    # Found without this function from now on.
+    return globals().setdefault(name, getattr(module, name))
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
