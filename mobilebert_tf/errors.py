@@ -1,14 +1,21 @@
-"""The one error a user's own input can cause.
+"""The errors that are not defects of this project.
 
-Scripts turn `InputError` into a single line on stderr and exit code 2; anything
-else is our defect and keeps its traceback.
+Commands turn them into a single line on stderr: exit code 2 for `InputError`, 1
+for `RunError`. Anything else keeps its traceback.
 """
 
 import os
 
 
+class RunError(RuntimeError):
+    """A run cannot continue, although its input was accepted.
+
+    For example, its loss became NaN, or the disk is full.
+    """
+
+
 class InputError(ValueError):
-    """A file, folder or flag of the user's is not what was expected.
+    """A file, folder or flag that the user gave is not what was expected.
 
     Args:
         path: the file or flag at fault.

@@ -84,6 +84,54 @@ def regression_loss(predictions, labels):
     return mean(ops.square(ops.squeeze(predictions, -1) - labels))
 
 
+def multi_label_loss(logits, labels):
+    """Mean binary cross-entropy of [B, C] logits against 0 or 1, in nats."""
+    labels = ops.cast(labels, logits.dtype)
+    # log(1 + exp(x)) - x y, written so that large logits do not overflow.
+    losses = ops.maximum(logits, 0.0) - logits * labels
+    return mean(losses + ops.log1p(ops.exp(-ops.abs(logits))))
+
+
+def token_loss(logits, labels, label_weights):
+    """Mean cross-entropy over the labelled tokens of a batch, in nats.
+
+    Args:
+        logits: [B, W, C], W at most S.
+        labels: int [B, S].
+        label_weights: [B, S], 1 at the first piece of each token, else 0.
+    """
+    return masked_lm_loss(pad_to(logits, labels), labels, label_weights)
+
+
+def pad_to(values, labels):
+    """Pads values [B, W, ...] with zeros to the length S of labels [B, S].
+
+    Inputs are cut to the width of their bucket and labels are not: the weights
+    of a mean must stay the tensor that came in the batch (see `dividing_by`).
+    """
+    missing = ops.shape(labels)[1] - ops.shape(values)[1]
+    padding = [(0, 0), (0, missing), *[(0, 0)] * (len(values.shape) - 2)]
+    return ops.pad(values, padding)
+
+
+def kl_divergence(student_logits, teacher_logits, temperature=1.0):
+    """KL(teacher || student) over the last axis, in nats; 0 if equal.
+
+    Args:
+        student_logits: [..., C].
+        teacher_logits: [..., C].
+        temperature: divides both logits; the result is multiplied by its
+            square, so that gradients keep their size.
+
+    Returns:
+        [...]; take the `mean` or `weighted_mean` of it.
+    """
+    student = ops.log_softmax(student_logits / temperature, axis=-1)
+    teacher = ops.log_softmax(teacher_logits / temperature, axis=-1)
+    divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+    return temperature**2 * divergence
+
+
 def span_loss(start_logits, end_logits, start_positions, end_positions):
     """Mean of the two cross-entropies over positions; logits are [B, S]."""
     start = mean(_sparse_cross_entropy(start_logits, start_positions))

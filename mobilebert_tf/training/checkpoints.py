@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from mobilebert_tf.errors import RunError
+
 CHECKPOINTS = "checkpoints"
 _STATE = "state"
 
@@ -22,7 +24,7 @@ _STATE = "state"
 _UNREADABLE = (tf.errors.OpError, IndexError)
 
 
-class CannotSave(RuntimeError):
+class CannotSave(RunError):
     """A checkpoint could not be written; those before it are intact."""
 
 

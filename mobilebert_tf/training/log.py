@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from mobilebert_tf.errors import RunError
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.training.step import NO_VARIABLE, TrainStep
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(RunError):
     """A loss term or a gradient became NaN or infinite."""
 
 

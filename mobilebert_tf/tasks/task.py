@@ -1,0 +1,279 @@
+"""What fine-tuning, quantisation, scoring and pipelines need to know of a task.
+
+A task says how its examples are read, how a model for it is built, what its
+loss is, and how outputs become metrics and answers. Everything else (the grid
+of runs, the teacher, quantisation-aware training, `.tflite` files) is written
+once, for all tasks.
+
+`outputs` is what a model, its deployment graph and its `.tflite` file return:
+[B, C] for classification, regression and several labels, [B, S, C] for tags,
+`{"start_logits", "end_logits"}` of [B, S] for answers.
+"""
+
+import abc
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from mobilebert_tf.config import read_json_object
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+
+if TYPE_CHECKING:
+    import keras
+
+# `input_ids`, `input_mask`, `segment_ids`, int32 [N, S], and labels [N, ...].
+Arrays = dict[str, np.ndarray]
+# [N, C], [N, S, C], or a dict of [N, S]; tensors in a loss, NumPy elsewhere.
+Outputs = Any
+
+INPUTS = ("input_ids", "input_mask", "segment_ids")
+
+
+@dataclasses.dataclass(frozen=True)
+class Actions:
+    """What a command does with a task, which decides what is read.
+
+    Attributes:
+        train: fine-tune on the training examples.
+        evaluate: score the dev and test examples.
+        predict: write answers to unlabelled examples.
+        calibrate: read training examples even without training, to measure
+            quantisation ranges.
+    """
+
+    train: bool = True
+    evaluate: bool = True
+    predict: bool = True
+    calibrate: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherWeights:
+    """How a loss is shared between labels and a fine-tuned teacher.
+
+    Attributes:
+        logits: share of the teacher's answers; the rest is the labels'.
+        temperature: divides the logits of both (see `losses.kl_divergence`).
+        feature_maps: factor of the mean squared difference of feature maps,
+            averaged over blocks; 0 leaves it out.
+    """
+
+    logits: float = 0.5
+    temperature: float = 1.0
+    feature_maps: float = 0.0
+
+
+class Task(abc.ABC):
+    """A task: examples, model, losses, metrics and answers.
+
+    Attributes:
+        model_class_name: name in `modeling.models` of the models for it.
+        title: of the model card, for example "Text classifier".
+        splits: encoded examples by split: `train`, names that start with `dev`
+            or `test`, and `predict`. All of one length S.
+        label_names: in the order of the logits; () if there are none.
+        chosen_by: metrics whose mean, on dev, ranks models.
+    """
+
+    model_class_name: ClassVar[str]
+    title: ClassVar[str]
+    splits: dict[str, Arrays]
+    label_names: tuple[str, ...] = ()
+    chosen_by: tuple[str, ...]
+
+    @classmethod
+    @abc.abstractmethod
+    def read(
+        cls,
+        options: Any,
+        tokenizer: WordpieceTokenizer,
+        folder: str | os.PathLike,
+        actions: Actions,
+    ) -> "Task":
+        """Reads and encodes the examples that `actions` need.
+
+        Args:
+            options: the task's own dataclass of options.
+            tokenizer: the model's.
+            folder: the model folder that training, or its use, starts from.
+            actions: what will be done.
+
+        Raises:
+            InputError: a file is malformed, there is nothing to train on, or,
+                without training, the folder is not a model for this task.
+        """
+
+    @abc.abstractmethod
+    def of_length(self, max_seq_length: int) -> "Task":
+        """Returns the same task with its examples encoded at another length."""
+
+    @abc.abstractmethod
+    def encode(self, texts: Sequence, max_seq_length: int) -> Arrays:
+        """Encodes unlabelled texts (a pipeline's input) as arrays [N, S]."""
+
+    @abc.abstractmethod
+    def build(self, folder: str | os.PathLike) -> "keras.Model":
+        """Returns a model that starts from a folder.
+
+        A head that fits the task is kept; otherwise only the encoder is read
+        and the head is new.
+        """
+
+    @abc.abstractmethod
+    def loss(self, outputs: Outputs, batch: Arrays):
+        """Returns the loss of outputs against a batch with labels, in nats."""
+
+    @abc.abstractmethod
+    def distillation_loss(
+        self,
+        outputs: Outputs,
+        teacher_outputs: Outputs,
+        batch: Arrays,
+        temperature,
+    ):
+        """Returns the mean KL(teacher || student) in nats; 0 if both agree.
+
+        For a regression, the mean squared difference.
+        """
+
+    @abc.abstractmethod
+    def metrics(self, outputs: Outputs, split: str) -> dict[str, float]:
+        """Scores the outputs of a labelled split, by the metric's name."""
+
+    @abc.abstractmethod
+    def answers(self, outputs: Outputs, texts: Sequence) -> list:
+        """Converts outputs to what a pipeline returns, one answer a text."""
+
+    @abc.abstractmethod
+    def write(
+        self, outputs: Outputs, split: str, folder: str | os.PathLike
+    ) -> None:
+        """Writes the answers to a split into a folder and prints the path."""
+
+    def terms(
+        self,
+        outputs: Outputs,
+        batch: Arrays,
+        teacher_outputs: Outputs = None,
+        weights: TeacherWeights = TeacherWeights(),
+    ) -> dict[str, Any]:
+        """Returns the terms of a training loss; `loss` is their total.
+
+        Without a teacher `loss` is the only term. With one, it is
+        (1 - weights.logits) * `task_loss` + weights.logits *
+        `distillation_loss`. The loss of feature maps is added by the caller,
+        which has them.
+        """
+        labelled = self.loss(outputs, batch)
+        if teacher_outputs is None:
+            return {"loss": labelled}
+        taught = self.distillation_loss(
+            outputs, teacher_outputs, batch, weights.temperature
+        )
+        total = (1.0 - weights.logits) * labelled + weights.logits * taught
+        return {
+            "loss": total,
+            "task_loss": labelled,
+            "distillation_loss": taught,
+        }
+
+    def file_options(self, tokenizer: WordpieceTokenizer | None) -> dict:
+        """Returns further arguments of `mobile.export.export`.
+
+        Args:
+            tokenizer: if given, vocabulary and labels go into the file as
+                metadata, for the text tasks of phones.
+
+        Raises:
+            InputError: metadata was asked for and no text task of a phone
+                opens such files.
+        """
+        if tokenizer is not None:
+            raise InputError("--metadata", "a classifier", self.title.lower())
+        return {}
+
+    def notes(self) -> dict[str, str]:
+        """Returns lines of the model card that only this task knows."""
+        return {}
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes what a model folder must say of the task besides labels."""
+
+    @property
+    def num_train_examples(self) -> int:
+        """Number of training examples, 0 if there is no such split."""
+        return len(self.splits.get("train", {}).get("input_ids", ()))
+
+    @property
+    def max_seq_length(self) -> int:
+        """Length S of the examples."""
+        return next(iter(self.splits.values()))["input_ids"].shape[1]
+
+    def labelled(self, prefix: str) -> list[str]:
+        """Names of the splits with labels that start with `prefix`."""
+        return [
+            split
+            for split, arrays in self.splits.items()
+            if split.startswith(prefix) and set(arrays) - set(INPUTS)
+        ]
+
+    def evaluate(self, predict, prefix: str) -> dict[str, float]:
+        """Scores every labelled split that starts with `prefix`.
+
+        Args:
+            predict: maps arrays to outputs: a `Predictor`, or
+                `TFLiteModel.predict`.
+            prefix: "dev" or "test".
+
+        Returns:
+            Metrics by `SPLIT_METRIC`.
+        """
+        return {
+            f"{split}_{name}": value
+            for split in self.labelled(prefix)
+            for name, value in self.metrics(
+                predict(self.splits[split]), split
+            ).items()
+        }
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """Returns the number that ranks models: the mean of `chosen_by`.
+
+        Args:
+            metrics: of `evaluate(..., "dev")`; several dev splits weigh alike.
+        """
+        values = [
+            value
+            for name, value in metrics.items()
+            if name.partition("_")[2] in self.chosen_by
+        ]
+        return float(np.mean(values))
+
+    def check_choice(self, num_runs: int, patience: int | None) -> None:
+        """Checks that there are dev examples where a choice needs them.
+
+        Raises:
+            InputError: several runs, or patience, and no labelled dev split.
+        """
+        if self.labelled("dev"):
+            return
+        if num_runs > 1:
+            raise InputError(
+                "--dev_file",
+                f"labelled examples to choose among {num_runs} runs by",
+                "none",
+            )
+        if patience is not None:
+            raise InputError("--patience", "labelled dev examples", "none")
+
+
+def model_architecture(folder: str | os.PathLike) -> str | None:
+    """Returns the class name that a model folder's config.json declares."""
+    values = read_json_object(Path(folder) / "config.json")
+    architectures = values.get("architectures") or [None]
+    return architectures[0]

@@ -1,0 +1,92 @@
+"""Options become flags, help and settings; bad ones become one line."""
+
+import dataclasses
+
+import pytest
+
+from mobilebert_tf.commands.command import Command
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.options import Options, option, settings
+
+
+@dataclasses.dataclass(frozen=True)
+class TextOptions(Options):
+    group = "data"
+
+    input_files: tuple[str, ...] = option((), "Text files.", everyday=True)
+    num_lines: int | None = option(None, "Lines to read.", min=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(Options):
+    rate: tuple[float, ...] = option((0.1,), "Peak rates.", min=0.0)
+    kind: str = option("a", "Kind.", choices=("a", "b"), everyday=True)
+    fast: bool = option(False, "Fast.", flag="jit", resumable=True)
+    output_dir: str | None = option(None, "Folder to write.", required=True)
+
+
+def read(*arguments, **defaults):
+    seen = []
+    command = Command(
+        lambda *options: seen.extend(options),
+        (TextOptions, StepOptions),
+        defaults=defaults,
+    )
+    command.run(arguments)
+    return seen
+
+
+def test_flags_become_options():
+    text, step = read(
+        "--input_files=a,b", "--rate=1,0.5", "--jit", "--output_dir=x"
+    )
+    assert text == TextOptions(("a", "b"))
+    assert step == StepOptions((1.0, 0.5), fast=True, output_dir="x")
+
+
+def test_a_command_has_defaults_of_its_own():
+    text, step = read("--output_dir=x", num_lines=7, rate=(0.3,))
+    assert text.num_lines == 7
+    assert step.rate == (0.3,)
+
+
+def test_settings_leave_out_what_may_change():
+    text, step = read("--output_dir=x", "--jit")
+    assert settings(text, step) == {
+        "input_files": [],
+        "num_lines": None,
+        "rate": [0.1],
+        "kind": "a",
+        "output_dir": "x",
+    }
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--num_lines=0", "--num_lines: expected at least 1, found 0"),
+        ("--rate=1,nan", "--rate: expected a finite number, found nan"),
+        ("--rate=1,x", "--rate: expected numbers, found 'x'"),
+        ("--kind=c", "--kind=c: value should be one of <a|b>"),
+        ("--unknown=1", "Unknown command line flag 'unknown'"),
+        ("words", "expected arguments of the form --name=value"),
+    ],
+)
+def test_bad_flags_are_named(flag, message):
+    with pytest.raises(InputError) as error:
+        read(flag, "--output_dir=x")
+    assert message in str(error.value)
+
+
+def test_a_required_flag_is_asked_for():
+    with pytest.raises(InputError, match="--output_dir"):
+        read()
+
+
+def test_help_shows_what_is_used_every_day():
+    command = Command(print, (TextOptions, StepOptions), description="Reads.")
+    text = command.help("read.py")
+    assert text.startswith("Reads.\n\nusage: read.py [flags]\n\ndata:\n")
+    assert "--input_files" in text and "--num_lines" not in text
+    assert "One of a, b. (default: a)" in text
+    assert "--helpfull shows 3 more flags." in text
