@@ -9,16 +9,25 @@ Whole documents are held out: the hash of a module's path decides its split.
 Since a paragraph stands in one document only, no split holds another's text.
 """
 
+import ast
 import hashlib
+import importlib.util
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from mobilebert_tf.data.docstrings import (
+    Docstring,
+    is_english,
+    read_docstrings,
+    strip_markup,
+)
 from mobilebert_tf.data.documentation import (
     Document,
     normalised,
     read_documentation,
 )
-from mobilebert_tf.tasks.labelled_texts import Examples
 
 # A paragraph with one of these gives its library away: names in any word, and
 # the usual aliases as words of their own.
@@ -42,6 +51,16 @@ _QUESTIONS = (
     "What should be passed to {function} as {argument}?",
     "How is the argument {argument} of {function} described?",
 )
+
+_TAGGED_PACKAGES = ("numpy", "scipy", "sklearn")
+_MIN_TOKENS, _MAX_TOKENS = 5, 100
+# ``code`` or `code`, or :role:`code`, whose target, <...>, is not shown.
+_MARKED = re.compile(
+    r"(?::[\w:+.-]+:)?(?P<sign>``?)(?P<code>[^`]+?)(?:\s*<[^`>]*>)?(?P=sign)_?"
+)
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_EXAMPLE_FOLLOWS = re.compile(r"\s*::$")
+_MARKED_SENTENCE_BREAK = re.compile(r"(?<=[a-z)`*][.!?])\s+(?=[A-Z`:])")
 
 
 def load_documents() -> list[list[str]]:
@@ -67,8 +86,8 @@ def split_of(path: str) -> str:
     return "test" if percent < 2 * _HELD_OUT_PERCENT else "train"
 
 
-def library_task() -> dict[str, Examples]:
-    """Which library does a paragraph document? Splits train, dev and test.
+def library_task() -> dict[str, tuple[list[str], list[str]]]:
+    """Returns (paragraphs, names of the libraries they document) by split.
 
     So that the answer takes understanding and not a look-up, paragraphs that
     name any of the libraries or its usual alias are left out (the standard
@@ -201,13 +220,110 @@ def _squad_paragraph(
     return {"context": context, "qas": questions}
 
 
-def _shuffled(pairs: list[tuple[str, str]]) -> Examples:
+def _shuffled(pairs: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
     # Another hash than the one that the cap kept the smallest of.
     pairs = sorted(pairs, key=lambda pair: _hash(f"shuffle {pair[0]}"))
-    return Examples(
-        texts_a=[text for text, _ in pairs],
-        labels=[label for _, label in pairs],
+    return [text for text, _ in pairs], [label for _, label in pairs]
+
+
+def code_task() -> dict[str, tuple[list[list[str]], list[list[str]]]]:
+    """Returns (tokens by sentence, IOB2 tags by sentence) by split.
+
+    PARAMETER is an argument of the function that is documented, VALUE a
+    Python literal such as None or 0.5, CODE anything else that is marked: one
+    mark in ten is no code but a formula, a link or a term of a glossary. Each
+    sentence is there once; dev and test have none of the modules of the
+    other splits.
+    """
+    found = {"train": [], "dev": [], "test": []}
+    seen = set()
+    modules = [
+        document.path
+        for document in read_documentation()
+        if document.path.split("/")[0] in _TAGGED_PACKAGES
+    ]
+    print(
+        f"Reading the documentation of {', '.join(_TAGGED_PACKAGES)}",
+        flush=True,
     )
+    # Train first: what it has is not asked for later.
+    for split in found:
+        for tokens, tags in _in_modules(
+            path for path in modules if split_of(path) == split
+        ):
+            key = normalised(" ".join(tokens))
+            if key not in seen:
+                seen.add(key)
+                found[split].append((tokens, tags))
+    return {
+        split: ([tokens for tokens, _ in rows], [tags for _, tags in rows])
+        for split, rows in found.items()
+    }
+
+
+def tagged_sentences(
+    docstring: Docstring,
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Tokens and tags of the sentences of a docstring that mark code."""
+    for paragraph in docstring.text.split("\n\n"):
+        lines = paragraph.splitlines()
+        indents = {len(line) - len(line.lstrip()) for line in lines}
+        # Lists, tables and definitions have lines of several indentations.
+        if "`" not in paragraph or len(indents) > 1:
+            continue
+        raw = " ".join(line.strip() for line in lines)
+        raw = _EXAMPLE_FOLLOWS.sub(":", raw)
+        if not is_english(strip_markup(raw)):
+            continue
+        for sentence in _MARKED_SENTENCE_BREAK.split(raw):
+            tokens, tags = _tagged(sentence, docstring.parameters)
+            is_marked = any(tag != "O" for tag in tags)
+            if is_marked and _MIN_TOKENS <= len(tokens) <= _MAX_TOKENS:
+                if "`" not in tokens:  # A mark that was not understood.
+                    yield tokens, tags
+
+
+def _in_modules(paths: Iterable[str]) -> Iterator[tuple[list[str], list[str]]]:
+    for path in paths:
+        for docstring in read_docstrings(_source(path)):
+            yield from tagged_sentences(docstring)
+
+
+def _tagged(
+    sentence: str, parameters: frozenset[str]
+) -> tuple[list[str], list[str]]:
+    tokens, tags, end = [], [], 0
+    for match in _MARKED.finditer(sentence):
+        _add(tokens, tags, strip_markup(sentence[end : match.start()]), None)
+        code = match["code"].strip("~ ")
+        _add(tokens, tags, code, _kind(code, parameters))
+        end = match.end()
+    _add(tokens, tags, strip_markup(sentence[end:]), None)
+    return tokens, tags
+
+
+def _add(tokens: list, tags: list, text: str, kind: str | None) -> None:
+    """Adds the tokens of a text, all of one kind, with their tags."""
+    for index, token in enumerate(_TOKEN.findall(text)):
+        tokens.append(token)
+        tags.append(f"{'I' if index else 'B'}-{kind}" if kind else "O")
+
+
+def _kind(code: str, parameters: frozenset[str]) -> str:
+    if code.lstrip("*") in parameters:
+        return "PARAMETER"
+    try:
+        ast.literal_eval(code)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return "CODE"
+    return "VALUE"
+
+
+def _source(path: str) -> bytes:
+    package, _, rest = path.partition("/")
+    # Finding the spec of a top-level package does not import it.
+    spec = importlib.util.find_spec(package)
+    return Path(spec.submodule_search_locations[0], rest).read_bytes()
 
 
 def _hash(text: str) -> int:

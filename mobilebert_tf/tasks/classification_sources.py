@@ -111,7 +111,10 @@ class TaskSource:
                 f"a file: the built-in task is no {self.kind}",
                 "none",
             )
-        splits = library_task()
+        splits = {
+            split: Examples(texts, labels=labels)
+            for split, (texts, labels) in library_task().items()
+        }
         names = label_names(splits["train"])
         if known_labels is not None and set(names) - set(known_labels):
             raise InputError(

@@ -36,7 +36,7 @@ from mobilebert_tf.data.batches import (
     INPUTS,
     evaluation_batches,
 )
-from mobilebert_tf.data.documented_code import code_task
+from mobilebert_tf.data.builtin import code_task
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.folder import CONFIG_FILE
 from mobilebert_tf.modeling.load import (
@@ -108,8 +108,17 @@ class SentenceSource:
                 for split, path in self.files.items()
                 if needed[split]
             }
-        built_in = code_task()
-        return {split: built_in[split] for split in built_in if needed[split]}
+        return {
+            split: Sentences(
+                f"built-in {split} sentences",
+                tokens,
+                tags,
+                # In a file of these sentences, a blank line after each.
+                np.cumsum([1, *(len(row) + 1 for row in tokens[:-1])]).tolist(),
+            )
+            for split, (tokens, tags) in code_task().items()
+            if needed[split]
+        }
 
 
 NUM_SPECIAL = 2  # [CLS] and [SEP].

@@ -68,7 +68,10 @@ def report(demo_dir: str | os.PathLike, num_seeds: int) -> None:
         read_rows(seed_folder(demo_dir, seed))
         for seed in range(1, num_seeds + 1)
     ]
-    splits = library_task()
+    splits = {
+        split: Examples(texts, labels=labels)
+        for split, (texts, labels) in library_task().items()
+    }
     held_out = HeldOut.of(splits)
     remarks = notes(held_out, _settings(demo_dir)["max_seq_length"])
     print(format_table(HEADER, table_cells(mean_rows(seeds))), end="\n\n")

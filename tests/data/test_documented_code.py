@@ -2,12 +2,11 @@
 
 import pytest
 
-from mobilebert_tf.data import documented_code
-from mobilebert_tf.data.builtin import split_of
+from mobilebert_tf.data import builtin
+from mobilebert_tf.data.builtin import code_task, split_of, tagged_sentences
 from mobilebert_tf.data.docstrings import Docstring
 from mobilebert_tf.data.documentation import read_documentation
-from mobilebert_tf.data.documented_code import code_task, tagged_sentences
-from mobilebert_tf.tasks.conll import check_scheme
+from mobilebert_tf.tasks.conll import Sentences, check_scheme
 
 
 def tagged(text, parameters=()):
@@ -56,25 +55,22 @@ def test_modules_are_held_out(monkeypatch):
         for document in read_documentation()
         if document.path.startswith("numpy/l")
     ]
-    monkeypatch.setattr(
-        documented_code, "read_documentation", lambda: documents
-    )
+    monkeypatch.setattr(builtin, "read_documentation", lambda: documents)
     read = []
-    source = documented_code._source
+    source = builtin._source
     monkeypatch.setattr(
-        documented_code,
+        builtin,
         "_source",
         lambda path: (read.append(path), source(path))[1],
     )
     task = code_task()
     splits = [split_of(path) for path in read]
     assert splits == sorted(splits, key=["train", "dev", "test"].index)
-    assert len(task["train"]) > len(task["dev"]) > 0 and len(task["test"]) > 0
-    every = [
-        tuple(tokens) for split in task.values() for tokens in split.tokens
-    ]
+    sizes = {split: len(tokens) for split, (tokens, _) in task.items()}
+    assert sizes["train"] > sizes["dev"] > 0 and sizes["test"] > 0
+    every = [tuple(tokens) for rows, _ in task.values() for tokens in rows]
     assert len(set(every)) == len(every)
-    for sentences in task.values():
-        check_scheme(sentences, "iob2")
-        assert all(set(tags) != {"O"} for tags in sentences.tags)
-        assert not any("`" in tokens for tokens in sentences.tokens)
+    for tokens, tags in task.values():
+        check_scheme(Sentences("", tokens, tags, [1] * len(tokens)), "iob2")
+        assert all(set(row) != {"O"} for row in tags)
+        assert not any("`" in row for row in tokens)
