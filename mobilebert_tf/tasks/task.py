@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mobilebert_tf.config import read_json_object
+from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
@@ -32,6 +32,11 @@ Arrays = dict[str, np.ndarray]
 Outputs = Any
 
 INPUTS = ("input_ids", "input_mask", "segment_ids")
+
+CONFIG_FILE = "config.json"
+
+# Widths that batches of shorter examples are cut to; each is compiled.
+BUCKET_LENGTHS = (16, 32, 64, 128, 256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,21 @@ class Actions:
     evaluate: bool = True
     predict: bool = True
     calibrate: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters:
+    """What a task is fine-tuned with unless the user says otherwise.
+
+    Attributes:
+        learning_rate: peak rate.
+        batch_size: examples per step.
+        num_epochs: passes over the training examples.
+    """
+
+    learning_rate: float = 5e-4
+    batch_size: int = 32
+    num_epochs: int = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +97,10 @@ class Task(abc.ABC):
         splits: encoded examples by split: `train`, names that start with `dev`
             or `test`, and `predict`. All of one length S.
         label_names: in the order of the logits; () if there are none.
-        chosen_by: metrics whose mean, on dev, ranks models.
+        chosen_by: metrics whose mean, on dev, ranks models; without the
+            name of the split.
+        hyperparameters: defaults of fine-tuning.
+        bucket_lengths: default widths of batches, ascending.
     """
 
     model_class_name: ClassVar[str]
@@ -85,6 +108,8 @@ class Task(abc.ABC):
     splits: dict[str, Arrays]
     label_names: tuple[str, ...] = ()
     chosen_by: tuple[str, ...]
+    hyperparameters: Hyperparameters = Hyperparameters()
+    bucket_lengths: tuple[int, ...] = BUCKET_LENGTHS
 
     @classmethod
     @abc.abstractmethod
@@ -98,7 +123,9 @@ class Task(abc.ABC):
         """Reads and encodes the examples that `actions` need.
 
         Args:
-            options: the task's own dataclass of options.
+            options: `ClassificationOptions`, `TaggingOptions` or
+                `QuestionAnsweringOptions`: the files, what their columns mean
+                and the length of the examples.
             tokenizer: the model's.
             folder: the model folder that training, or its use, starts from.
             actions: what will be done.
@@ -108,6 +135,17 @@ class Task(abc.ABC):
                 without training, the folder is not a model for this task.
         """
 
+    @classmethod
+    @abc.abstractmethod
+    def open(
+        cls, folder: str | os.PathLike, tokenizer: WordpieceTokenizer
+    ) -> "Task":
+        """Returns the task of a fine-tuned model, without examples.
+
+        Raises:
+            InputError: the folder holds another kind of model.
+        """
+
     @abc.abstractmethod
     def of_length(self, max_seq_length: int) -> "Task":
         """Returns the same task with its examples encoded at another length."""
@@ -115,14 +153,6 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def encode(self, texts: Sequence, max_seq_length: int) -> Arrays:
         """Encodes unlabelled texts (a pipeline's input) as arrays [N, S]."""
-
-    @abc.abstractmethod
-    def build(self, folder: str | os.PathLike) -> "keras.Model":
-        """Returns a model that starts from a folder.
-
-        A head that fits the task is kept; otherwise only the encoder is read
-        and the head is new.
-        """
 
     @abc.abstractmethod
     def loss(self, outputs: Outputs, batch: Arrays):
@@ -153,7 +183,35 @@ class Task(abc.ABC):
     def write(
         self, outputs: Outputs, split: str, folder: str | os.PathLike
     ) -> None:
-        """Writes the answers to a split into a folder and prints the path."""
+        """Writes the answers to a split into a folder and prints the path.
+
+        Called after `metrics` for labelled splits, `dev` first, and then for
+        `predict` and test splits without labels. A task may write nothing for
+        labelled splits.
+        """
+
+    def build(self, folder: str | os.PathLike) -> "keras.Model":
+        """Returns a model that starts from a folder.
+
+        A head that fits the task is kept; otherwise only the encoder is read
+        and the head is new.
+        """
+        from mobilebert_tf.modeling import models
+        from mobilebert_tf.modeling.load import load, load_encoder_weights
+
+        model_class = getattr(models, self.model_class_name)
+        arguments = {}
+        if model_class.has_label_names:
+            arguments["label_names"] = self.label_names
+        fits = model_architecture(folder) == self.model_class_name
+        if fits and arguments:
+            fits = saved_label_names(folder) == self.label_names
+        if fits:
+            return load(folder)
+        config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
+        model = model_class(config, **arguments)
+        load_encoder_weights(model.encoder, folder)
+        return model
 
     def terms(
         self,
@@ -274,6 +332,30 @@ class Task(abc.ABC):
 
 def model_architecture(folder: str | os.PathLike) -> str | None:
     """Returns the class name that a model folder's config.json declares."""
-    values = read_json_object(Path(folder) / "config.json")
+    values = read_json_object(Path(folder) / CONFIG_FILE)
     architectures = values.get("architectures") or [None]
     return architectures[0]
+
+
+def saved_label_names(folder: str | os.PathLike) -> tuple[str, ...]:
+    """Returns the names of the classes of a model folder, in their order.
+
+    Raises:
+        InputError: they are malformed.
+    """
+    from mobilebert_tf.modeling.load import label_names_of
+
+    path = Path(folder) / CONFIG_FILE
+    return tuple(label_names_of(path, read_json_object(path)))
+
+
+def check_max_seq_length(folder: str | os.PathLike, length: int) -> None:
+    """Checks that a folder's model has positions for examples of a length.
+
+    Raises:
+        InputError: it has fewer.
+    """
+    config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
+    longest = config.max_position_embeddings
+    if length > longest:
+        raise InputError("--max_seq_length", f"at most {longest}", length)
