@@ -241,7 +241,13 @@ class Task(abc.ABC):
         }
 
     def file_options(self, tokenizer: WordpieceTokenizer | None) -> dict:
-        """Returns further arguments of `mobile.export.export`.
+        """Returns further arguments of `mobile.export.export`, as plain values.
+
+        `output` (such as "probabilities") and `mlperf_order`, where a task has
+        them. With a tokenizer also `metadata`, the fields of
+        `mobile.tflite_file.TextMetadata`: `vocabulary`, and `label_names` of a
+        classifier. The examples have the files' length, so that a task whose
+        readers open one length only can check it here.
 
         Args:
             tokenizer: if given, vocabulary and labels go into the file as
@@ -249,7 +255,7 @@ class Task(abc.ABC):
 
         Raises:
             InputError: metadata was asked for and no text task of a phone
-                opens such files.
+                opens such files. An uncased vocabulary is checked elsewhere.
         """
         if tokenizer is not None:
             raise InputError("--metadata", "a classifier", self.title.lower())
