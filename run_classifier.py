@@ -117,7 +117,7 @@ def main(_) -> None:
         if not distribution.is_chief:
             return
     else:
-        run = Run(FLAGS.output_dir, shared.settings(*_UNIMPORTANT), ())
+        run = Run(FLAGS.output_dir, (), settings=shared.settings(*_UNIMPORTANT))
         model = build_classifier(folder, task.label_names)
         outcome = GridOutcome(model, run)
     model, results, exported, notes = outcome.model, {}, {}, {}

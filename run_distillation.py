@@ -65,8 +65,8 @@ def main(_) -> None:
         match_embedding_norm(student, distiller.teacher, next(iter(batches)))
     run = Run(
         FLAGS.output_dir,
-        shared.settings("final_model", "attention_images_every"),
         student.variables,
+        settings=shared.settings("final_model", "attention_images_every"),
         num_steps=sum(stage.num_steps for stage in stages),
         **devices.run_settings(distribution),
     )
@@ -75,9 +75,8 @@ def main(_) -> None:
         distiller,
         stages,
         dataset_from,
-        tokens_per_step=FLAGS.train_batch_size * FLAGS.max_seq_length,
         evaluation=evaluation,
-        images=transfer.attention_images(distiller, data),
+        every=transfer.attention_images(distiller, data),
         optimizer_class=OPTIMIZERS[FLAGS.optimizer],
         optimizer_settings=shared.optimizer_settings(),
         build_schedule=shared.warmup_schedule,

@@ -26,14 +26,14 @@ from mobilebert_tf.data.sources import load_text
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.text.vocabulary import learn_vocabulary
-from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import OPTIMIZERS, describe_parameters
 from mobilebert_tf.training.pretraining import (
     HeldOutText,
     finish_pretraining,
     pretraining_loss,
 )
-from mobilebert_tf.training.step import build_train_step
+from mobilebert_tf.training.step import TrainStep
 
 FLAGS = flags.FLAGS
 
@@ -97,10 +97,7 @@ def main(_) -> None:
         )
         variables = model.trainable_variables
         loss = pretraining_loss(model)
-        step = build_train_step(
-            loss, variables, optimizer, devices.step_options()
-        )
-        return step, optimizer
+        return TrainStep(loss, variables, optimizer, devices.step_options())
 
     held_out = HeldOutText(model, data)
     evaluation = pretraining.evaluation(held_out)
@@ -108,19 +105,20 @@ def main(_) -> None:
     data.batches(FLAGS.seed)
     run = Run(
         FLAGS.output_dir,
-        shared.settings("final_model"),
         model.variables,
+        settings=shared.settings("final_model"),
         num_steps=FLAGS.num_train_steps,
         **devices.run_settings(distribution),
     )
-    run.phase(
-        "pretraining",
-        FLAGS.num_train_steps,
-        build,
-        functools.partial(data.batches, FLAGS.seed),
-        FLAGS.train_batch_size * FLAGS.max_seq_length,
-        shown=("masked_lm_loss", "next_sentence_loss"),
-        evaluation=evaluation,
+    run.train(
+        Phase(
+            "pretraining",
+            FLAGS.num_train_steps,
+            build,
+            functools.partial(data.batches, FLAGS.seed),
+            shown=("masked_lm_loss", "next_sentence_loss"),
+            evaluation=evaluation,
+        )
     )
     if not distribution.is_chief:
         return

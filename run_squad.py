@@ -54,7 +54,7 @@ from mobilebert_tf.tasks.question_answering import (
 )
 from mobilebert_tf.tasks.squad_windows import training_dataset
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
-from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.model_card import write_model_folder
 
 FLAGS = flags.FLAGS
@@ -102,9 +102,7 @@ def train(
             one_width=_one_width(),
         )
 
-    # Word pieces, not padding: that depends on the widths of the windows.
-    tokens_per_step = round(batch_size * split.windows.lengths.mean())
-    run.phase("fine_tuning", num_steps, build, dataset, tokens_per_step)
+    run.train(Phase("fine_tuning", num_steps, build, dataset))
 
 
 def read(folder: Path, tokenizer: WordpieceTokenizer):
@@ -188,8 +186,8 @@ def main(_) -> None:
     unimportant = (*answering.ANSWER_FLAGS, *export.EXPORT_FLAGS)
     run = Run(
         FLAGS.output_dir,
-        shared.settings(*unimportant) | {"one_width": _one_width()},
         model.variables,
+        settings=shared.settings(*unimportant) | {"one_width": _one_width()},
         **devices.run_settings(distribution),
     )
     if FLAGS.do_train:

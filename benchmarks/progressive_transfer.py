@@ -91,7 +91,7 @@ def stage_step(distiller, stage, lower_block_multiplier=SOFT):
     from mobilebert_tf.training.distillation import build_stage
     from mobilebert_tf.training.optimizers import Lamb, WarmupPolynomialDecay
 
-    step, _ = build_stage(
+    step = build_stage(
         distiller,
         stage,
         optimizer_class=Lamb,

@@ -121,7 +121,7 @@ def build_transfer(kind: str, config, laps: Laps):
             config, teacher, TransferWeights(), [stage]
         )
     laps.lap("models, s")
-    step, _ = distillation.build_stage(
+    step = distillation.build_stage(
         distiller,
         stage,
         optimizer_class=optimization.OPTIMIZERS["adamw"],

@@ -203,9 +203,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
                 break
         rest = process.stdout.read()
         assert process.wait(timeout=120) == 130
-    assert "goes on from here" in rest
+    assert "same command to resume" in rest
     assert not (tmp_path / "again" / "model.safetensors").exists()
-    assert "Going on from" in run(*arguments)
+    assert "Resuming from" in run(*arguments)
     again = (tmp_path / "again" / "model.safetensors").read_bytes()
     assert again == (whole / "model.safetensors").read_bytes()
     name = "dev_nbest_predictions"

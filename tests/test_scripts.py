@@ -196,9 +196,9 @@ def test_interrupted_pretraining_goes_on_to_the_same_weights(
                 break
         rest = process.stdout.read()
         assert process.wait(timeout=120) == 130
-    assert "goes on from here" in rest
+    assert "same command to resume" in rest
     assert not (tmp_path / "again" / "model.safetensors").exists()
-    assert "Going on from" in run("run_pretraining.py", *arguments)
+    assert "Resuming from" in run("run_pretraining.py", *arguments)
     again = (tmp_path / "again" / "model.safetensors").read_bytes()
     assert again == (teacher / "model.safetensors").read_bytes()
 

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 from absl import app, flags, logging
 
@@ -26,7 +25,7 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.training.checkpoints import CannotSave
 from mobilebert_tf.training.log import NonFiniteLoss
 from mobilebert_tf.training.optimizers import OPTIMIZERS, WarmupPolynomialDecay
-from mobilebert_tf.training.step import TrainStep, build_train_step
+from mobilebert_tf.training.step import TrainStep
 from mobilebert_tf.training.stopping import Stopped, stop_at_sigterm
 
 FLAGS = flags.FLAGS
@@ -208,8 +207,8 @@ def train_step(
     compute_loss: Callable[[dict], dict[str, tf.Tensor]],
     variables: Sequence,
     num_steps: int,
-) -> tuple[TrainStep, keras.optimizers.Optimizer]:
-    """Returns a step with the optimizer that the flags name, for `Run.phase`.
+) -> TrainStep:
+    """Returns a step with the optimizer that the flags name, for a `Phase`.
 
     Args:
         compute_loss: from a batch to its loss terms.
@@ -219,8 +218,7 @@ def train_step(
     optimizer = OPTIMIZERS[FLAGS.optimizer](
         warmup_schedule(num_steps), **optimizer_settings()
     )
-    step = build_train_step(compute_loss, variables, optimizer, step_options())
-    return step, optimizer
+    return TrainStep(compute_loss, variables, optimizer, step_options())
 
 
 def settings(*unimportant: str) -> dict:

@@ -9,7 +9,8 @@ from mobilebert_tf.training.devices import (
     Distribution,
     open_distribution,
 )
-from mobilebert_tf.training.step import StepOptions, rematerialize
+from mobilebert_tf.training.options import RunOptions, StepOptions
+from mobilebert_tf.training.step import rematerialize
 
 FLAGS = flags.FLAGS
 
@@ -135,8 +136,8 @@ def prepare_encoder(encoder: keras.Model) -> None:
 def run_settings(distribution: Distribution) -> dict:
     """Returns the arguments of `Run` that come from shared flags."""
     return {
-        "log_every": FLAGS.log_every,
-        "save_every_seconds": FLAGS.save_every_seconds,
-        "distribution": distribution,
-        "max_skipped": FLAGS.skip_nonfinite,
+        "options": RunOptions(
+            FLAGS.log_every, FLAGS.save_every_seconds, FLAGS.skip_nonfinite
+        ),
+        "devices": distribution,
     }

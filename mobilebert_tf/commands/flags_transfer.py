@@ -151,13 +151,14 @@ def distiller_from_flags(
 
 def attention_images(
     distiller: Distiller, data: PretrainingInput
-) -> AttentionImages | None:
-    """Returns what is shown of the pair in TensorBoard, None if nothing."""
+) -> list[tuple[int, AttentionImages]]:
+    """Returns what is shown of the pair in TensorBoard (see `Phase.every`)."""
     if not FLAGS.attention_images_every:
-        return None
+        return []
     batches, _ = data.held_out_batches()
     sentence = sentence_inputs(next(batches.as_numpy_iterator()))
-    return AttentionImages(distiller, sentence, FLAGS.attention_images_every)
+    images = AttentionImages(distiller, sentence)
+    return [(FLAGS.attention_images_every, images)]
 
 
 def stage_settings() -> dict:

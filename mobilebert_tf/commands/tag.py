@@ -161,7 +161,7 @@ def main(_) -> None:
         if not distribution.is_chief:
             return
     else:
-        run = Run(FLAGS.output_dir, shared.settings(*_UNIMPORTANT), ())
+        run = Run(FLAGS.output_dir, (), settings=shared.settings(*_UNIMPORTANT))
         outcome = GridOutcome(build_tagger(folder, task.label_names), run)
     predict = TokenPredictor(
         outcome.model, FLAGS.eval_batch_size, tuning.bucket_lengths()

@@ -54,8 +54,8 @@ from mobilebert_tf.tasks.squad_windows import Windows, training_dataset
 from mobilebert_tf.tasks.tagging import TokenClassificationTask
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.training.fine_tuning import distillation_loss
-from mobilebert_tf.training.loop import Run
-from mobilebert_tf.training.step import build_train_step
+from mobilebert_tf.training.loop import Phase, Run
+from mobilebert_tf.training.step import TrainStep
 
 # Kinds whose activations need ranges, and the one that is trained with them.
 CALIBRATED_KINDS = (*INTEGER_KINDS, "int16x8")
@@ -198,8 +198,7 @@ def train_quantized(
         optimizer = build_optimizer(
             quantized, sizes, options.learning_rate, options.num_steps
         )
-        step = build_train_step(compute_loss, variables, optimizer)
-        return step, optimizer
+        return TrainStep(compute_loss, variables, optimizer)
 
     def dataset(start_step):
         batches = task.train_batches(batch_size, options.seed, start_step)
@@ -209,16 +208,18 @@ def train_quantized(
 
     run = Run(
         folder,
-        dataclasses.asdict(options) | {"max_seq_length": task.max_seq_length},
         [*variables, quantized.ranges],
+        settings=dataclasses.asdict(options)
+        | {"max_seq_length": task.max_seq_length},
     )
-    run.phase(
-        "quantization_aware_training",
-        options.num_steps,
-        build,
-        dataset,
-        batch_size * task.max_seq_length,
-        shown=("loss", "task_loss", "distillation_loss"),
+    run.train(
+        Phase(
+            "quantization_aware_training",
+            options.num_steps,
+            build,
+            dataset,
+            shown=("loss", "task_loss", "distillation_loss"),
+        )
     )
     run.log.close()
     batches = _calibration_batches(task, options)

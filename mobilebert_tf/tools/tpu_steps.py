@@ -129,7 +129,7 @@ def build_step(kind: str, settings: StepSettings) -> BuiltStep:
         )
     if settings.rematerialize:
         rematerialize(distiller.student.encoder.blocks)
-    step, optimizer = build_stage(
+    step = build_stage(
         distiller,
         stage,
         optimizer_class=OPTIMIZERS[settings.optimizer],
@@ -143,7 +143,7 @@ def build_step(kind: str, settings: StepSettings) -> BuiltStep:
         distiller,
         functools.partial(distiller, training=True),
         distiller.student.trainable_variables,
-        optimizer,
+        step.optimizer,
     )
 
 

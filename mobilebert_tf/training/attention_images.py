@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from mobilebert_tf.distillation.distiller import Distiller
-from mobilebert_tf.training.log import MetricsLog
+from mobilebert_tf.training.loop import Run
 
 IMAGE_NAME = "attention"
 
@@ -33,15 +33,13 @@ class AttentionImages:
     Attributes:
         distiller: the pair.
         inputs: encoder inputs of one sentence, [1, S], without padding.
-        every: steps of the run from one image to the next.
     """
 
     distiller: Distiller
     inputs: Mapping[str, np.ndarray]
-    every: int
 
-    def write(self, log: MetricsLog, global_step: int) -> None:
-        """Computes the maps and shows them in TensorBoard."""
+    def __call__(self, run: Run) -> None:
+        """Computes the maps and shows them in the run's TensorBoard."""
         student, teacher = self.distiller.student, self.distiller.teacher
         number = len(student.encoder.blocks)
         blocks = sorted({0, number // 2, number - 1})[:_NUM_BLOCKS]
@@ -50,10 +48,10 @@ class AttentionImages:
             _attention_maps(student.encoder, self.inputs, blocks),
             _attention_maps(teacher.encoder, self.inputs, theirs),
         )
-        log.write_image(
+        run.log.write_image(
             IMAGE_NAME,
             image,
-            global_step,
+            run.global_step,
             f"Above: heads of the student's blocks {_list(blocks)}. Below: of "
             f"the teacher's {_list(theirs)}. A row is a query; dark is much.",
         )

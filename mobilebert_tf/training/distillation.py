@@ -12,14 +12,14 @@ from mobilebert_tf.distillation.initialization import copy_from_teacher
 from mobilebert_tf.distillation.objectives import TransferWeights
 from mobilebert_tf.distillation.schedule import TransferStage
 from mobilebert_tf.modeling.models import MobileBertForPretraining
-from mobilebert_tf.training.attention_images import AttentionImages
 from mobilebert_tf.training.evaluation import Evaluation
-from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import (
     TransferStageSchedule,
     describe_parameters,
 )
-from mobilebert_tf.training.step import StepOptions, build_train_step
+from mobilebert_tf.training.options import StepOptions
+from mobilebert_tf.training.step import TrainStep
 
 # What the progress line shows of a stage's terms, where the stage has them.
 SHOWN_TERMS = (
@@ -68,9 +68,8 @@ def run_stages(
     stages: Sequence[TransferStage],
     dataset_from: Callable[[int, int], tf.data.Dataset],
     *,
-    tokens_per_step: int,
     evaluation: Evaluation | None = None,
-    images: AttentionImages | None = None,
+    every: Sequence[tuple[int, Callable[[Run], None]]] = (),
     **settings,
 ) -> None:
     """Runs all stages, or what is left of them.
@@ -81,23 +80,24 @@ def run_stages(
         stages: of `distillation.schedule`.
         dataset_from: from the steps of the stages before, and of the current
             one, to endless batches from there on.
-        tokens_per_step: for the rate.
         evaluation: how pre-training distillation is judged. Before it there
             is no masked LM yet.
-        images: of attention, in all stages.
+        every: see `Phase`, in all stages.
         **settings: of `build_stage`.
     """
     first_step = 0
     for stage in stages:
-        run.phase(
-            stage.name,
-            stage.num_steps,
-            functools.partial(build_stage, distiller, stage, **settings),
-            functools.partial(dataset_from, first_step),
-            tokens_per_step,
-            shown=SHOWN_TERMS,
-            evaluation=evaluation if stage.pretraining_distillation else None,
-            images=images,
+        distils = stage.pretraining_distillation
+        run.train(
+            Phase(
+                stage.name,
+                stage.num_steps,
+                functools.partial(build_stage, distiller, stage, **settings),
+                functools.partial(dataset_from, first_step),
+                shown=SHOWN_TERMS,
+                evaluation=evaluation if distils else None,
+                every=every,
+            )
         )
         first_step += stage.num_steps
 
@@ -112,8 +112,8 @@ def build_stage(
     transfer_learning_rate: float,
     lower_block_multiplier: float,
     step_options: StepOptions = StepOptions(),
-):
-    """Returns the train step and the fresh optimizer of a stage.
+) -> TrainStep:
+    """Returns the train step of a stage, with a fresh optimizer.
 
     What is the release's here: moments start afresh at every stage; in a
     transfer stage embeddings, heads and blocks above have no rate, the block
@@ -148,11 +148,10 @@ def build_stage(
         ],
         **optimizer_settings,
     )
-    train_step = build_train_step(
+    return TrainStep(
         # Dropout is the distiller's to switch off.
         functools.partial(distiller, training=True),
         distiller.student.trainable_variables,
         optimizer,
         step_options,
     )
-    return train_step, optimizer

@@ -28,11 +28,7 @@ import tensorflow as tf
 from keras import ops
 
 from mobilebert_tf.config import read_json_object
-from mobilebert_tf.data.batches import (
-    BUCKET_LENGTHS,
-    mean_width,
-    training_dataset,
-)
+from mobilebert_tf.data.batches import BUCKET_LENGTHS, training_dataset
 from mobilebert_tf.distillation.losses import feature_map_transfer_loss
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
@@ -54,9 +50,10 @@ from mobilebert_tf.tasks.tagging import (
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.training.evaluation import BEST_FOLDER, Evaluation
 from mobilebert_tf.training.log import NonFiniteLoss
-from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import OPTIMIZERS, WarmupPolynomialDecay
-from mobilebert_tf.training.step import StepOptions, build_train_step
+from mobilebert_tf.training.options import StepOptions
+from mobilebert_tf.training.step import TrainStep
 
 TaskModel = (
     MobileBertForSequenceClassification
@@ -375,8 +372,8 @@ class FineTuningRun:
         )
         self.run = Run(
             folder,
-            dict(settings) | dataclasses.asdict(point),
             model.variables,
+            settings=dict(settings) | dataclasses.asdict(point),
             num_steps=self._num_steps,
             **run_settings,
         )
@@ -403,15 +400,16 @@ class FineTuningRun:
                 bucket_lengths=widths,
             )
 
-        self.run.phase(
-            PHASE,
-            self._num_steps,
-            self._build,
-            dataset,
-            round(self._batch_size * mean_width(arrays, widths)),
-            evaluation=evaluation,
+        self.run.train(
+            Phase(
+                PHASE,
+                self._num_steps,
+                self._build,
+                dataset,
+                evaluation=evaluation,
+            )
         )
-        if not self.run.distribution.is_chief:
+        if not self.run.devices.is_chief:
             # Its process has no record, and writes nothing.
             return {"step": self._num_steps}
         if evaluation:
@@ -420,7 +418,6 @@ class FineTuningRun:
         return {"step": self._num_steps}
 
     def _build(self):
-        """Returns the train step and its optimizer."""
         options, point = self._options, self._point
         schedule = WarmupPolynomialDecay(
             point.learning_rate,
@@ -432,13 +429,12 @@ class FineTuningRun:
         optimizer = OPTIMIZERS[options.optimizer](
             schedule, **options.optimizer_settings
         )
-        train_step = build_train_step(
+        return TrainStep(
             self._compute_loss,
             self.model.trainable_variables,
             optimizer,
             options.step_options,
         )
-        return train_step, optimizer
 
     def _evaluation(self) -> Evaluation | None:
         """How the run is judged; not at all without dev examples."""
@@ -560,7 +556,7 @@ def run_grid(
         run = start(points[0], output_dir)
         result = _result(run, output_dir, points[0], may_diverge=False)
         return _outcome(run, run.run, result, [result])
-    record = Run(output_dir, settings, ())
+    record = Run(output_dir, (), settings=settings)
     results = []
     best = None
     for number, point in enumerate(points, start=1):
@@ -630,7 +626,7 @@ def _result(
     run: FineTuningRun, folder: Path, point: Point, may_diverge: bool
 ) -> RunResult:
     """Trains, unless that is over, and records what came out."""
-    distribution = run.run.distribution
+    distribution = run.run.devices
     result = _read_result(folder, point) if distribution.is_chief else None
     if distribution.from_chief(int(result is not None)):
         return result or RunResult(point, folder, 0)
@@ -664,7 +660,7 @@ def _read_result(folder: Path, point: Point) -> RunResult | None:
 def _outcome(
     run: FineTuningRun, record: Run, best: RunResult, results
 ) -> GridOutcome:
-    if run.run.distribution.is_chief:
+    if run.run.devices.is_chief:
         load_weights(run.model, best.folder / BEST_FOLDER)
     return GridOutcome(run.model, record, best, results)
 

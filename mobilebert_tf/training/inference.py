@@ -1,40 +1,89 @@
-"""A model's forward pass over batches of one size and a few widths.
+"""A model over arrays of any number of examples, in batches of a few widths."""
 
-What predictors of all tasks share. Traced once for any width, so that it may
-be called again while the model is trained.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.data.batches import INPUTS
+from mobilebert_tf.data.batches import (
+    BUCKET_LENGTHS,
+    INPUTS,
+    evaluation_batches,
+)
+
+
+class Predictor:
+    """Runs a model over examples, without dropout.
+
+    The model is traced once, for all widths. It may be trained further between
+    two calls.
+
+    Args:
+        model: any model with a task head.
+        batch_size: examples at once.
+        bucket_lengths: widths of batches, besides that of the arrays.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        batch_size: int,
+        bucket_lengths: Sequence[int] = BUCKET_LENGTHS,
+    ):
+        self._batch_size = batch_size
+        self._bucket_lengths = bucket_lengths
+        signature = {
+            name: tf.TensorSpec([batch_size, None], tf.int32) for name in INPUTS
+        }
+        self._step = tf.function(
+            lambda batch: model(batch, training=False),
+            autograph=False,
+            input_signature=[signature],
+        )
+
+    def __call__(
+        self, arrays: Mapping[str, np.ndarray]
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Returns the outputs of all examples, in the order of the arrays.
+
+        Args:
+            arrays: `input_ids`, `input_mask`, `segment_ids`, int32 [N, S].
+                Others are ignored.
+
+        Returns:
+            float32 [N, C], or [N, S, C] for a tagger, or [N, S] by name for a
+            question answerer. Where an example's batch was narrower than S,
+            the positions beyond are 0.
+        """
+        inputs = {name: arrays[name] for name in INPUTS}
+        specs = self._step.get_concrete_function().structured_outputs
+        results = tf.nest.map_structure(
+            lambda spec: _zeros(spec.shape, *inputs["input_ids"].shape), specs
+        )
+        for rows, batch in evaluation_batches(
+            inputs, self._batch_size, self._bucket_lengths
+        ):
+            outputs = self._step(tf.nest.map_structure(tf.constant, batch))
+            for result, output in zip(
+                tf.nest.flatten(results), tf.nest.flatten(outputs), strict=True
+            ):
+                # [rows, width] of a result [N, S], all columns of [N, C].
+                result[rows, : output.shape[1]] = output[: len(rows)]
+        return results
+
+
+def _zeros(shape: tf.TensorShape, num_examples: int, length: int) -> np.ndarray:
+    """Zeros for the outputs of all examples, given a batch's [B, ...]."""
+    others = [length if size is None else size for size in shape[1:]]
+    return np.zeros((num_examples, *others), np.float32)
 
 
 def inference_step(
     model: keras.Model, batch_size: int
 ) -> Callable[[Mapping[str, np.ndarray]], np.ndarray | dict[str, np.ndarray]]:
-    """Returns a function from a batch to the model's outputs without dropout.
-
-    Args:
-        model: any model with a task head.
-        batch_size: B of all batches.
-
-    Returns:
-        From inputs, int32 [B, S] of any width S, to the outputs, [B, ...];
-        a dict of them where the model has several. Other entries of a batch
-        are ignored.
-    """
-    signature = {
-        name: tf.TensorSpec([batch_size, None], tf.int32) for name in INPUTS
-    }
-    step = tf.function(
-        lambda batch: model(batch, training=False),
-        autograph=False,
-        input_signature=[signature],
-    )
+    """Returns a function that maps a batch to the model's outputs."""
+    step = Predictor(model, batch_size)._step
 
     def run(batch):
         outputs = step({name: tf.constant(batch[name]) for name in INPUTS})

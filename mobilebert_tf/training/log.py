@@ -233,47 +233,52 @@ class Progress:
     """Rates and time left, as lines that also read well in a log file.
 
     Args:
-        phase: what is running.
-        num_steps: the phase's length.
-        step: where it starts.
-        tokens_per_step: to turn steps into a rate people can compare.
+        phase: name of the phase that trains.
+        num_steps: its length.
+        step: steps of the phase taken before.
         later_steps: steps of the phases after this one.
     """
 
     def __init__(
-        self,
-        phase: str,
-        num_steps: int,
-        step: int,
-        tokens_per_step: int,
-        later_steps: int = 0,
+        self, phase: str, num_steps: int, step: int, later_steps: int = 0
     ):
         self._phase = phase
         self._num_steps = num_steps
-        self._tokens_per_step = tokens_per_step
         self._later_steps = later_steps
         self._start = self._last = time.monotonic()
         self._last_step = step
+        self._num_examples = self._num_tokens = 0
 
-    def line(
-        self, step: int, values: Mapping[str, float], examples_per_step: int
-    ) -> str:
-        """Returns the line for `step`; rates count from the previous one.
+    def add(self, batches: Sequence[Mapping]) -> None:
+        """Counts the examples of batches [B, ...] and their tokens.
 
-        The time left in all takes later phases to be as fast as this one.
+        Tokens are the columns of `input_ids` [B, S], padding included.
+        """
+        for batch in batches:
+            self._num_examples += len(next(iter(batch.values())))
+            if "input_ids" in batch:
+                self._num_tokens += math.prod(batch["input_ids"].shape)
+
+    def line(self, step: int, values: Mapping[str, float]) -> str:
+        """Returns the line for `step`; rates count from the previous line.
+
+        The time left in all assumes later phases to be as fast as this one.
         """
         now = time.monotonic()
         steps = max(step - self._last_step, 1)
-        step_seconds = max(now - self._last, 1e-9) / steps
+        seconds = max(now - self._last, 1e-9)
         self._last, self._last_step = now, step
         parts = [
             f"{self._phase}  {step:{len(str(self._num_steps))}d}/"
             f"{self._num_steps}",
             *(f"{name} {value:.4g}" for name, value in values.items()),
-            f"{examples_per_step / step_seconds:,.1f} examples/s",
-            f"{self._tokens_per_step / step_seconds:,.0f} tokens/s",
+            f"{self._num_examples / seconds:,.1f} examples/s",
         ]
+        if self._num_tokens:
+            parts.append(f"{self._num_tokens / seconds:,.0f} tokens/s")
+        self._num_examples = self._num_tokens = 0
         left = self._num_steps - step
+        step_seconds = seconds / steps
         time_left = f"{format_duration(left * step_seconds)} left"
         if self._later_steps:
             in_all = (left + self._later_steps) * step_seconds

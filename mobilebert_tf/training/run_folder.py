@@ -8,6 +8,8 @@ from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
 
+SETTINGS_FILE = "run.json"
+
 
 def make_folder(folder: Path) -> None:
     """Makes a run's folder if need be.

@@ -1,178 +1,48 @@
-"""Variables that an optimizer updates together, as one stacked array.
+"""One optimisation step as a compiled function, on any number of devices.
 
-The full student has 1,119 variables of sixteen kinds. Updated one by one they
-are 56,000 operations, four fifths of a step's; stacked they are 3,200, which is
-half a minute less to wait for the first step.
-
-Blocks that keep their input only and are computed again for the gradient.
-
-Keras' own scope for it does not take our blocks, whose mask is a pair, and
-would draw new dropout masks the second time. Here a block is made a function
-of its variables' values, random states among them, so that both times compute
-the same.
-
-One optimisation step as a compiled function, on any number of devices.
-
-The step is pure: gradients of the whole batch, its parts summed over replicas
-and micro-batches with the counts of the whole batch, then one update, clipped
-by the whole gradient's norm. An update that is not finite is left out, on the
-device, so that nothing has to be read back for it.
+A step is pure: the gradient of the whole batch, summed over replicas and
+micro-batches and divided by the counts of the whole batch, then one update,
+clipped by the norm of the whole gradient. The device itself leaves out an
+update with a NaN or infinite value, so nothing has to be read back for it.
 """
 
-import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.losses import dividing_by
-from mobilebert_tf.training.devices import Distribution, current_distribution
-
-# Elements in a stack: larger ones save no more time, and would be copies that
-# a large model has no memory for. Larger variables are groups of their own.
-LARGEST_STACK = 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class VariableGroup:
-    """Variables of one kind: N of them, [...] each.
-
-    Attributes:
-        variables: of equal shape and dtype.
-        multiplier: of the learning rate of each.
-    """
-
-    variables: tuple[keras.Variable, ...]
-    multiplier: float
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The stack's shape, [N, ...]."""
-        return len(self.variables), *self.variables[0].shape
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of each."""
-        return keras.backend.standardize_dtype(self.variables[0].dtype)
-
-    def stack(self, values: Sequence):
-        """Stacks a value of each variable as float32, [N, ...]."""
-        return ops.stack([self._as_float32(value) for value in values])
-
-    def _as_float32(self, value):
-        # The gradient of an embedding may come as slices.
-        value = ops.convert_to_tensor(value, dtype=self.dtype)
-        return ops.cast(value, "float32")
-
-
-def group_variables(
-    variables: Sequence[keras.Variable],
-    multiplier_of: Callable[[keras.Variable], float],
-) -> tuple[VariableGroup, ...]:
-    """Groups variables by shape, dtype and multiplier, in their order.
-
-    Args:
-        variables: what is trained.
-        multiplier_of: a variable's learning rate multiplier.
-    """
-    kinds = {}
-    for variable in variables:
-        dtype = keras.backend.standardize_dtype(variable.dtype)
-        key = tuple(variable.shape), dtype, multiplier_of(variable)
-        kinds.setdefault(key, []).append(variable)
-    groups = []
-    for (shape, _, multiplier), members in kinds.items():
-        most = max(1, LARGEST_STACK // max(1, math.prod(shape)))
-        groups += [
-            VariableGroup(tuple(members[start : start + most]), multiplier)
-            for start in range(0, len(members), most)
-        ]
-    return tuple(groups)
-
-
-def rematerialize(blocks: Sequence[keras.layers.Layer]) -> None:
-    """Makes these blocks need less memory in training, and more time.
-
-    What they compute stays the same. Call it before a step is built.
-
-    Args:
-        blocks: `MobileBertBlock`s.
-    """
-    for block in blocks:
-        block.call = _rematerialized(block)
-
-
-def _rematerialized(block):
-    # Bound before it is replaced.
-    original_call = block.call
-
-    def call(block_input, mask, training=None):
-        trained = block.trainable_variables
-        states = block.non_trainable_variables
-        factor, addend = mask
-
-        @tf.recompute_grad
-        def compute(block_input, addend, trained_values, state_values):
-            values = [*trained_values, *state_values]
-            mapping = list(zip([*trained, *states], values, strict=True))
-            with keras.StatelessScope(mapping) as scope:
-                outputs = original_call(
-                    block_input, (factor, addend), training=training
-                )
-            return outputs, [scope.get_current_value(v) for v in states]
-
-        outputs, new_states = compute(
-            block_input, addend, _tensors(trained), _tensors(states)
-        )
-        for state, new in zip(states, new_states, strict=True):
-            state.assign(new)
-        return outputs
-
-    return call
-
-
-def _tensors(variables) -> list[tf.Tensor]:
-    return [tf.convert_to_tensor(variable.value) for variable in variables]
-
+from mobilebert_tf.training.devices import current_distribution
+from mobilebert_tf.training.options import StepOptions
 
 LossTerms = dict[str, tf.Tensor]
 
-# The last value of a step: the first variable whose gradient was not finite.
+# Stands for a variable's index where all gradients are finite.
 NO_VARIABLE = -1
 
 
-@dataclasses.dataclass(frozen=True)
-class StepOptions:
-    """How a step is carried out; the mathematics stay the same.
-
-    Attributes:
-        accumulation_steps: parts that a replica's examples are cut into and
-            that run one after the other, for batches beyond its memory.
-        steps_per_execution: steps in one call, for devices that wait for
-            Python otherwise.
-        jit_compile: compile with XLA. On several devices this is the
-            gradient only.
-    """
-
-    accumulation_steps: int = 1
-    steps_per_execution: int = 1
-    jit_compile: bool = False
-
-
 class TrainStep:
-    """Takes steps; made by `build_train_step`.
+    """Computes the gradient of a batch and updates variables.
+
+    It is made in the scope of the devices that it will run on. On several
+    devices, or with accumulation, each loss term must be a `losses.mean`, a
+    `losses.weighted_mean` (whose weights are an entry of the batch) or a sum
+    of these: only then do the parts of a batch add up to the batch.
+
+    Args:
+        compute_loss: maps a batch to scalars by name; `loss` is minimised, the
+            others are only reported.
+        variables: the variables to train.
+        optimizer: built here on `variables`.
+        options: how the step is carried out.
 
     Attributes:
-        options: as given.
-        distribution: where it runs.
-        variable_names: the paths of what is trained.
-        names: of the values of a step, known after the first: `loss` and the
-            other terms, then `gradient_norm` (before clipping) and
+        names: names of a step's values, known after the first step: `loss`
+            and the other terms, then `gradient_norm` (before clipping) and
             `learning_rate`.
+        variable_names: paths of `variables`.
     """
 
     def __init__(
@@ -180,11 +50,11 @@ class TrainStep:
         compute_loss: Callable[[dict], LossTerms],
         variables: Sequence[keras.Variable | tf.Variable],
         optimizer: keras.optimizers.Optimizer,
-        options: StepOptions,
-        distribution: Distribution,
+        options: StepOptions = StepOptions(),
     ):
+        self.optimizer = optimizer
         self.options = options
-        self.distribution = distribution
+        self.distribution = current_distribution()
         self.names: tuple[str, ...] = ()
         self._compute_loss = compute_loss
         self._variables = list(variables)
@@ -196,9 +66,13 @@ class TrainStep:
             getattr(variable, "path", variable.name)
             for variable in self._variables
         ]
-        self._optimizer = optimizer
         self._connected = []
-        one_device = distribution.num_replicas == 1
+        optimizer.build(self._variables)
+        one_device = self.distribution.num_replicas == 1
+        if not one_device:
+            # Keras would clip each replica's gradient and then sum. The step
+            # has summed by then, so the whole gradient is clipped.
+            optimizer._all_reduce_sum_gradients = list
         # Without autograph: there is no Python control flow on tensors here,
         # so converting every layer's code would only delay the first step.
         # Every width of a batch is traced: with reduce_retracing, rounding
@@ -276,7 +150,7 @@ class TrainStep:
     def _step(self, batch):
         run, first = self.distribution.run, self.distribution.first
         # Read before the update, which takes the optimizer to its next step.
-        rate = tf.cast(self._optimizer.learning_rate, tf.float32)
+        rate = tf.cast(self.optimizer.learning_rate, tf.float32)
         if self.distribution.updates_in_replica:
 
             def replica_step(batch):
@@ -403,40 +277,7 @@ class TrainStep:
             )
             if connected
         ]
-        self._optimizer.apply(gradients, variables)
-
-
-def build_train_step(
-    compute_loss: Callable[[dict], LossTerms],
-    variables: Sequence[keras.Variable | tf.Variable],
-    optimizer: keras.optimizers.Optimizer,
-    options: StepOptions = StepOptions(),
-) -> TrainStep:
-    """Returns a function that takes a batch and takes a step.
-
-    Under a strategy it must be called in its scope, and every term must be a
-    `losses.mean` or `losses.weighted_mean` (whose weights are an entry of the
-    batch), or a sum of such: parts of a batch add up to the batch only then.
-
-    Args:
-        compute_loss: from a batch to a dict of scalars; `loss` is minimised,
-            the others are reported.
-        variables: what is trained.
-        optimizer: built here on `variables`.
-        options: how.
-
-    Returns:
-        A `TrainStep`: called with a batch it returns the terms,
-        `gradient_norm` (before clipping) and `learning_rate`.
-    """
-    variables = list(variables)
-    optimizer.build(variables)
-    distribution = current_distribution()
-    if distribution.num_replicas > 1:
-        # Keras would clip each replica's gradient and then sum. The step has
-        # summed by then, so that what is clipped is the whole gradient.
-        optimizer._all_reduce_sum_gradients = list
-    return TrainStep(compute_loss, variables, optimizer, options, distribution)
+        self.optimizer.apply(gradients, variables)
 
 
 def _take(stacked: dict, index) -> dict:
@@ -445,3 +286,52 @@ def _take(stacked: dict, index) -> dict:
 
 def _all_finite(values: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(values))
+
+
+def rematerialize(blocks: Sequence[keras.layers.Layer]) -> None:
+    """Makes these blocks need less memory in training, and more time.
+
+    What they compute stays the same. Call it before a step is built.
+
+    Args:
+        blocks: `MobileBertBlock`s.
+    """
+    for block in blocks:
+        block.call = _rematerialized(block)
+
+
+def _rematerialized(block):
+    # Bound before it is replaced.
+    original_call = block.call
+
+    def call(block_input, mask, training=None):
+        trained = block.trainable_variables
+        states = block.non_trainable_variables
+        factor, addend = mask
+
+        @tf.recompute_grad
+        def compute(block_input, addend, trained_values, state_values):
+            values = [*trained_values, *state_values]
+            mapping = list(zip([*trained, *states], values, strict=True))
+            with keras.StatelessScope(mapping) as scope:
+                outputs = original_call(
+                    block_input, (factor, addend), training=training
+                )
+            return outputs, [scope.get_current_value(v) for v in states]
+
+        outputs, new_states = compute(
+            block_input, addend, _tensors(trained), _tensors(states)
+        )
+        for state, new in zip(states, new_states, strict=True):
+            state.assign(new)
+        return outputs
+
+    return call
+
+
+def _tensors(variables) -> list[tf.Tensor]:
+    return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+
+# Until every caller makes a `TrainStep` itself.
+build_train_step = TrainStep

@@ -25,8 +25,8 @@ def stop_at_sigterm() -> None:
 
     def stop(number, frame):
         raise Stopped(
-            "\nSIGTERM received: stopped. The same command goes on from the "
-            "last checkpoint.",
+            "\nSIGTERM received: stopped. Run the same command to resume from "
+            "the last checkpoint.",
             "SIGTERM",
         )
 
@@ -70,7 +70,7 @@ class SignalCatcher:
         if self._may_stop_now():
             raise Stopped(
                 f"\n{self.received} received: stopped, with nothing new to "
-                "save. The same command goes on from here.",
+                "save. Run the same command to resume.",
                 self.received,
             )
         print(f"\n{self.received}: saving, then stopping ...", flush=True)

@@ -201,7 +201,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
         rest = process.stdout.read()
         assert process.wait(timeout=120) == 130, rest
     assert not (tmp_path / "again" / "model.safetensors").exists()
-    assert "Going on from" in run(*arguments)
+    assert "Resuming from" in run(*arguments)
     for name in ("model.safetensors", "predictions.conll"):
         again = (tmp_path / "again" / name).read_bytes()
         assert again == (whole / name).read_bytes()

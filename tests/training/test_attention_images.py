@@ -1,5 +1,7 @@
 """Images of attention maps: what is where, and that TensorBoard has them."""
 
+import types
+
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
@@ -52,7 +54,8 @@ def test_tensorboard_shows_both_models(tmp_path):
     inputs = sentence_inputs(tiny_batch())
     weights = [weight.numpy() for weight in pair.weights]
     log = MetricsLog(tmp_path)
-    AttentionImages(pair, inputs, every=10).write(log, 20)
+    run = types.SimpleNamespace(log=log, global_step=20)
+    AttentionImages(pair, inputs)(run)
     log.close()
     for before, weight in zip(weights, pair.weights, strict=True):
         np.testing.assert_array_equal(weight.numpy(), before)

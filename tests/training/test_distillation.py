@@ -38,7 +38,7 @@ def take_steps(distiller, stage, batch, num_steps=1, **settings):
         "transfer_learning_rate": 1e-2,
         "lower_block_multiplier": 0.1,
     }
-    step, _ = build_stage(distiller, stage, **(arguments | settings))
+    step = build_stage(distiller, stage, **(arguments | settings))
     return [float(step(tensors(batch))["loss"]) for _ in range(num_steps)]
 
 
@@ -166,7 +166,8 @@ def test_moments_start_afresh_at_every_stage(distiller, examples):
     }
     for block in (0, 1):
         stage = TransferStage(f"transfer_block_0{block}", 10, (block,))
-        step, optimizer = build_stage(distiller, stage, **arguments)
+        step = build_stage(distiller, stage, **arguments)
+        optimizer = step.optimizer
         assert int(optimizer.iterations) == 0
         assert not any(m.numpy().any() for m in optimizer._velocities)
         step(tensors(examples))

@@ -38,7 +38,7 @@ class StandIn:
     def __init__(self, point, folder):
         keras.utils.set_random_seed(point.seed)
         self.model = toy_classifier()
-        self.run = Run(folder, SETTINGS, ())
+        self.run = Run(folder, (), settings=SETTINGS)
         self._point = point
 
     def train(self):

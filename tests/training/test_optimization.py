@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from mobilebert_tf.training import step as variable_groups
+from mobilebert_tf.training import optimizers
 from mobilebert_tf.training.optimizers import (
     OPTIMIZERS,
     AdamW,
@@ -130,7 +130,7 @@ def test_variables_of_a_kind_do_not_see_each_other(name, largest, monkeypatch):
     Of four kernels in two halves, the first has a gradient every other step
     only, another trains at its own rate.
     """
-    monkeypatch.setattr(variable_groups, "LARGEST_STACK", largest)
+    monkeypatch.setattr(optimizers, "LARGEST_STACK", largest)
     rng = np.random.default_rng(0)
     start = [10.0**index * rng.normal(size=(2, 2)) for index in range(4)]
     variables = [keras.Variable(value, name="kernel") for value in start]

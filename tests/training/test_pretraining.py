@@ -9,14 +9,15 @@ import tensorflow as tf
 
 import mobilebert_tf as mb
 from mobilebert_tf.training.evaluation import BEST_FOLDER
-from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import AdamW
+from mobilebert_tf.training.options import RunOptions
 from mobilebert_tf.training.pretraining import (
     HeldOutText,
     finish_pretraining,
     pretraining_loss,
 )
-from mobilebert_tf.training.step import build_train_step
+from mobilebert_tf.training.step import TrainStep
 from tests.training.toy_pretraining import batch, build_model
 
 HELD_OUT = [100, 101, 102]
@@ -120,22 +121,21 @@ def train(folder, from_best, losses):
         values = evaluation.measure()
         return values | {"held_out_masked_lm_loss": losses[len(seen) - 1]}
 
-    run = Run(folder, {}, model.variables, log_every=2)
+    run = Run(folder, model.variables, RunOptions(log_every=2))
 
     def build():
         optimizer = AdamW(1e-2)
         loss = pretraining_loss(model)
-        step = build_train_step(loss, model.trainable_variables, optimizer)
-        return step, optimizer
+        return TrainStep(loss, model.trainable_variables, optimizer)
 
-    run.phase(
-        "pretraining",
-        4,
-        build,
-        lambda start: map(batch, range(start, 9)),
-        72,
-        evaluation=evaluation
-        and dataclasses.replace(evaluation, measure=measure),
+    run.train(
+        Phase(
+            "pretraining",
+            4,
+            build,
+            lambda start: map(batch, range(start, 9)),
+            evaluation=dataclasses.replace(evaluation, measure=measure),
+        )
     )
     finish_pretraining(
         run,

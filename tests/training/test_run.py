@@ -17,9 +17,10 @@ from mobilebert_tf.training.log import (
     format_duration,
     read_metrics,
 )
-from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import AdamW, WarmupPolynomialDecay
-from mobilebert_tf.training.step import StepOptions, build_train_step
+from mobilebert_tf.training.options import RunOptions, StepOptions
+from mobilebert_tf.training.step import TrainStep
 from mobilebert_tf.training.stopping import Stopped
 
 
@@ -39,11 +40,9 @@ class Task:
         )
         self.run = Run(
             folder,
-            settings or {"rate": 0.1},
             [self.weight],
-            log_every=2,
-            save_every_seconds=1000,
-            **options,
+            RunOptions(log_every=2, save_every_seconds=1000, **options),
+            settings=settings or {"rate": 0.1},
         )
 
     def loss(self, batch):
@@ -52,10 +51,7 @@ class Task:
 
     def build(self):
         optimizer = AdamW(WarmupPolynomialDecay(0.1, 8, 2))
-        step = build_train_step(
-            self.loss, [self.weight], optimizer, self.step_options
-        )
-        return step, optimizer
+        return TrainStep(self.loss, [self.weight], optimizer, self.step_options)
 
     def evaluation_of(self, scores, patience):
         """Gives scores by step of the run, and counts evaluations."""
@@ -87,13 +83,14 @@ class Task:
 
     def train(self):
         for name in ("first", "second"):
-            self.run.phase(
-                name,
-                7,
-                self.build,
-                self.dataset,
-                4,
-                evaluation=self.evaluation,
+            self.run.train(
+                Phase(
+                    name,
+                    7,
+                    self.build,
+                    self.dataset,
+                    evaluation=self.evaluation,
+                )
             )
         self.run.finish({"accuracy": 0.5})
         return self.weight.numpy()
@@ -296,7 +293,7 @@ def test_a_checkpoint_before_it_is_named_and_good(tmp_path):
 
 
 def test_non_finite_steps_can_be_left_out(tmp_path, capsys):
-    weights = Spoilt(tmp_path / "all", max_skipped=4).train()
+    weights = Spoilt(tmp_path / "all", skip_nonfinite=4).train()
     assert np.isfinite(weights).all()
     lines = read_metrics(tmp_path / "all" / "metrics.jsonl")
     assert len(lines) == 9 and all(np.isfinite(m["loss"]) for m in lines[:-1])
@@ -305,17 +302,18 @@ def test_non_finite_steps_can_be_left_out(tmp_path, capsys):
     assert "(4 of at most 4)" in out
     # The number counts over phases, and over a stop.
     with pytest.raises(Stopped):
-        task = Spoilt(tmp_path / "some", on_step=stop_at(9), max_skipped=3)
+        task = Spoilt(tmp_path / "some", on_step=stop_at(9), skip_nonfinite=3)
         task.train()
     with pytest.raises(NonFiniteLoss, match="step 6 of second"):
-        Spoilt(tmp_path / "some", max_skipped=3).train()
+        Spoilt(tmp_path / "some", skip_nonfinite=3).train()
 
 
 def test_progress_shows_rates_and_the_time_left(monkeypatch):
     clock = iter([0.0, 10.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    progress = Progress("pkt", 100, 0, tokens_per_step=512, later_steps=300)
-    assert progress.line(20, {"loss": 1.5}, 4) == (
+    progress = Progress("pkt", 100, 0, later_steps=300)
+    progress.add([{"input_ids": np.zeros((4, 128))}] * 20)
+    assert progress.line(20, {"loss": 1.5}) == (
         "pkt   20/100  loss 1.5  8.0 examples/s  1,024 tokens/s  "
         "0:40 left (3:10 in all)"
     )

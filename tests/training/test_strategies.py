@@ -71,7 +71,7 @@ DROPOUT = """
 import keras
 import numpy as np
 import tensorflow as tf
-from mobilebert_tf.training.strategies import open_distribution
+from mobilebert_tf.training.devices import open_distribution
 
 [cpu] = tf.config.list_physical_devices("CPU")
 device = tf.config.LogicalDeviceConfiguration()

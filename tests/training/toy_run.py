@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.training.evaluation import Evaluation
-from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import AdamW, WarmupPolynomialDecay
-from mobilebert_tf.training.step import build_train_step
+from mobilebert_tf.training.options import RunOptions
+from mobilebert_tf.training.step import TrainStep
 
 NUM_STEPS = 40
 
@@ -27,10 +28,9 @@ def main(folder, save_every_seconds=0.0):
     dense.build((None, 3))
     run = Run(
         folder,
-        {"rate": 0.1},
         [*dense.variables, *dropout.variables],
-        log_every=3,
-        save_every_seconds=save_every_seconds,
+        RunOptions(log_every=3, save_every_seconds=save_every_seconds),
+        settings={"rate": 0.1},
         num_steps=2 * NUM_STEPS,
     )
 
@@ -40,8 +40,7 @@ def main(folder, save_every_seconds=0.0):
 
     def build():
         optimizer = AdamW(WarmupPolynomialDecay(0.1, NUM_STEPS, 4))
-        step = build_train_step(loss, dense.trainable_variables, optimizer)
-        return step, optimizer
+        return TrainStep(loss, dense.trainable_variables, optimizer)
 
     def dataset(start_step):
         for step in itertools.count(start_step):
@@ -63,6 +62,8 @@ def main(folder, save_every_seconds=0.0):
         keep,
     )
     for phase in ("first", "second"):
-        run.phase(phase, NUM_STEPS, build, dataset, 4, evaluation=evaluation)
+        run.train(
+            Phase(phase, NUM_STEPS, build, dataset, evaluation=evaluation)
+        )
     run.finish({"accuracy": 0.5})
     np.save(run.folder / "weights.npy", dense.kernel.numpy())
