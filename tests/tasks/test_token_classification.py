@@ -28,6 +28,7 @@ from mobilebert_tf.training.fine_tuning import (
     FineTuningRun,
     Point,
 )
+from mobilebert_tf.training.options import RunOptions
 from tests.training.classifiers import toy_config
 
 NAMES = ("O", "B-X", "I-X")
@@ -129,7 +130,7 @@ def start(task, folder, epochs, seed=3):
         ),
         folder,
         {},
-        {"log_every": 5, "save_every_seconds": 1000.0},
+        {"options": RunOptions(5, 1000.0)},
         token_classification_loss(model),
         TokenPredictor,
     )

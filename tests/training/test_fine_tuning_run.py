@@ -17,6 +17,7 @@ from mobilebert_tf.training.fine_tuning import (
     Point,
 )
 from mobilebert_tf.training.log import read_metrics
+from mobilebert_tf.training.options import RunOptions
 from tests.training.classifiers import LABELS, toy_arrays, toy_classifier
 
 POINT = Point(0.01, 8, 2, 3)
@@ -42,10 +43,7 @@ def start(task, folder, every_step=False, **options):
         ),
         folder,
         {"task": "toy"},
-        {
-            "log_every": 2,
-            "save_every_seconds": -1.0 if every_step else 1000.0,
-        },
+        {"options": RunOptions(2, -1.0 if every_step else 1000.0)},
         fine_tuning_loss(model),
         Predictor,
     )
