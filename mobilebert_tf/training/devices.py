@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.training.options import DeviceOptions
 
 KINDS = ("none", "mirrored", "multi_worker", "tpu")
 
@@ -188,6 +189,33 @@ def current_distribution() -> Distribution:
     if tf.distribute.has_strategy():
         return StrategyDistribution(tf.distribute.get_strategy())
     return Distribution()
+
+
+def open_devices(options: DeviceOptions, num_runs: int = 1) -> Distribution:
+    """Connects to devices and sets the precision of the layers to be made.
+
+    To be called before anything is computed.
+
+    Args:
+        options: which devices, and what they compute in.
+        num_runs: runs that the command compares.
+
+    Raises:
+        InputError: there are no such devices, or several runs were asked for
+            in several processes.
+    """
+    if options.distribution == "multi_worker" and num_runs > 1:
+        # Only the chief knows which runs are over and which is the best.
+        raise InputError(
+            "--distribution",
+            f"none, mirrored or tpu for {num_runs} runs",
+            "multi_worker",
+        )
+    if options.mixed_precision == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    return open_distribution(
+        options.distribution, options.num_gpus, options.tpu
+    )
 
 
 def open_distribution(

@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from mobilebert_tf.distillation.schedule import transfer_rate
+from mobilebert_tf.training.options import OptimizerOptions
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
@@ -374,6 +375,28 @@ class Lamb(_AdamCore):
 
 
 OPTIMIZERS = {"adamw": AdamW, "lamb": Lamb}
+
+
+def build_optimizer(
+    options: OptimizerOptions, learning_rate: float, num_steps: int
+) -> keras.optimizers.Optimizer:
+    """Returns an optimizer whose schedule ends after `num_steps`.
+
+    Gradients are clipped to a global norm of 1.
+    """
+    schedule = WarmupPolynomialDecay(
+        learning_rate,
+        num_steps,
+        round(options.warmup_proportion * num_steps),
+        options.end_learning_rate_factor,
+        options.decay_power,
+    )
+    return OPTIMIZERS[options.optimizer](
+        schedule,
+        decay_rate=options.weight_decay,
+        bias_correction=options.bias_correction,
+        global_clipnorm=1.0,
+    )
 
 
 def is_adapted(variable) -> bool:

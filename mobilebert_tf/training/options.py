@@ -5,35 +5,227 @@ Plain values, without Keras or TensorFlow, so that commands can list them.
 
 import dataclasses
 
-
-@dataclasses.dataclass(frozen=True)
-class StepOptions:
-    """How a step is carried out; its result stays the same up to rounding.
-
-    Attributes:
-        accumulation_steps: parts that each replica's examples are cut into,
-            processed one after the other, for batches beyond its memory.
-        steps_per_execution: steps in one call, for devices that would wait
-            for Python otherwise.
-        jit_compile: compile with XLA; on several devices the gradient only.
-    """
-
-    accumulation_steps: int = 1
-    steps_per_execution: int = 1
-    jit_compile: bool = False
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.options import Options, option
 
 
 @dataclasses.dataclass(frozen=True)
-class RunOptions:
-    """When a run logs, saves and gives up.
+class OptimizerOptions(Options):
+    """The optimizer and the shape of its schedule, but not the peak rate."""
 
-    Attributes:
-        log_every: steps between two log lines.
-        save_every_seconds: seconds between two checkpoints.
-        skip_nonfinite: number of steps with a NaN or infinite loss or
-            gradient that are left out before the run stops.
-    """
+    optimizer: str = option(
+        "adamw", "Optimizer.", choices=("adamw", "lamb"), everyday=True
+    )
+    warmup_proportion: float = option(
+        0.1, "Share of the steps in which the rate rises.", min=0.0, max=1.0
+    )
+    end_learning_rate_factor: float = option(
+        0.0,
+        "Share of the rate that is left at the end (1e-4 in the release).",
+        min=0.0,
+        max=1.0,
+    )
+    decay_power: float = option(
+        1.0, "Power of the polynomial decay; 1 is linear.", min=0.0
+    )
+    weight_decay: float = option(0.01, "Decay of matrices and tables.", min=0.0)
+    bias_correction: bool = option(
+        True,
+        "Correct Adam's moments for their start at zero (the release does "
+        "not; short runs need it).",
+    )
 
-    log_every: int = 50
-    save_every_seconds: float = 120.0
-    skip_nonfinite: int = 0
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions(Options):
+    """How a step is carried out; its result stays the same up to rounding."""
+
+    accumulation_steps: int = option(
+        1,
+        "Parts that each batch is processed in, one after the other, if memory "
+        "cannot hold it whole.",
+        min=1,
+        resumable=True,
+    )
+    steps_per_execution: int = option(
+        1,
+        "Steps in one call, for devices that would wait for Python otherwise.",
+        min=1,
+        resumable=True,
+    )
+    jit_compile: bool = option(
+        False,
+        "Compile the step with XLA; on several devices the gradient only.",
+        resumable=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(Options):
+    """When a run logs, saves and gives up."""
+
+    log_every: int = option(
+        50, "Steps between two log lines.", min=1, resumable=True
+    )
+    save_every_seconds: float = option(
+        120.0, "Seconds between two checkpoints.", resumable=True
+    )
+    skip_nonfinite: int = option(
+        0,
+        "Steps with a NaN or infinite loss or gradient that are left out "
+        "before the run stops.",
+        min=0,
+        resumable=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceOptions(Options):
+    """The devices that train, and what they compute in."""
+
+    distribution: str = option(
+        "none",
+        "none: one device. mirrored: the GPUs of this machine. multi_worker: "
+        "machines that TF_CONFIG lists, with --output_dir on a disk that all "
+        "of them see. tpu: the cores of --tpu.",
+        choices=("none", "mirrored", "multi_worker", "tpu"),
+        resumable=True,
+    )
+    num_gpus: int | None = option(
+        None,
+        "GPUs of --distribution=mirrored; all if not given.",
+        min=1,
+        resumable=True,
+    )
+    tpu: str | None = option(
+        None,
+        "Name or address of a TPU; this machine's if not given.",
+        resumable=True,
+    )
+    rematerialize: bool = option(
+        False,
+        "Keep only the inputs of blocks and compute the rest again for the "
+        "gradient: less memory, more time.",
+        resumable=True,
+    )
+    mixed_precision: str = option(
+        "float32",
+        "What layers compute in; weights stay float32. float16 is refused: "
+        "it ends at 65504, and activations without a norm reach 2.5e7.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, kind in (("num_gpus", "mirrored"), ("tpu", "tpu")):
+            if getattr(self, name) is not None and self.distribution != kind:
+                raise InputError(
+                    f"--{name}",
+                    f"--distribution={kind} with it",
+                    self.distribution,
+                )
+        if self.mixed_precision == "float16":
+            raise InputError(
+                "--mixed_precision",
+                "float32 or bfloat16 (float16 ends at 65504, and activations "
+                "without a norm reach 2.5e7)",
+                "float16",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuningOptions(Options):
+    """Hyper-parameters of fine-tuning, and how its runs are compared."""
+
+    learning_rate: tuple[float, ...] | None = option(
+        None,
+        "Peak rates. Several, separated by commas, are compared, like batch "
+        "sizes and epochs.",
+        everyday=True,
+        min=0.0,
+        resumable=True,
+    )
+    train_batch_size: tuple[int, ...] | None = option(
+        None,
+        "Examples per step, on all devices together.",
+        everyday=True,
+        min=1,
+        resumable=True,
+    )
+    num_train_epochs: tuple[int, ...] | None = option(
+        None,
+        "Passes over the training examples.",
+        everyday=True,
+        min=1,
+        resumable=True,
+    )
+    seed: int = option(
+        1,
+        "Seed of new weights, dropout and the order of examples.",
+        min=0,
+        resumable=True,
+    )
+    num_seeds: int = option(
+        1,
+        "Runs of each setting, with seeds from --seed upwards.",
+        everyday=True,
+        min=1,
+        resumable=True,
+    )
+    eval_every_steps: int | None = option(
+        None,
+        "Steps between evaluations on dev, whose best weights are kept; an "
+        "epoch if not given.",
+        min=1,
+    )
+    patience: int | None = option(
+        None,
+        "End a run after so many evaluations without a better score.",
+        everyday=True,
+        min=1,
+    )
+    eval_batch_size: int = option(
+        64, "Examples at once in evaluation.", min=1, resumable=True
+    )
+    bucket_lengths: tuple[int, ...] | None = option(
+        None,
+        "Widths that batches of shorter examples are cut to; each is "
+        "compiled. Empty, and with --steps_per_execution: all are as wide as "
+        "--max_seq_length. If not given: widths that suit the task.",
+        min=1,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if 0.0 in (self.learning_rate or ()):
+            raise InputError("--learning_rate", "positive numbers", "0")
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherOptions(Options):
+    """A fine-tuned teacher, and the share of the loss that it has."""
+
+    teacher: str | None = option(
+        None,
+        "Fine-tuned model of the same task, labels and vocabulary to learn "
+        "from as well.",
+        everyday=True,
+    )
+    distillation_weight: float = option(
+        0.5,
+        "Share of the loss that compares with the teacher's answers instead "
+        "of the labels.",
+        min=0.0,
+        max=1.0,
+    )
+    temperature: float = option(
+        1.0,
+        "Divides the logits of teacher and student before they are compared.",
+        min=0.01,
+    )
+    feature_map_transfer_weight: float = option(
+        0.0,
+        "Factor of the mean squared difference of feature maps, for a teacher "
+        "with as many blocks of the same width.",
+        min=0.0,
+    )
