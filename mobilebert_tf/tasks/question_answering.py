@@ -14,8 +14,10 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+import scipy.special
 import tensorflow as tf
 
 from mobilebert_tf.config import MobileBertConfig, read_json_object
@@ -26,9 +28,11 @@ from mobilebert_tf.modeling.folder import CONFIG_FILE
 from mobilebert_tf.modeling.load import load, load_encoder_weights
 from mobilebert_tf.modeling.losses import span_loss
 from mobilebert_tf.modeling.models import MobileBertForQuestionAnswering
+from mobilebert_tf.options import Options, option
 from mobilebert_tf.tasks import squad_answers
 from mobilebert_tf.tasks import squad_answers as squad_metrics
 from mobilebert_tf.tasks.squad import (
+    TFDS_NAMES,
     Questions,
     read_squad,
     squad_questions,
@@ -37,9 +41,15 @@ from mobilebert_tf.tasks.squad import (
 from mobilebert_tf.tasks.squad_windows import (
     NUM_SPECIAL,
     Windows,
+    bucket_lengths,
     bucketed_rows,
     label_windows,
     make_windows,
+)
+from mobilebert_tf.tasks.task import (
+    Hyperparameters,
+    Task,
+    model_architecture,
 )
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.training.inference import inference_step
@@ -529,3 +539,410 @@ def answer_splits(
     return results, dataclasses.replace(
         settings, null_score_diff_threshold=further
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnsweringOptions(Options):
+    """Which questions are learned, how contexts are cut and answers chosen.
+
+    Where an option is None, a model that answers questions already keeps its
+    own value: windows of another length or stride would be new to it.
+    """
+
+    group: ClassVar[str] = "data"
+
+    task: str | None = option(
+        None,
+        "Train and dev questions by name, through TensorFlow Datasets. Without "
+        "a task and files: built-in questions.",
+        choices=tuple(TFDS_NAMES),
+        everyday=True,
+    )
+    train_file: str | None = option(
+        None, "Questions to train on, SQuAD's JSON.", everyday=True
+    )
+    dev_file: str | None = option(
+        None, "Questions to evaluate on, SQuAD's JSON.", everyday=True
+    )
+    predict_file: str | None = option(
+        None,
+        "Questions to answer; answers in it are ignored.",
+        everyday=True,
+        resumable=True,
+    )
+    max_train_examples: int | None = option(
+        None, "Train on this many questions only, the first ones.", min=1
+    )
+    version_2_with_negative: bool | None = option(
+        None,
+        "Whether questions may have no answer. Default: whether any question "
+        "of the training and dev files has none, or as the model was trained.",
+    )
+    max_seq_length: int | None = option(
+        None,
+        "Longest window, in word pieces. Default: as the model was trained, or "
+        "384, capped at the model's positions.",
+        min=8,
+        everyday=True,
+    )
+    doc_stride: int | None = option(
+        None,
+        "Pieces from one window to the next. Default: as the model was "
+        "trained, or a third of --max_seq_length.",
+        min=1,
+    )
+    max_query_length: int | None = option(
+        None,
+        "Pieces kept of a question. Default: as the model was trained, or 64.",
+        min=1,
+    )
+    n_best_size: int | None = option(
+        None,
+        "Answers listed for a question. Default: as the model was trained, or "
+        "20.",
+        min=1,
+        resumable=True,
+    )
+    max_answer_length: int | None = option(
+        None,
+        "Longest answer, in pieces. Default: as the model was trained, or 30.",
+        min=1,
+        resumable=True,
+    )
+    null_score_diff_threshold: float | None = option(
+        None,
+        "Leave a question unanswered if its null odds are above this. Default: "
+        "0 on dev; for --predict_file the best threshold for F1 on dev or, "
+        "without dev questions, that of the model's folder.",
+        resumable=True,
+    )
+    mlperf_order: bool = option(
+        False,
+        "Put end_logits before start_logits in .tflite files, as MLPerf does.",
+        group="export",
+        resumable=True,
+    )
+
+
+class FoundAnswer(NamedTuple):
+    """An answer to a question; `context[start:end]` is its text.
+
+    Attributes:
+        text: as it stands in the context; empty if there is no answer.
+        score: its probability among the likeliest answers.
+        start: its first character.
+        end: the character after its last one.
+    """
+
+    text: str
+    score: float
+    start: int
+    end: int
+
+
+# Of the inputs of a file that phones' question answerer opens.
+_PHONE_LENGTH = 384
+
+
+class QuestionAnsweringTask(Task):
+    """Answers questions with stretches of their contexts.
+
+    An example is a window: a question and a part of its context. Labelled
+    splits also have `start_positions` and `end_positions`, int32 [N].
+
+    Args:
+        questions: by split: `train`, `dev` and `predict`.
+        tokenizer: the model's.
+        settings: how contexts are cut and answers chosen.
+        threshold: null odds above which a question has no answer, on all
+            splits; None: 0.0 on `dev`, so that its scores are honest, and on
+            `predict` what gives `dev` its best F1 (see `write`).
+        mlperf_order: whether `.tflite` files return `end_logits` first.
+
+    Attributes:
+        settings: with the threshold for further questions.
+    """
+
+    model_class_name = "MobileBertForQuestionAnswering"
+    title = "Question answerer"
+    chosen_by = ("exact", "f1")
+    hyperparameters = Hyperparameters(learning_rate=4e-5, num_epochs=5)
+
+    def __init__(
+        self,
+        questions: Mapping[str, Questions],
+        tokenizer: WordpieceTokenizer,
+        settings: SquadSettings,
+        threshold: float | None = None,
+        mlperf_order: bool = False,
+    ):
+        self.settings = settings
+        if threshold is not None:
+            self.settings = dataclasses.replace(
+                settings, null_score_diff_threshold=threshold
+            )
+        self.bucket_lengths = tuple(bucket_lengths(settings.max_seq_length))
+        self._threshold = threshold
+        self._mlperf_order = mlperf_order
+        self._tokenizer = tokenizer
+        self._splits = {
+            split: encode_split(some, tokenizer, settings, split)
+            for split, some in questions.items()
+        }
+        self.splits = {
+            split: self._arrays(some.windows, settings) | (some.labels or {})
+            for split, some in self._splits.items()
+        }
+
+    @classmethod
+    def read(cls, options, tokenizer, folder, actions):
+        """See `Task.read`; `options` are `QuestionAnsweringOptions`."""
+        if not actions.train:
+            _check_question_answerer(folder)
+        if options.task and (options.train_file or options.dev_file):
+            raise InputError("--task", "either a task or files", "both")
+        settings = _settings(options, folder)
+        needed = {
+            "train": actions.train or actions.calibrate,
+            # Training chooses the best weights by it.
+            "dev": actions.evaluate or actions.train,
+            "predict": actions.predict,
+        }
+        files = {split: getattr(options, f"{split}_file") for split in needed}
+        wanted = [split for split in needed if needed[split]]
+        questions = read_splits(files, options.task, wanted)
+        if actions.train and "train" not in questions:
+            raise InputError("--train_file", "a file, or --nodo_train", "none")
+        if options.max_train_examples and "train" in questions:
+            number = options.max_train_examples
+            questions["train"] = questions["train"].first(number)
+        version_2 = may_have_no_answer(
+            questions,
+            options.version_2_with_negative,
+            # A model that is trained further may learn otherwise.
+            settings.version_2_with_negative and not actions.train,
+        )
+        return cls(
+            questions,
+            tokenizer,
+            dataclasses.replace(settings, version_2_with_negative=version_2),
+            options.null_score_diff_threshold,
+            options.mlperf_order,
+        )
+
+    @classmethod
+    def open(cls, folder, tokenizer):
+        """See `Task.open`."""
+        _check_question_answerer(folder)
+        config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
+        return cls({}, tokenizer, known_settings(folder, config))
+
+    @property
+    def max_seq_length(self) -> int:
+        """Length S of the windows."""
+        return self.settings.max_seq_length
+
+    def of_length(self, max_seq_length):
+        """See `Task.of_length`; the stride is at most a third of the length.
+
+        Raises:
+            InputError: the length is too short for a question.
+        """
+        if max_seq_length == self.max_seq_length:
+            return self
+        return QuestionAnsweringTask(
+            {split: some.questions for split, some in self._splits.items()},
+            self._tokenizer,
+            _settings_of_length(self.settings, max_seq_length),
+            self._threshold,
+            self._mlperf_order,
+        )
+
+    def encode(self, texts, max_seq_length):
+        """Encodes (question, context) pairs, each as at least one window."""
+        settings = _settings_of_length(self.settings, max_seq_length)
+        split = self._unlabelled(texts, settings)
+        return self._arrays(split.windows, settings)
+
+    def loss(self, outputs, batch):
+        """Mean cross-entropy of both ends over positions, in nats."""
+        from mobilebert_tf.modeling import losses
+
+        return losses.span_loss(
+            outputs["start_logits"],
+            outputs["end_logits"],
+            batch["start_positions"],
+            batch["end_positions"],
+        )
+
+    def distillation_loss(self, outputs, teacher_outputs, batch, temperature):
+        """Mean KL(teacher || student) of both ends over positions, in nats."""
+        from mobilebert_tf.modeling import losses
+
+        start, end = (
+            losses.mean(
+                losses.kl_divergence(
+                    outputs[name], teacher_outputs[name], temperature
+                )
+            )
+            for name in ("start_logits", "end_logits")
+        )
+        return (start + end) / 2.0
+
+    def metrics(self, outputs, split):
+        """Official exact match and F1, in percent; for v2.0 thresholds too."""
+        return score_answers(
+            self._answers(outputs, split),
+            self._splits[split],
+            self._threshold or 0.0,
+        )
+
+    def answers(self, outputs, texts) -> list[FoundAnswer]:
+        """Returns the answers to (question, context) pairs."""
+        length = outputs["start_logits"].shape[1]
+        settings = _settings_of_length(self.settings, length)
+        answers = answer_questions(
+            outputs["start_logits"],
+            outputs["end_logits"],
+            self._unlabelled(texts, settings),
+            settings,
+        )
+        return _found_answers(answers, settings.null_score_diff_threshold)
+
+    def write(self, outputs, split, folder):
+        """Writes the files of the official scripts.
+
+        Those of a labelled split have its name before theirs. Where questions
+        may have no answer, and no threshold was given, `dev` then decides the
+        threshold for further questions: that of its best F1.
+        """
+        answers = self._answers(outputs, split)
+        name, threshold = "", self.settings.null_score_diff_threshold
+        if self._splits[split].labels is not None:
+            name, threshold = f"{split}_", self._threshold or 0.0
+        answers.write(folder, name, threshold)
+        path = Path(folder) / f"{name}{squad_answers.PREDICTIONS_FILE}"
+        print(f"Wrote {path}", flush=True)
+        if split == "dev" and answers.odds and self._threshold is None:
+            scores = score_answers(answers, self._splits[split], threshold)
+            self.settings = dataclasses.replace(
+                self.settings,
+                null_score_diff_threshold=scores["best_f1_thresh"],
+            )
+
+    def file_options(self, tokenizer):
+        """See `Task.file_options`."""
+        options = {"mlperf_order": self._mlperf_order}
+        if tokenizer is None:
+            return options
+        if self.max_seq_length != _PHONE_LENGTH:
+            raise InputError(
+                "--metadata",
+                f"--export_seq_length={_PHONE_LENGTH}",
+                self.max_seq_length,
+            )
+        return options | {"metadata": {"vocabulary": tokenizer.vocab}}
+
+    def notes(self):
+        """See `Task.notes`."""
+        return {split: some.description for split, some in self._splits.items()}
+
+    def save(self, folder):
+        """Writes how windows are cut and when a question has no answer."""
+        write_settings(folder, self.settings)
+
+    def _answers(self, outputs, split: str) -> Answers:
+        return answer_questions(
+            outputs["start_logits"],
+            outputs["end_logits"],
+            self._splits[split],
+            self.settings,
+        )
+
+    def _arrays(self, windows: Windows, settings: SquadSettings):
+        return windows.inputs(np.arange(len(windows)), settings.max_seq_length)
+
+    def _unlabelled(self, texts, settings: SquadSettings) -> QuestionSplit:
+        paragraphs = [
+            {"context": context, "qas": [{"id": str(index), "question": text}]}
+            for index, (text, context) in enumerate(texts)
+        ]
+        questions = squad_questions(
+            {"data": [{"paragraphs": paragraphs}]},
+            "question and context",
+            has_answers=False,
+        )
+        windows = make_windows(
+            questions,
+            self._tokenizer,
+            max_seq_length=settings.max_seq_length,
+            doc_stride=settings.doc_stride,
+            max_query_length=settings.max_query_length,
+        )
+        return QuestionSplit(questions, windows, None, "")
+
+
+def _check_question_answerer(folder: str | os.PathLike) -> None:
+    wanted = QuestionAnsweringTask.model_class_name
+    if model_architecture(folder) != wanted:
+        raise InputError(
+            folder, "a model that answers questions", "another kind"
+        )
+
+
+def _settings(
+    options: QuestionAnsweringOptions, folder: str | os.PathLike
+) -> SquadSettings:
+    """The given windows and answers; otherwise those of the folder."""
+    config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
+    names = (
+        "max_seq_length",
+        "doc_stride",
+        "max_query_length",
+        "n_best_size",
+        "max_answer_length",
+    )
+    given = {name: getattr(options, name) for name in names}
+    if options.max_seq_length and not options.doc_stride:
+        given["doc_stride"] = options.max_seq_length // 3
+    settings = dataclasses.replace(
+        known_settings(folder, config),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    settings.check(config)
+    return settings
+
+
+def _settings_of_length(settings: SquadSettings, length: int) -> SquadSettings:
+    if length == settings.max_seq_length:
+        return settings
+    shortest = settings.max_query_length + NUM_SPECIAL + 1
+    if length < shortest:
+        raise InputError(
+            "--export_seq_length",
+            f"at least {shortest} for questions of "
+            f"{settings.max_query_length} pieces",
+            length,
+        )
+    return dataclasses.replace(
+        settings,
+        max_seq_length=length,
+        doc_stride=min(settings.doc_stride, length // 3),
+    )
+
+
+def _found_answers(answers: Answers, threshold: float) -> list[FoundAnswer]:
+    """The answers with their scores and places."""
+    found = []
+    for text, place, entries in zip(
+        answers.predictions(threshold),
+        answers.characters,
+        answers.n_best,
+        strict=True,
+    ):
+        probs = scipy.special.softmax([entry.logit for entry in entries])
+        texts = [entry.text for entry in entries]
+        score = float(probs[texts.index(text)])
+        start, end = place if text else (0, 0)
+        found.append(FoundAnswer(text, score, start, end))
+    return found

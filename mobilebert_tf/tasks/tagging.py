@@ -24,9 +24,10 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+import scipy.special
 import tensorflow as tf
 from keras import ops
 
@@ -46,8 +47,10 @@ from mobilebert_tf.modeling.load import (
 )
 from mobilebert_tf.modeling.losses import masked_lm_loss
 from mobilebert_tf.modeling.models import MobileBertForTokenClassification
+from mobilebert_tf.options import Options, option
 from mobilebert_tf.tasks.conll import (
     NO_SCHEME,
+    SCHEMES,
     Sentences,
     check_scheme,
     read_sentences,
@@ -56,10 +59,19 @@ from mobilebert_tf.tasks.conll import (
 )
 from mobilebert_tf.tasks.metrics import (
     accuracy,
+    entities,
     entity_metrics,
     metrics_by_type,
     most_frequent_tags,
 )
+from mobilebert_tf.tasks.task import (
+    Actions,
+    Task,
+    check_max_seq_length,
+    model_architecture,
+    saved_label_names,
+)
+from mobilebert_tf.text.normalization import split_words
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.training.inference import inference_step
 
@@ -256,7 +268,7 @@ def _pieces(
     lengths, starts = np.diff(splits), splits[:-1].copy()
     starts[lengths == 0] = len(ids) - 1
     lengths = np.maximum(lengths, 1)
-    index = np.asarray([number_of[token] for token in tokens])
+    index = np.asarray([number_of[token] for token in tokens], np.int64)
     return ids[_ranges(starts[index], lengths[index])], lengths[index]
 
 
@@ -604,3 +616,347 @@ def _encoded(
 
 def _percent(scores: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {100 * scores[name]:.2f}" for name in scores)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggingOptions(Options):
+    """Which sentences a tagger learns from, and how their files are read."""
+
+    group: ClassVar[str] = "data"
+
+    train_file: str | None = option(
+        None, "Sentences to train on, in columns.", everyday=True
+    )
+    dev_file: str | None = option(
+        None, "Sentences to choose the best weights by.", everyday=True
+    )
+    test_file: str | None = option(
+        None, "Sentences to score the result on.", everyday=True
+    )
+    predict_file: str | None = option(
+        None,
+        "Sentences to tag; only their tokens are read.",
+        everyday=True,
+        resumable=True,
+    )
+    token_column: int = option(
+        1, "Column of the token: 1 is the first, -1 the last."
+    )
+    tag_column: int = option(-1, "Column of the tag.")
+    scheme: str | None = option(
+        None,
+        "How tags mark entities; none: they mark no entities. Default: as the "
+        "tags of the training file do.",
+        choices=SCHEMES,
+    )
+    max_train_examples: int | None = option(
+        None, "Train on this many sentences only, the first ones.", min=1
+    )
+    max_seq_length: int = option(
+        128,
+        "Longest window, in word pieces; a longer sentence becomes several.",
+        min=8,
+        everyday=True,
+    )
+
+
+class FoundEntity(NamedTuple):
+    """A stretch of a text that a tagger found.
+
+    Attributes:
+        kind: its type, such as PER; the tag, if tags mark no entities.
+        text: as it stands in the text.
+        start: its first character.
+        end: the character after its last one.
+        probability: the smallest of its tokens' tags.
+    """
+
+    kind: str
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
+class TaggingTask(Task):
+    """Tags the tokens of sentences; tags may mark entities.
+
+    Splits also have `label_weights` int32 [N, S], 1 at the first piece of each
+    token, where its label and its prediction are. A token has these in one
+    window only.
+
+    Args:
+        label_names: the tags, in the order of the logits.
+        sentences: by split: `train`, `dev`, `test` and `predict`.
+        tokenizer: the model's.
+        max_seq_length: S.
+        scheme: one of `SCHEMES`; None if no tags were read.
+    """
+
+    model_class_name = "MobileBertForTokenClassification"
+    title = "Tagger"
+
+    def __init__(
+        self,
+        label_names: tuple[str, ...],
+        sentences: Mapping[str, Sentences],
+        tokenizer: WordpieceTokenizer,
+        max_seq_length: int,
+        scheme: str | None = None,
+    ):
+        self.label_names = label_names
+        self.sentences = dict(sentences)
+        self.scheme = scheme
+        self.chosen_by = ("accuracy",) if scheme == NO_SCHEME else ("f1",)
+        self._tokenizer = tokenizer
+        self._max_seq_length = max_seq_length
+        self.splits, self._is_token, self._descriptions = {}, {}, {}
+        for split, some in self.sentences.items():
+            encoded = encode_sentences(
+                some.tokens, some.tags, tokenizer, max_seq_length, label_names
+            )
+            arrays = encoded.arrays
+            self._is_token[split] = arrays["label_weights"] > 0
+            if some.tags is None:
+                del arrays["label_weights"]
+            self.splits[split] = arrays
+            self._descriptions[split] = _description(some, encoded)
+
+    @classmethod
+    def read(cls, options, tokenizer, folder, actions):
+        """See `Task.read`; `options` are `TaggingOptions`."""
+        known = None
+        if model_architecture(folder) == cls.model_class_name:
+            known = saved_label_names(folder)
+        elif not actions.train:
+            raise InputError(folder, "a tagger", "another kind of model")
+        check_max_seq_length(folder, options.max_seq_length)
+        sentences = _read_splits(options, actions)
+        if actions.train and "train" not in sentences:
+            raise InputError("--train_file", "a file, or --nodo_train", "none")
+        scheme = options.scheme
+        tagged = [some for some in sentences.values() if some.tags is not None]
+        for some in tagged:
+            scheme = scheme or recognise_scheme(some)
+            check_scheme(some, scheme)
+        names = known
+        if actions.train:
+            names = _tags_to_learn(sentences["train"], known)
+        for some in tagged:
+            some.check_known(names)
+        if options.max_train_examples and "train" in sentences:
+            number = options.max_train_examples
+            sentences["train"] = sentences["train"].first(number)
+        task = cls(names, sentences, tokenizer, options.max_seq_length, scheme)
+        for split, description in task._descriptions.items():
+            print(f"{split}: {description}", flush=True)
+        return task
+
+    @classmethod
+    def open(cls, folder, tokenizer):
+        """See `Task.open`."""
+        if model_architecture(folder) != cls.model_class_name:
+            raise InputError(folder, "a tagger", "another kind of model")
+        config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
+        length = config.max_position_embeddings
+        return cls(saved_label_names(folder), {}, tokenizer, length)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Length S of the examples."""
+        return self._max_seq_length
+
+    def of_length(self, max_seq_length):
+        """See `Task.of_length`."""
+        if max_seq_length == self._max_seq_length:
+            return self
+        return TaggingTask(
+            self.label_names,
+            self.sentences,
+            self._tokenizer,
+            max_seq_length,
+            self.scheme,
+        )
+
+    def encode(self, texts, max_seq_length):
+        """Encodes sentences, each a text or a list of tokens."""
+        arrays = self._encode(texts, max_seq_length)
+        return {name: arrays[name] for name in INPUTS}
+
+    def _encode(self, texts, max_seq_length):
+        sentences = list(filter(None, map(_tokens, texts)))
+        return encode_sentences(
+            sentences, None, self._tokenizer, max_seq_length
+        ).arrays
+
+    def loss(self, outputs, batch):
+        """Mean cross-entropy over tokens, in nats."""
+        from mobilebert_tf.modeling import losses
+
+        return losses.token_loss(
+            outputs, batch["labels"], batch["label_weights"]
+        )
+
+    def distillation_loss(self, outputs, teacher_outputs, batch, temperature):
+        """Mean KL(teacher || student) over tokens, in nats."""
+        from mobilebert_tf.modeling import losses
+
+        divergence = losses.kl_divergence(outputs, teacher_outputs, temperature)
+        divergence = losses.pad_to(divergence, batch["labels"])
+        return losses.weighted_mean(divergence, batch["label_weights"])
+
+    def metrics(self, outputs, split):
+        """Entity precision, recall, F1 and accuracy; or accuracy alone."""
+        return self._scores(split, self._predicted(outputs, split))
+
+    def tags(
+        self, outputs, sentences: Sequence[str | Sequence[str]]
+    ) -> tuple[list[list[str]], list[list[float]]]:
+        """Returns the likeliest tag of each token, and its probability.
+
+        Args:
+            outputs: for what `encode` returned for `sentences`.
+            sentences: texts or lists of tokens.
+        """
+        length = outputs.shape[1]
+        is_token = self._encode(sentences, length)["label_weights"] > 0
+        logits = outputs[is_token].astype(np.float64)
+        probs = scipy.special.softmax(logits, axis=-1)
+        tags = [self.label_names[index] for index in probs.argmax(axis=-1)]
+        tokens = list(map(_tokens, sentences))
+        return (
+            by_sentence(tags, tokens),
+            by_sentence(probs.max(axis=-1).tolist(), tokens),
+        )
+
+    def answers(self, outputs, texts) -> list[list[FoundEntity]]:
+        """Returns the entities of each text."""
+        return [
+            list(_found(text, *row))
+            for text, *row in zip(
+                texts, *self.tags(outputs, texts), strict=True
+            )
+        ]
+
+    def write(self, outputs, split, folder):
+        """Writes `SPLIT_predictions.conll`: token, tag, predicted tag.
+
+        Without tags, `predictions.conll`: token, predicted tag. Prints scores
+        by type, and those of tagging each token as it usually is in `train`.
+        """
+        sentences = self.sentences[split]
+        tags = self._predicted(outputs, split)
+        is_labelled = sentences.tags is not None
+        name = f"{split}_" if is_labelled else ""
+        columns = [sentences.tags, tags] if is_labelled else [tags]
+        path = Path(folder) / f"{name}predictions.conll"
+        write_tags(path, sentences.tokens, *columns)
+        print(f"Wrote {path}", flush=True)
+        if is_labelled:
+            print("\n".join(self._table(split, tags)), flush=True)
+
+    def notes(self):
+        """See `Task.notes`."""
+        notes = {"Tags": ", ".join(self.label_names)}
+        if self.scheme:
+            notes["Scheme"] = self.scheme
+        return notes | {
+            f"Sentences, {split}": f"{len(some):,}"
+            for split, some in self.sentences.items()
+        }
+
+    def _predicted(self, outputs, split: str) -> list[list[str]]:
+        """The likeliest tag of each token, by sentence."""
+        logits = outputs[self._is_token[split]]
+        tags = [self.label_names[index] for index in logits.argmax(axis=-1)]
+        return by_sentence(tags, self.sentences[split].tokens)
+
+    def _scores(self, split: str, tags: list[list[str]]) -> dict[str, float]:
+        right = self.sentences[split].tags
+        if self.scheme == NO_SCHEME:
+            return {"accuracy": accuracy(right, tags)}
+        return entity_metrics(right, tags)
+
+    def _table(self, split: str, tags: list[list[str]]) -> list[str]:
+        """Lines by type, and, for comparison, of each token's usual tag."""
+        right = self.sentences[split].tags
+        lines = []
+        if self.scheme != NO_SCHEME:
+            lines = [
+                f"{split} {kind}: " + _percent(scores)
+                for kind, scores in metrics_by_type(right, tags).items()
+            ]
+        if "train" in self.sentences:
+            train = self.sentences["train"]
+            tokens = self.sentences[split].tokens
+            usual = most_frequent_tags(train.tokens, train.tags, tokens)
+            scores = _percent(self._scores(split, usual))
+            lines.append(f"{split}, each token's usual tag: {scores}")
+        return lines
+
+
+def _read_splits(
+    options: TaggingOptions, actions: Actions
+) -> dict[str, Sentences]:
+    """Reads the splits that actions need; without any file the built-in."""
+    needed = {
+        "train": actions.train or actions.calibrate,
+        # Training chooses the best weights by it.
+        "dev": actions.evaluate or actions.train,
+        "test": actions.evaluate,
+        "predict": actions.predict,
+    }
+    files = {split: getattr(options, f"{split}_file") for split in needed}
+    if not any(files.values()):
+        return {
+            split: Sentences(
+                f"built-in {split} sentences",
+                tokens,
+                tags,
+                # In a file of these sentences, a blank line after each.
+                np.cumsum([1, *(len(row) + 1 for row in tokens[:-1])]).tolist(),
+            )
+            for split, (tokens, tags) in code_task().items()
+            if needed[split]
+        }
+    return {
+        split: read_sentences(
+            path,
+            options.token_column,
+            options.tag_column,
+            has_tags=split != "predict",
+        )
+        for split, path in files.items()
+        if path and needed[split]
+    }
+
+
+def _tokens(sentence: str | Sequence[str]) -> Sequence[str]:
+    return split_words(sentence) if isinstance(sentence, str) else sentence
+
+
+def _found(
+    text: str, tags: list[str], probs: list[float]
+) -> Iterator[FoundEntity]:
+    """The entities of a text, with their places."""
+    places, end = [], 0
+    for token in split_words(text):
+        start = text.index(token, end)
+        end = start + len(token)
+        places.append((start, end))
+    for kind, first, last in entities(tags):
+        start, end = places[first][0], places[last - 1][1]
+        least = min(probs[first:last])
+        yield FoundEntity(kind, text[start:end], start, end, least)
+
+
+def _description(sentences: Sentences, encoded: EncodedSentences) -> str:
+    """How many sentences, and what became of long ones."""
+    note = f"{len(sentences):,} sentences, {sentences.num_tokens:,} tokens"
+    if encoded.num_divided:
+        number = len(encoded.arrays["input_ids"])
+        note += f", {number:,} windows ({encoded.num_divided:,} sentences are "
+        note += "longer)"
+    if encoded.num_cut:
+        note += f", {encoded.num_cut:,} tokens longer than a window cut"
+    return note
