@@ -20,15 +20,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import json  # noqa: E402
 import shutil  # noqa: E402
 import statistics  # noqa: E402
+import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import commands  # noqa: E402
 from absl import app, flags  # noqa: E402
 
-from mobilebert_tf.tools.benchmark_tflite import (
-    benchmark,  # noqa: E402
-    table,  # noqa: E402
-)
+from benchmarks.tflite.benchmark import benchmark, table  # noqa: E402
 from mobilebert_tf.training.log import read_metrics  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -116,9 +116,9 @@ def main(_) -> None:
         ]
         report(name, task, by_seed)
         files = [str(folders[1] / f"{kind}.tflite") for kind in KINDS]
-        print()
-        rows = benchmark(files, [1, 2], [None], FLAGS.rounds)
-        print("\n".join(table(*rows)), flush=True)
+        for threads in (1, 2):
+            rows = benchmark(files, threads, repeats=FLAGS.rounds)
+            print(f"\n{table(rows)}", flush=True)
 
 
 if __name__ == "__main__":

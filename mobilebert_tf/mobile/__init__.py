@@ -13,8 +13,6 @@
     text_input     the tokenizer inside
     verification   does a file answer like its graph?
     runtime        predictions and latency by the LiteRT interpreter
-    measurement    any file's latency, memory and operations
-    matrix_rate    what the machine can do, to compare with
     shipping       from a fine-tuned model to files with a metric on each
     shipped_tasks  what shipping has to know of a task
 

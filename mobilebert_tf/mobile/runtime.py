@@ -6,6 +6,8 @@ ignores a zero point on the right side of a batch product.
 """
 
 import os
+import statistics
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,10 +16,10 @@ from ai_edge_litert.interpreter import Interpreter
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.deployment import INPUT_NAMES
-from mobilebert_tf.mobile.measurement import interleaved
 
 # A flatbuffer says so at byte 4.
 _IDENTIFIER = b"TFL3"
+_WARM_UP = 3
 
 
 class TFLiteModel:
@@ -123,8 +125,14 @@ class TFLiteModel:
         runner = self._runners[length]
         ones = np.ones((1, length), np.int32)
         example = dict.fromkeys(INPUT_NAMES, ones)
-        timed = interleaved({length: lambda: runner(**example)}, repeats)
-        return timed[length]["median_ms"]
+        for _ in range(_WARM_UP):
+            runner(**example)
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            runner(**example)
+            seconds.append(time.perf_counter() - start)
+        return 1e3 * statistics.median(seconds)
 
 
 def _length(runner) -> int:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import mobilebert_tf as mb
+from benchmarks.tflite.measurement import MeasuredFile
 from mobilebert_tf.mobile.deployment import deployment_model
 from mobilebert_tf.mobile.export import export_tflite, muted
-from mobilebert_tf.mobile.measurement import MeasuredFile
 from mobilebert_tf.mobile.quantization import QuantizationAwareModel
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from tests.mobile.networks import (

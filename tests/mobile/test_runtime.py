@@ -24,7 +24,7 @@ def test_latency_is_a_median_in_milliseconds(files, monkeypatch):
     # Each inference takes 2 ms by this clock, but for one of a second.
     ticks = iter([0.0, 0.002, 1.0, 1.002, 2.0, 3.0])
     monkeypatch.setattr(
-        "mobilebert_tf.mobile.measurement.time.perf_counter",
+        "mobilebert_tf.mobile.runtime.time.perf_counter",
         lambda: next(ticks),
     )
     assert model.latency_ms(repeats=3) == pytest.approx(2.0)

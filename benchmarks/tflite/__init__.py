@@ -1,0 +1,1 @@
+"""Latency, memory and operations of .tflite files, ours and others'."""
