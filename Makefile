@@ -5,7 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
-BENCHMARKS := $(wildcard benchmarks/*.py)
+# Without the TPU compiler, which needs the extra `tpu` and an hour.
+BENCHMARKS := $(filter-out %/__init__.py %_tpu.py %/tpu_compile.py, \
+	$(wildcard benchmarks/*.py)) benchmarks/tflite/peers.py
 # By itself: it wants a newer absl-py than tensorflow-model-optimization.
 MEDIAPIPE := $(VENV)/mediapipe
 # By itself: of 2023, it wants a NumPy below 2. Its wheels end at Python 3.11.
@@ -48,11 +50,12 @@ test-peers: $(VENV)/.peers $(VENV)/.mediapipe $(VENV)/.task_library  ## compare 
 test-slow: $(VENV)/.peers  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow tests
 
-lint: $(VENV)/.test  ## ruff check and ruff format --check
+lint: $(VENV)/.test  ## ruff check, ruff format --check, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
-bench: $(if $(BENCHMARKS),$(VENV)/.peers)  ## run every benchmarks/*.py
+bench: $(if $(BENCHMARKS),$(VENV)/.peers)  ## run the benchmarks
 ifeq ($(BENCHMARKS),)
 	@echo "benchmarks/ holds no script yet."
 else
