@@ -3,18 +3,13 @@
     EU NNP B-NP B-ORG
     rejects VBZ B-VP O
 
-Owns the form of the file, read and written: one token a line, a blank line
-between sentences, the tag in one of the columns. What the tags mean is
-`tag_schemes.py`'s. No line is skipped or repaired, but `-DOCSTART-` lines,
-which separate documents.
+One token per line, a blank line between sentences. No line is skipped or
+repaired except `-DOCSTART-` lines, which separate documents.
 
-How tags mark stretches of tokens: IOB1, IOB2, BIOES and BILOU.
-
-Owns recognising the scheme of a file and checking its tags. A stretch, an
-entity say, has a type, and each of its tokens a tag: B-TYPE for the first,
-I-TYPE for the others, O outside. IOB1 says I-TYPE for the first one too, unless
-a stretch of the same type ends right before it. BIOES has E-TYPE for the last
-token and S-TYPE for a single one; BILOU calls these L and U.
+Tags may mark entities: B-TYPE for the first token, I-TYPE for the others, O
+outside (IOB2). IOB1 has I-TYPE for the first token too, unless an entity of the
+same type ends right before it. BIOES has E-TYPE for the last token and S-TYPE
+for a single one; BILOU calls these L and U.
 """
 
 import dataclasses
@@ -33,20 +28,31 @@ from mobilebert_tf.files import (
 
 DOCUMENT_START = "-DOCSTART-"
 
-# Not `split()`, which also cuts at characters that belong to a token.
+# The letters of a scheme, besides O.
+_LETTERS = {"iob1": "BI", "iob2": "BI", "bioes": "BIES", "bilou": "BILU"}
+# Tags that mark no entities, such as parts of speech.
+NO_SCHEME = "none"
+SCHEMES = (*_LETTERS, NO_SCHEME)
+
+_TAG = re.compile("([A-Z])-(.+)")
+_OUTSIDE = ("O", "")
+# A letter and a type.
+_Tag = tuple[str, str]
+
+# `str.split` would also split at characters that belong to a token.
 _SPACES = re.compile(" +")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sentences:
-    """Tokens by sentence, with tags where they are known.
+    """Tokens by sentence, with their tags if known.
 
     Attributes:
-        path: where they are from, for messages.
+        path: where they come from, for messages.
         tokens: of each sentence, at least one.
-        tags: of each token, or None as a whole.
-        first_lines: number of the line of each sentence's first token; each
-            further token is on the next line.
+        tags: one per token; None if unknown.
+        first_lines: line of each sentence's first token; every further token
+            is on the next line.
     """
 
     path: str
@@ -59,17 +65,17 @@ class Sentences:
 
     @property
     def num_tokens(self) -> int:
-        """Of all sentences together."""
+        """Number of tokens in all sentences."""
         return sum(map(len, self.tokens))
 
     @property
     def tag_names(self) -> tuple[str, ...]:
-        """The different tags: O first, then types, each in its own order."""
+        """The different tags: O first, then by type, then by letter."""
         names = {tag for tags in self.tags for tag in tags}
         return tuple(sorted(names, key=_by_type))
 
     def first(self, number: int) -> "Sentences":
-        """The first so many sentences, or all if there are fewer."""
+        """Returns the first sentences, or all if there are fewer."""
         return Sentences(
             self.path,
             self.tokens[:number],
@@ -78,18 +84,17 @@ class Sentences:
         )
 
     def check_known(self, names: Sequence[str]) -> None:
-        """Checks that all tags are among some.
+        """Checks that all tags are among the given ones.
 
         Raises:
-            InputError: naming the line of the first that is not.
+            InputError: a tag is not; it names the first one's line.
         """
         known = set(names)
-        for line, tags in zip(self.first_lines, self.tags, strict=True):
-            for tag in tags:
+        for first, tags in zip(self.first_lines, self.tags, strict=True):
+            for line, tag in enumerate(tags, start=first):
                 if tag not in known:
                     expected = "a tag that the model knows: " + ", ".join(names)
                     raise InputError(self.path, expected, repr(tag), line)
-                line += 1
 
 
 def read_sentences(
@@ -101,17 +106,16 @@ def read_sentences(
     """Reads a file of columns.
 
     Args:
-        path: UTF-8. If its first line of columns holds a tab, tabs separate
-            them, and a token may hold spaces; otherwise any number of spaces
-            does. All lines have equally many columns.
-        token_column: number of the token's column, from 1, or from -1, the
-            last, downwards.
-        tag_column: that of the tag.
-        has_tags: False for sentences to predict; other columns than the
-            token's are then ignored.
+        path: UTF-8. If the first line with columns holds a tab, tabs separate
+            them and a token may hold spaces; otherwise spaces do. All lines
+            have the same number of columns.
+        token_column: column of the token, 1 for the first or -1 for the last.
+        tag_column: column of the tag.
+        has_tags: False for sentences to predict; only the token's column is
+            then read.
 
     Raises:
-        InputError: there is no such file, or a line of it is not like that.
+        InputError: the file is missing, or a line has another form.
     """
     columns = [token_column, tag_column] if has_tags else [token_column]
     for name, number in zip(("token", "tag"), columns, strict=False):
@@ -123,19 +127,20 @@ def read_sentences(
     sentences = Sentences(str(path), [], [] if has_tags else None, [])
     is_open = False
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        cells = None
-        if line.strip() and not _starts_document(line):
-            cells = reader.cells(line, number)
-        if cells and not is_open:
+        words = line.split(maxsplit=1)
+        if not words or words[0] == DOCUMENT_START:
+            is_open = False
+            continue
+        cells = reader.cells(line, number)
+        if not is_open:
+            is_open = True
             sentences.tokens.append([])
             sentences.first_lines.append(number)
             if has_tags:
                 sentences.tags.append([])
-        is_open = cells is not None
-        if cells:
-            sentences.tokens[-1].append(cells[0])
-            if has_tags:
-                sentences.tags[-1].append(cells[1])
+        sentences.tokens[-1].append(cells[0])
+        if has_tags:
+            sentences.tags[-1].append(cells[1])
     if not sentences.tokens:
         raise InputError(path, "at least one sentence", "none")
     return sentences
@@ -146,14 +151,15 @@ def write_tags(
     tokens: Sequence[Sequence[str]],
     *columns: Sequence[Sequence[str]],
 ) -> None:
-    """Writes tokens with their tags, readable by `conlleval` and ourselves.
+    """Writes tokens with their tags, for `conlleval` and `read_sentences`.
+
+    Spaces separate the columns; if a token holds one, tabs do (`conlleval -d`).
 
     Args:
-        path: where to write; appears whole or not at all.
+        path: where to write, atomically.
         tokens: by sentence.
-        *columns: tags of each token; where there are two, `conlleval` wants
-            the right one first. Spaces separate them, or, where a token holds
-            one, tabs, of which `conlleval` is told by its option -d.
+        *columns: tags of each token; of two, `conlleval` wants the right one
+            first.
     """
     has_spaces = any(" " in token for some in tokens for token in some)
     separator = "\t" if has_spaces else " "
@@ -168,7 +174,7 @@ def write_tags(
 
 
 class _Reader:
-    """Splits the lines of a file, all in the way of its first one."""
+    """Splits the lines of a file, all in the way of the first one."""
 
     def __init__(self, path: Path, columns: Sequence[int]):
         self._path = path
@@ -177,7 +183,7 @@ class _Reader:
         self._has_tabs = False
 
     def cells(self, line: str, number: int) -> list[str]:
-        """The wanted cells of a line."""
+        """Returns the wanted cells of a line."""
         if self._num_columns is None:
             self._has_tabs = "\t" in line
         if self._has_tabs:
@@ -189,9 +195,7 @@ class _Reader:
         elif len(row) != self._num_columns:
             expected = f"{self._num_columns} columns, as before"
             raise InputError(self._path, expected, len(row), number)
-        cells = [
-            row[column - (column > 0)].strip(" ") for column in self._columns
-        ]
+        cells = [row[_index(column)].strip(" ") for column in self._columns]
         for name, cell in zip(("token", "tag"), cells, strict=False):
             if not cell.strip():
                 raise InputError(
@@ -206,10 +210,14 @@ class _Reader:
                 expected = f"a column {column}, with tabs or spaces between"
                 found = f"{len(row)} in {' '.join(row)!r}"
                 raise InputError(self._path, expected, found, number)
-        places = {range(len(row))[c - (c > 0)] for c in self._columns}
+        places = {range(len(row))[_index(column)] for column in self._columns}
         if len(places) < len(self._columns):
             expected = "a column of tags beside the tokens"
             raise InputError(self._path, expected, "the same one", number)
+
+
+def _index(column: int) -> int:
+    return column - (column > 0)
 
 
 def _read_text(path: Path) -> str:
@@ -226,32 +234,17 @@ def _read_text(path: Path) -> str:
     return decode_content(path, content)
 
 
-def _starts_document(line: str) -> bool:
-    return line.split(maxsplit=1)[0] == DOCUMENT_START
-
-
 def _by_type(tag: str) -> tuple[bool, str, str]:
     prefix, _, kind = tag.partition("-")
     return tag != "O", kind, prefix
-
-
-# A scheme's letters, besides O.
-_LETTERS = {"iob1": "BI", "iob2": "BI", "bioes": "BIES", "bilou": "BILU"}
-# Tags that mark no stretches, part-of-speech tags say.
-NO_SCHEME = "none"
-SCHEMES = (*_LETTERS, NO_SCHEME)
-
-_TAG = re.compile("([A-Z])-(.+)")
-_OUTSIDE = ("O", "")
-_Tag = tuple[str, str]
 
 
 def recognise_scheme(sentences: Sentences) -> str:
     """Returns the scheme that all tags of sentences follow.
 
     Raises:
-        InputError: naming the line of the first tag that fits none, or not
-            the others.
+        InputError: a tag fits no scheme, or not that of the others; it names
+            the first one's line.
     """
     letters = {
         letter
@@ -275,11 +268,11 @@ def recognise_scheme(sentences: Sentences) -> str:
 def check_scheme(sentences: Sentences, scheme: str) -> None:
     """Checks all tags of sentences.
 
-    IOB1 may have a B-TYPE where it needs none: what is meant is clear.
+    IOB1 may have a B-TYPE where it needs none: its meaning is clear.
 
     Raises:
-        InputError: naming the line of the first tag that is not the scheme's,
-            or not where it stands.
+        InputError: a tag is not the scheme's or is misplaced; it names the
+            first one's line.
     """
     if scheme == NO_SCHEME:
         return
@@ -292,7 +285,7 @@ def check_scheme(sentences: Sentences, scheme: str) -> None:
 def _parsed(
     sentences: Sentences, letters: str, otherwise: str
 ) -> Iterator[tuple[int, list[_Tag]]]:
-    """First line, and (letter, type) of each tag, by sentence."""
+    """Yields the first line and the parsed tags of each sentence."""
     known = {"O": _OUTSIDE}
     for first, tags in zip(sentences.first_lines, sentences.tags, strict=True):
         for line, tag in enumerate(tags, start=first):
@@ -310,7 +303,7 @@ def _parsed(
 def _first_problem(
     sentences: Sentences, scheme: str
 ) -> tuple[str, str, int] | None:
-    """What was expected and found where, of the first misplaced tag."""
+    """Returns what the first misplaced tag should be, what it is, and where."""
     letters = _LETTERS[scheme]
     for first, pairs in _parsed(sentences, letters, "another --scheme"):
         if scheme == "iob1":
@@ -320,7 +313,7 @@ def _first_problem(
             expected = _expected(before, pair or _OUTSIDE, scheme)
             if expected:
                 found = "the end" if pair is None else _shown(pair)
-                # Of a sentence that ends too early, its last line.
+                # A sentence that ends too early is named by its last line.
                 line -= pair is None
                 return f"{expected} after {_shown(before)}", found, line
             before = pair
@@ -328,23 +321,23 @@ def _first_problem(
 
 
 def _expected(before: _Tag, pair: _Tag, scheme: str) -> str | None:
-    """What `scheme` wants after a tag, if it is not what comes."""
+    """Returns what the scheme requires after a tag, unless `pair` is that."""
     (letter_before, kind_before), (letter, kind) = before, pair
-    follows = "IEL"
+    continues = letter in "IEL"
     if scheme == "iob2":
-        goes_on = letter_before in ("B", "I") and kind == kind_before
-        return f"B-{kind}" if letter == "I" and not goes_on else None
-    last = _LETTERS[scheme][2]
-    if letter_before in ("B", "I"):
-        if letter not in follows or kind != kind_before:
+        is_open = letter_before in "BI" and kind == kind_before
+        return f"B-{kind}" if continues and not is_open else None
+    last, single = _LETTERS[scheme][2:]
+    if letter_before in "BI":
+        if not continues or kind != kind_before:
             return f"I-{kind_before} or {last}-{kind_before}"
-    elif letter in follows:
-        return f"B-{kind} or {_LETTERS[scheme][3]}-{kind}"
+    elif continues:
+        return f"B-{kind} or {single}-{kind}"
     return None
 
 
 def _needless_beginning(sentences: Sentences) -> int | None:
-    """Line of the first B- that IOB1 would not have."""
+    """Returns the line of the first B- that IOB1 would not have."""
     for first, pairs in _parsed(sentences, "BI", "another --scheme"):
         before = _OUTSIDE
         for line, (letter, kind) in enumerate(pairs, start=first):

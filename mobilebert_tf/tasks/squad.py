@@ -1,16 +1,13 @@
-"""Questions about paragraphs: the SQuAD format, v1.1 and v2.0, from anywhere.
+"""Reads questions about paragraphs: SQuAD v1.1 and v2.0, from files or TFDS.
 
-Owns what a question, its paragraph and its answers are, and the reading of
-them: from JSON files in SQuAD's format, or from TensorFlow Datasets by name.
-Whatever is not as the format wants it is an `InputError` that names the file
-and the place in it, as a path and by the question's id; nothing is skipped or
-repaired.
+What the format does not allow is an `InputError` that names the file and the
+place in it, as a path and by the question's id. Nothing is skipped or repaired.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +17,13 @@ import numpy as np
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import decode_content, read_content
 
-# Names for users, and the same in TensorFlow Datasets.
+# Names of tasks, and of the same data in TensorFlow Datasets.
 TFDS_NAMES = {"squad_v1": "squad/v1.1", "squad_v2": "squad/v2.0"}
 _TFDS_SPLITS = {"train": "train", "dev": "validation"}
 
-# JSON can spell what no UTF-8 file can hold and no tokenizer can read.
+# JSON can spell characters that UTF-8 files and tokenizers cannot hold.
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
-_KINDS = {
+_TYPES = {
     bool: "true or false",
     dict: "an object",
     int: "a whole number",
@@ -48,12 +45,11 @@ class Questions:
 
     Attributes:
         contexts: the paragraphs.
-        context_index: which of them each question is about, int64
-            [num_questions].
-        ids: of the questions, all different.
+        context_index: the context of each question, int64 [num_questions].
+        ids: unique names of the questions.
         texts: the questions themselves.
-        answers: the right answers to each; none if the context has no answer.
-            None as a whole where answers are not known.
+        answers: the right answers to each question; an empty list if its
+            context has no answer. None if answers are unknown.
     """
 
     contexts: list[str]
@@ -67,15 +63,15 @@ class Questions:
 
     @property
     def num_unanswerable(self) -> int:
-        """How many questions are known to have no answer."""
+        """Number of questions that are known to have no answer."""
         return sum(not answers for answers in self.answers or ())
 
     def context(self, index: int) -> str:
-        """The paragraph that question number `index` is about."""
+        """Returns the paragraph that question number `index` is about."""
         return self.contexts[self.context_index[index]]
 
     def first(self, number: int) -> "Questions":
-        """The first so many questions, or all if there are fewer."""
+        """Returns the first questions, or all if there are fewer."""
         index = self.context_index[:number]
         return Questions(
             self.contexts[: index.max() + 1],
@@ -90,42 +86,52 @@ def read_squad(path: str | os.PathLike, has_answers: bool = True) -> Questions:
     """Reads a JSON file in the format of SQuAD v1.1 or v2.0.
 
     Args:
-        path: `data`, its articles' `paragraphs`, their `context` and `qas`;
-            each of these a `question`, an `id` and `answers` with `text` and
-            `answer_start`. In v2.0 a question may have `is_impossible`; if it
-            is true there are no answers, otherwise at least one. Other keys
-            are free.
+        path: `data` is a list of articles with `paragraphs`, each with a
+            `context` and `qas`; each of these has a `question`, an `id` and
+            `answers` with `text` and `answer_start`. In v2.0 a question may
+            have `is_impossible`; if it is true there are no answers, otherwise
+            at least one. Other keys are ignored.
         has_answers: False for questions to predict, whose `answers` and
             `is_impossible` may be absent and are ignored.
 
     Raises:
-        InputError: the file is not like that, an id is used twice, or an answer
-            does not stand in its context where `answer_start` says.
+        InputError: the file has another format, an id is used twice, or an
+            answer is not at `answer_start` of its context.
     """
-    return squad_questions(_read_json(Path(path)), path, has_answers)
+    path = Path(path)
+    text = decode_content(path, read_content(path))
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} (column {error.colno})"
+        raise InputError(path, "JSON", found, error.lineno) from None
+    except (RecursionError, ValueError) as error:
+        # Unbounded nesting, or a number of thousands of digits.
+        raise InputError(path, "JSON as SQuAD has it", error) from None
+    return squad_questions(values, path, has_answers)
 
 
 def squad_questions(
     values: object, path: str | os.PathLike, has_answers: bool = True
 ) -> Questions:
-    """Returns the questions in what SQuAD's JSON holds (see `read_squad`).
+    """Returns the questions in decoded JSON of SQuAD (see `read_squad`).
 
     Args:
         values: the decoded JSON.
-        path: the name of its source, for errors.
-        has_answers: whether answers are wanted.
+        path: name of its source, for errors.
+        has_answers: whether answers are read.
 
     Raises:
-        InputError: as `read_squad` does.
+        InputError: see `read_squad`.
     """
-    builder = _Builder(path, has_answers)
-    for place, article in _members(path, "", values, "data"):
-        for place, paragraph in _members(path, place, article, "paragraphs"):
-            context = _text(path, place, paragraph, "context")
-            builder.begin_context(context)
-            for place, question in _members(path, place, paragraph, "qas"):
-                builder.add(place, question)
-    return builder.finish()
+    reader = _Reader(path, has_answers)
+    for place, article in reader.members("", values, "data"):
+        for place, paragraph in reader.members(place, article, "paragraphs"):
+            context = reader.text(place, paragraph, "context")
+            reader.contexts.append(context)
+            for place, question in reader.members(place, paragraph, "qas"):
+                reader.add(place, question)
+    return reader.finish()
 
 
 def tfds_questions(task: str, split: str) -> Questions:
@@ -136,9 +142,8 @@ def tfds_questions(task: str, split: str) -> Questions:
         split: `train` or `dev` (the validation split; test is not public).
 
     Raises:
-        InputError: it is not there, or is not in SQuAD's format.
+        InputError: the split is not prepared or not in SQuAD's format.
     """
-    # Takes seconds to import: only for those who ask for it.
     import tensorflow_datasets as tfds
 
     name, split = TFDS_NAMES[task], _TFDS_SPLITS[split]
@@ -149,14 +154,13 @@ def tfds_questions(task: str, split: str) -> Questions:
             f"{name} in {dataset.data_dir} (tfds build {name}), or files",
             "neither",
         )
-    rows = tfds.as_numpy(dataset.as_dataset(split=split))
-    builder = _Builder(f"{name}, {split}", has_answers=True)
-    # Each row brings its context along; the same one for some five rows.
+    reader = _Reader(f"{name}, {split}", has_answers=True)
+    # Each row repeats its context; about five rows share one.
     by_context = {}
-    for row in rows:
+    for row in tfds.as_numpy(dataset.as_dataset(split=split)):
         by_context.setdefault(row["context"].decode(), []).append(row)
     for context, rows in by_context.items():
-        builder.begin_context(context)
+        reader.contexts.append(context)
         for row in rows:
             answers = row["answers"]
             question = {
@@ -171,145 +175,114 @@ def tfds_questions(task: str, split: str) -> Questions:
             }
             if "is_impossible" in row:
                 question["is_impossible"] = bool(row["is_impossible"])
-            builder.add("", question)
-    return builder.finish()
+            reader.add("", question)
+    return reader.finish()
 
 
-class _Builder:
-    """Collects checked questions."""
+class _Reader:
+    """Checks values of decoded JSON and collects the questions among them."""
 
     def __init__(self, path: str | os.PathLike, has_answers: bool):
+        self.contexts: list[str] = []
         self._path = path
         self._has_answers = has_answers
-        self._contexts: list[str] = []
         self._context_index: list[int] = []
         self._texts: list[str] = []
         self._answers: list[list[Answer]] = []
         self._place_of_id: dict[str, str] = {}
 
-    def begin_context(self, context: str) -> None:
-        self._contexts.append(context)
-
     def add(self, place: str, values: object) -> None:
-        """Adds a question about the context begun last."""
-        name = _text(self._path, place, values, "id")
+        """Adds a question about the last context."""
+        name = self.text(place, values, "id")
         if name in self._place_of_id:
             found = f"{name!r}, also the id of {self._place_of_id[name]}"
             raise InputError(self._path, "an id of its own", found, place)
         self._place_of_id[name] = place or "another question"
         place = f"{place} (id {name!r})".lstrip()
-        self._texts.append(_text(self._path, place, values, "question"))
-        self._context_index.append(len(self._contexts) - 1)
+        self._texts.append(self.text(place, values, "question"))
+        self._context_index.append(len(self.contexts) - 1)
         if self._has_answers:
-            context = self._contexts[-1]
-            self._answers.append(_answers(self._path, place, values, context))
+            self._answers.append(self._checked_answers(place, values))
 
     def finish(self) -> Questions:
         if not self._texts:
             raise InputError(self._path, "at least one question", "none")
         return Questions(
-            self._contexts,
+            self.contexts,
             np.asarray(self._context_index, np.int64),
             list(self._place_of_id),
             self._texts,
             self._answers if self._has_answers else None,
         )
 
+    def members(
+        self, place: str, parent: object, key: str
+    ) -> Iterator[tuple[str, object]]:
+        """Yields place and value of each element of a required list."""
+        for index, value in enumerate(self._member(place, parent, key, list)):
+            yield f"{place}.{key}[{index}]".lstrip("."), value
 
-def _answers(
-    path: str | os.PathLike, place: str, question: dict, context: str
-) -> list[Answer]:
-    """The checked answers to a question, as SQuAD has them."""
-    is_impossible = False
-    if "is_impossible" in question:
-        is_impossible = _member(path, place, question, "is_impossible", bool)
-    answers = [
-        _answer(path, answer_place, values, context)
-        for answer_place, values in _members(path, place, question, "answers")
-    ]
-    if is_impossible and answers:
-        found = f"{len(answers)}, and is_impossible true"
-        raise InputError(path, "no answers", found, f"{place}.answers")
-    if not is_impossible and not answers:
-        raise InputError(
-            path,
-            "an answer, or is_impossible true",
-            "neither",
-            f"{place}.answers",
-        )
-    return answers
+    def text(self, place: str, parent: object, key: str) -> str:
+        """Returns a required text that is not blank."""
+        value = self._member(place, parent, key, str)
+        place = f"{place}.{key}".lstrip(".")
+        if not value.strip():
+            raise InputError(self._path, "a text", "an empty one", place)
+        unreadable = _UNREADABLE.search(value)
+        if unreadable:
+            found = ascii(unreadable[0])
+            raise InputError(self._path, "Unicode text", found, place)
+        return value
 
+    def _member(self, place: str, parent: object, key: str, wanted: type):
+        if not isinstance(parent, dict):
+            raise InputError(self._path, "an object", _shown(parent), place)
+        if key not in parent:
+            found = ", ".join(map(repr, parent)) or "no keys"
+            raise InputError(self._path, f"the key {key!r}", found, place)
+        value = parent[key]
+        # bool is a subclass of int.
+        is_flag = isinstance(value, bool)
+        if not isinstance(value, wanted) or (is_flag and wanted is not bool):
+            place = f"{place}.{key}".lstrip(".")
+            raise InputError(self._path, _TYPES[wanted], _shown(value), place)
+        return value
 
-def _answer(
-    path: str | os.PathLike, place: str, values: object, context: str
-) -> Answer:
-    text = _text(path, place, values, "text")
-    start = _member(path, place, values, "answer_start", int)
-    there = context[start : start + len(text)] if start >= 0 else ""
-    if there != text:
-        elsewhere = context.find(text)
+    def _checked_answers(self, place: str, question: dict) -> list[Answer]:
+        is_impossible = False
+        if "is_impossible" in question:
+            is_impossible = self._member(place, question, "is_impossible", bool)
+        answers = [
+            self._answer(answer_place, values)
+            for answer_place, values in self.members(place, question, "answers")
+        ]
+        place = f"{place}.answers"
+        if is_impossible and answers:
+            found = f"{len(answers)}, and is_impossible true"
+            raise InputError(self._path, "no answers", found, place)
+        if not is_impossible and not answers:
+            expected = "an answer, or is_impossible true"
+            raise InputError(self._path, expected, "neither", place)
+        return answers
+
+    def _answer(self, place: str, values: object) -> Answer:
+        text = self.text(place, values, "text")
+        start = self._member(place, values, "answer_start", int)
+        context = self.contexts[-1]
+        there = context[start : start + len(text)] if start >= 0 else ""
+        if there == text:
+            return Answer(text, start)
         found = _shown(there) if there else "nothing there"
+        elsewhere = context.find(text)
         if elsewhere < 0:
             found += "; it is nowhere in its context"
         else:
             found += f"; it stands at character {elsewhere}"
         expected = f"the answer {_shown(text)} at character {start} of its "
-        raise InputError(path, expected + "context", found, place)
-    return Answer(text, start)
-
-
-def _member(
-    path: str | os.PathLike, place: str, parent: object, key: str, kind: type
-):
-    """The value of a key that must be there and of a type."""
-    if not isinstance(parent, dict):
-        raise InputError(path, "an object", _shown(parent), place)
-    if key not in parent:
-        found = ", ".join(map(repr, parent)) or "no keys"
-        raise InputError(path, f"the key {key!r}", found, place)
-    value = parent[key]
-    # To Python true is a number.
-    is_flag = isinstance(value, bool)
-    if not isinstance(value, kind) or (is_flag and kind is not bool):
-        place = f"{place}.{key}".lstrip(".")
-        raise InputError(path, _KINDS[kind], _shown(value), place)
-    return value
-
-
-def _members(
-    path: str | os.PathLike, place: str, parent: object, key: str
-) -> Iterator[tuple[str, object]]:
-    """Place and value of each element of a list that must be there."""
-    values: Sequence = _member(path, place, parent, key, list)
-    for index, value in enumerate(values):
-        yield f"{place}.{key}[{index}]".lstrip("."), value
-
-
-def _text(path: str | os.PathLike, place: str, parent: object, key: str) -> str:
-    """A text that must be there, with something to read in it."""
-    value = _member(path, place, parent, key, str)
-    place = f"{place}.{key}".lstrip(".")
-    if not value.strip():
-        raise InputError(path, "a text", "an empty one", place)
-    unreadable = _UNREADABLE.search(value)
-    if unreadable:
-        raise InputError(path, "Unicode text", ascii(unreadable[0]), place)
-    return value
-
-
-def _read_json(path: Path) -> object:
-    text = decode_content(path, read_content(path))
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        found = f"{error.msg} (column {error.colno})"
-        raise InputError(path, "JSON", found, error.lineno) from None
-    except (RecursionError, ValueError) as error:
-        # Brackets nested without end; a number of thousands of digits.
-        raise InputError(path, "JSON as SQuAD has it", error) from None
+        raise InputError(self._path, expected + "context", found, place)
 
 
 def _shown(value: object) -> str:
-    """A value in an error's one line, cut where it gets long."""
+    """A value in an error's one line, shortened if it is long."""
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -20,64 +20,41 @@ from mobilebert_tf.tasks.squad import (
 
 SEA = "The fish sees the boat. The boat is old."
 LAND = "A tree, a stone."
+
+
+def qa(name, question, *answers, **more):
+    """A question with (text, start) answers, as JSON holds it."""
+    answers = [{"text": text, "answer_start": at} for text, at in answers]
+    return {"id": name, "question": question, "answers": answers} | more
+
+
+Q1 = qa(
+    "q1", "What is seen?", ("the boat", 14), ("boat", 18), is_impossible=False
+)
+Q2 = qa("q2", "Who sees the fish?", is_impossible=True, plausible_answers=[])
+Q3 = qa("q3", "What else?", ("stone", 10))
 GOOD = {
     "version": "v2.0",
     "data": [
-        {
-            "title": "Sea",
-            "paragraphs": [
-                {
-                    "context": SEA,
-                    "qas": [
-                        {
-                            "id": "q1",
-                            "question": "What does the fish see?",
-                            "answers": [
-                                {"text": "the boat", "answer_start": 14},
-                                {"text": "boat", "answer_start": 18},
-                            ],
-                            "is_impossible": False,
-                        },
-                        {
-                            "id": "q2",
-                            "question": "Who sees the fish?",
-                            "answers": [],
-                            "is_impossible": True,
-                            "plausible_answers": [
-                                {"text": "the boat", "answer_start": 14}
-                            ],
-                        },
-                    ],
-                }
-            ],
-        },
+        {"title": "Sea", "paragraphs": [{"context": SEA, "qas": [Q1, Q2]}]},
         {"paragraphs": []},
         {
             "paragraphs": [
                 {"context": "Nobody asks about this one.", "qas": []},
-                {
-                    "context": LAND,
-                    "qas": [
-                        {
-                            "id": "q3",
-                            "question": "What else?",
-                            "answers": [{"text": "stone", "answer_start": 10}],
-                        }
-                    ],
-                },
+                {"context": LAND, "qas": [Q3]},
             ]
         },
     ],
 }
 
 
-def write(folder, values, name="questions.json"):
-    path = folder / name
+def write(folder, values):
+    path = folder / "questions.json"
     path.write_text(json.dumps(values), encoding="utf-8")
     return path
 
 
-def test_everything_is_read_in_its_order(tmp_path):
+def test_everything_is_read_in_order(tmp_path):
     questions = read_squad(write(tmp_path, GOOD))
     assert questions.ids == ["q1", "q2", "q3"]
     assert questions.texts[2] == "What else?"
@@ -107,183 +84,102 @@ def test_the_first_questions_keep_their_contexts(tmp_path):
     assert questions.first(10).ids == questions.ids
 
 
-# What is changed: keys and indices to a place, and the value there (or
-# `REMOVED`), then what the error must say, its place first.
+# Where a value is replaced (or REMOVED), by what, and what the error says. P,
+# Q and A stand for the first paragraph, its first question and that one's
+# second answer.
 REMOVED = object()
-PARAGRAPH = ["data", 0, "paragraphs", 0]
-QUESTION = [*PARAGRAPH, "qas", 0]
-ANSWER = [*QUESTION, "answers", 1]
-AT_PARAGRAPH = "data[0].paragraphs[0]"
-AT_QUESTION = f"{AT_PARAGRAPH}.qas[0]"
-AT_ANSWER = f"{AT_QUESTION} (id 'q1').answers[1]"
-MUTATIONS = {
-    "no data": (["data"], REMOVED, ": expected the key 'data'"),
-    "data no list": (["data"], {}, "data: expected a list, found {}"),
-    "no articles": (["data"], [], ": expected at least one question"),
-    "article no object": (["data", 1], "x", "data[1]: expected an object"),
-    "no paragraphs": (
-        ["data", 0, "paragraphs"],
+KEYS = {
+    "P": ["data", 0, "paragraphs", 0],
+    "Q": ["data", 0, "paragraphs", 0, "qas", 0],
+    "A": ["data", 0, "paragraphs", 0, "qas", 0, "answers", 1],
+}
+PLACES = {
+    "P": "data[0].paragraphs[0]",
+    "Q": "data[0].paragraphs[0].qas[0]",
+    "Q1": "data[0].paragraphs[0].qas[0] (id 'q1')",
+    "A": "data[0].paragraphs[0].qas[0] (id 'q1').answers[1]",
+}
+NO_NUMBER = "{A}.answer_start: expected a whole number, found "
+NOT_THERE = "{A}: expected the answer 'boat' at character "
+MUTATIONS = [
+    ("data", REMOVED, ": expected the key 'data'"),
+    ("data", {}, "data: expected a list, found {{}}"),
+    ("data", [], ": expected at least one question"),
+    ("data 1", "x", "data[1]: expected an object"),
+    (
+        "data 0 paragraphs",
         REMOVED,
         "data[0]: expected the key 'paragraphs', found 'title'",
     ),
-    "paragraphs no list": (
-        ["data", 0, "paragraphs"],
-        None,
-        "data[0].paragraphs: expected a list, found None",
-    ),
-    "no context": (
-        [*PARAGRAPH, "context"],
-        REMOVED,
-        f"{AT_PARAGRAPH}: expected the key 'context'",
-    ),
-    "context no text": (
-        [*PARAGRAPH, "context"],
-        ["x"],
-        f"{AT_PARAGRAPH}.context: expected a text, found ['x']",
-    ),
-    "empty context": (
-        [*PARAGRAPH, "context"],
-        " \n",
-        f"{AT_PARAGRAPH}.context: expected a text, found an empty one",
-    ),
-    "NUL in the context": (
-        [*PARAGRAPH, "context"],
+    ("data 0 paragraphs", None, "data[0].paragraphs: expected a list, found N"),
+    ("P context", REMOVED, "{P}: expected the key 'context'"),
+    ("P context", ["x"], "{P}.context: expected a text, found ['x']"),
+    ("P context", " \n", "{P}.context: expected a text, found an empty one"),
+    (
+        "P context",
         SEA + "\0",
-        f"{AT_PARAGRAPH}.context: expected Unicode text, found '\\x00'",
+        "{P}.context: expected Unicode text, found '\\x00'",
     ),
-    "surrogate in the context": (
-        [*PARAGRAPH, "context"],
+    (
+        "P context",
         SEA + "\ud83d",
-        f"{AT_PARAGRAPH}.context: expected Unicode text, found '\\ud83d'",
+        "{P}.context: expected Unicode text, found '\\ud83d'",
     ),
-    "no qas": (
-        [*PARAGRAPH, "qas"],
-        REMOVED,
-        f"{AT_PARAGRAPH}: expected the key 'qas'",
-    ),
-    "question no object": (
-        QUESTION,
-        7,
-        f"{AT_QUESTION}: expected an object, found 7",
-    ),
-    "no id": ([*QUESTION, "id"], REMOVED, f"{AT_QUESTION}: expected the key"),
-    "id no text": (
-        [*QUESTION, "id"],
-        17,
-        f"{AT_QUESTION}.id: expected a text, found 17",
-    ),
-    "id twice": (
-        ["data", 2, "paragraphs", 1, "qas", 0, "id"],
+    ("P qas", REMOVED, "{P}: expected the key 'qas'"),
+    ("Q", 7, "{Q}: expected an object, found 7"),
+    ("Q id", REMOVED, "{Q}: expected the key"),
+    ("Q id", 17, "{Q}.id: expected a text, found 17"),
+    (
+        "data 2 paragraphs 1 qas 0 id",
         "q2",
-        "data[2].paragraphs[1].qas[0]: expected an id of its own, found "
-        "'q2', also the id of data[0].paragraphs[0].qas[1]",
+        "data[2].paragraphs[1].qas[0]: expected an id of its own, found 'q2', "
+        "also the id of data[0].paragraphs[0].qas[1]",
     ),
-    "no question": (
-        [*QUESTION, "question"],
-        REMOVED,
-        f"{AT_QUESTION} (id 'q1'): expected the key 'question'",
-    ),
-    "empty question": (
-        [*QUESTION, "question"],
-        "",
-        f"{AT_QUESTION} (id 'q1').question: expected a text, found an empty",
-    ),
-    "no answers": (
-        [*QUESTION, "answers"],
-        REMOVED,
-        f"{AT_QUESTION} (id 'q1'): expected the key 'answers'",
-    ),
-    "answers no list": (
-        [*QUESTION, "answers"],
-        {"text": "the boat", "answer_start": 14},
-        f"{AT_QUESTION} (id 'q1').answers: expected a list",
-    ),
-    "unanswered but not impossible": (
-        [*QUESTION, "answers"],
-        [],
-        f"{AT_QUESTION} (id 'q1').answers: expected an answer, or "
-        "is_impossible true",
-    ),
-    "impossible but answered": (
-        [*QUESTION, "is_impossible"],
+    ("Q question", REMOVED, "{Q1}: expected the key 'question'"),
+    ("Q question", "", "{Q1}.question: expected a text, found an empty"),
+    ("Q answers", REMOVED, "{Q1}: expected the key 'answers'"),
+    ("Q answers", {"text": "boat"}, "{Q1}.answers: expected a list"),
+    ("Q answers", [], "{Q1}.answers: expected an answer, or is_impossible tr"),
+    (
+        "Q is_impossible",
         True,
-        f"{AT_QUESTION} (id 'q1').answers: expected no answers, found 2",
+        "{Q1}.answers: expected no answers, found 2, and is_impossible true",
     ),
-    "is_impossible no flag": (
-        [*QUESTION, "is_impossible"],
-        "no",
-        f"{AT_QUESTION} (id 'q1').is_impossible: expected true or false",
-    ),
-    "answer no object": (
-        ANSWER,
-        "boat",
-        f"{AT_ANSWER}: expected an object, found 'boat'",
-    ),
-    "no text": (
-        [*ANSWER, "text"],
-        REMOVED,
-        f"{AT_ANSWER}: expected the key 'text', found 'answer_start'",
-    ),
-    "empty answer": (
-        [*ANSWER, "text"],
-        "",
-        f"{AT_ANSWER}.text: expected a text, found an empty one",
-    ),
-    "no answer_start": (
-        [*ANSWER, "answer_start"],
-        REMOVED,
-        f"{AT_ANSWER}: expected the key 'answer_start'",
-    ),
-    "answer_start a text": (
-        [*ANSWER, "answer_start"],
-        "18",
-        f"{AT_ANSWER}.answer_start: expected a whole number, found '18'",
-    ),
-    "answer_start a fraction": (
-        [*ANSWER, "answer_start"],
-        18.0,
-        f"{AT_ANSWER}.answer_start: expected a whole number, found 18.0",
-    ),
-    "answer_start a flag": (
-        [*ANSWER, "answer_start"],
-        True,
-        f"{AT_ANSWER}.answer_start: expected a whole number, found True",
-    ),
-    "answer_start negative": (
-        [*ANSWER, "answer_start"],
+    ("Q is_impossible", "no", "{Q1}.is_impossible: expected true or false"),
+    ("A", "boat", "{A}: expected an object, found 'boat'"),
+    ("A text", REMOVED, "{A}: expected the key 'text', found 'answer_start'"),
+    ("A text", "", "{A}.text: expected a text, found an empty one"),
+    ("A answer_start", REMOVED, "{A}: expected the key 'answer_start'"),
+    ("A answer_start", "18", NO_NUMBER + "'18'"),
+    ("A answer_start", 18.0, NO_NUMBER + "18.0"),
+    ("A answer_start", True, NO_NUMBER + "True"),
+    (
+        "A answer_start",
         -22,
-        f"{AT_ANSWER}: expected the answer 'boat' at character -22 of its "
-        "context, found nothing there; it stands at character 18",
+        NOT_THERE + "-22 of its context, found nothing there; it stands at "
+        "character 18",
     ),
-    "answer_start beyond the end": (
-        [*ANSWER, "answer_start"],
-        400,
-        f"{AT_ANSWER}: expected the answer 'boat' at character 400 of its "
-        "context, found nothing there; it stands at character 18",
-    ),
-    "answer elsewhere": (
-        [*ANSWER, "answer_start"],
+    ("A answer_start", 400, NOT_THERE + "400 of its context, found nothing "),
+    (
+        "A answer_start",
         17,
-        f"{AT_ANSWER}: expected the answer 'boat' at character 17 of its "
-        "context, found ' boa'; it stands at character 18",
+        NOT_THERE + "17 of its context, found ' boa'; it stands at character 1",
     ),
-    "answer nowhere": (
-        [*ANSWER, "text"],
+    (
+        "A text",
         "coat",
-        f"{AT_ANSWER}: expected the answer 'coat' at character 18 of its "
-        "context, found 'boat'; it is nowhere in its context",
+        "{A}: expected the answer 'coat' at character 18 of its context, found "
+        "'boat'; it is nowhere in its context",
     ),
-    "answer across the end": (
-        [*ANSWER, "text"],
-        SEA[18:] + "!",
-        "nowhere in its context",
-    ),
-}
+    ("A text", SEA[18:] + "!", "nowhere in its context"),
+]
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_a_mutation_is_named_by_its_place(name, tmp_path):
-    keys, value, message = MUTATIONS[name]
+@pytest.mark.parametrize("where, value, message", MUTATIONS)
+def test_a_mutation_is_named_by_its_place(where, value, message, tmp_path):
+    first, *rest = where.split()
+    keys = KEYS.get(first, [first])
+    keys = [*keys, *(int(key) if key.isdigit() else key for key in rest)]
     values = copy.deepcopy(GOOD)
     parent = values
     for key in keys[:-1]:
@@ -293,41 +189,41 @@ def test_a_mutation_is_named_by_its_place(name, tmp_path):
     else:
         parent[keys[-1]] = value
     path = write(tmp_path, values)
-    with pytest.raises(InputError, match=re.escape(message)) as caught:
+    message = re.escape(message.format(**PLACES))
+    with pytest.raises(InputError, match=message) as caught:
         read_squad(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
 
-FILES = {
-    "empty": (b"", "line 1: expected JSON"),
-    "cut short": (json.dumps(GOOD, indent=1)[:500].encode(), "line 2"),
-    "missing comma": (b'{"data": [\n{}\n{}]}', "line 3: expected JSON"),
-    "not UTF-8": (b'{"data":\n ["\xff"]}', "line 2: expected UTF-8 text"),
-    "a list": (b"[]", ": expected an object, found []"),
-    "JSON lines": (b'{"data": []}\n{"data": []}', "line 2: expected JSON"),
-    "nested without end": (b"[" * 100_000, "expected JSON as SQuAD has it"),
-    "endless number": (b'{"data": ' + b"1" * 5000 + b"}", "expected JSON as"),
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_what_is_no_json_is_named_by_its_line(name, tmp_path):
-    content, message = FILES[name]
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "line 1: expected JSON"),
+        (json.dumps(GOOD, indent=1)[:500].encode(), "line 2"),
+        (b'{"data": [\n{}\n{}]}', "line 3: expected JSON"),
+        (b'{"data":\n ["\xff"]}', "line 2: expected UTF-8 text"),
+        (b"[]", r": expected an object, found \[\]"),
+        (b'{"data": []}\n{"data": []}', "line 2: expected JSON"),
+        (b"[" * 100_000, "expected JSON as SQuAD has it"),
+        (b'{"data": ' + b"1" * 5000 + b"}", "expected JSON as SQuAD has it"),
+    ],
+)
+def test_damaged_json_is_named_by_its_line(content, message, tmp_path):
     path = tmp_path / "questions.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(InputError, match=message):
         read_squad(path)
 
 
-def test_what_is_no_file_is_named(tmp_path):
+def test_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match="expected a file, found nothing"):
         read_squad(tmp_path / "none.json")
     with pytest.raises(InputError, match="expected a file, found a directory"):
         read_squad(tmp_path)
 
 
-def test_a_byte_order_mark_is_no_content(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     path = tmp_path / "questions.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
     assert len(read_squad(path)) == 3
@@ -337,7 +233,6 @@ def tfds_row(name, context, answers, **more):
     texts, starts = zip(*answers, strict=True) if answers else ((), ())
     row = {
         "id": name.encode(),
-        "title": b"Sea",
         "context": context.encode(),
         "question": b"Which?",
         "answers": {
@@ -345,12 +240,12 @@ def tfds_row(name, context, answers, **more):
             "answer_start": np.array(starts, np.int32),
         },
     }
-    return row | more
+    return row | {key: np.bool_(value) for key, value in more.items()}
 
 
 @pytest.fixture
 def fake_tfds(monkeypatch):
-    """Stands in for the library; splits that it holds are prepared."""
+    """Stands in for the library; the splits that it holds are prepared."""
     prepared = {}
 
     def builder(name):
@@ -368,32 +263,24 @@ def fake_tfds(monkeypatch):
 def test_rows_of_tensorflow_datasets(fake_tfds):
     accented = "Café: the boat."
     fake_tfds["squad/v2.0", "validation"] = [
-        tfds_row("a", SEA, [("boat", 18)], is_impossible=np.bool_(False)),
-        tfds_row("b", accented, [("boat", 10)], is_impossible=np.bool_(False)),
-        tfds_row("c", SEA, [], is_impossible=np.bool_(True)),
+        tfds_row("a", SEA, [("boat", 18)], is_impossible=False),
+        tfds_row("b", accented, [("boat", 10)], is_impossible=False),
+        tfds_row("c", SEA, [], is_impossible=True),
     ]
     questions = tfds_questions("squad_v2", "dev")
     assert questions.contexts == [SEA, accented]
-    # Those of one context follow each other.
+    # Questions about one context follow each other.
     assert questions.ids == ["a", "c", "b"]
     assert questions.context_index.tolist() == [0, 0, 1]
-    assert questions.answers == [
-        [Answer("boat", 18)],
-        [],
-        [Answer("boat", 10)],
-    ]
+    assert questions.answers == [[Answer("boat", 18)], [], [Answer("boat", 10)]]
 
 
-def test_a_misplaced_answer_of_tensorflow_datasets_is_named(fake_tfds):
+def test_bad_rows_of_tensorflow_datasets_are_named(fake_tfds):
+    with pytest.raises(InputError, match="tfds build squad/v2.0"):
+        tfds_questions("squad_v2", "dev")
     fake_tfds["squad/v1.1", "train"] = [tfds_row("a", SEA, [("boat", 17)])]
     with pytest.raises(InputError, match=r"squad/v1.1, train, \(id 'a'\)"):
         tfds_questions("squad_v1", "train")
-
-
-@pytest.mark.usefixtures("fake_tfds")
-def test_what_is_not_prepared_names_the_command():
-    with pytest.raises(InputError, match="tfds build squad/v2.0"):
-        tfds_questions("squad_v2", "dev")
 
 
 @pytest.mark.parametrize(
