@@ -28,6 +28,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import itertools  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
@@ -42,7 +43,7 @@ from mobilebert_tf.data.batches import (
     INPUTS,  # noqa: E402
     bucketed_rows,  # noqa: E402
     mean_width,  # noqa: E402
-    training_dataset,  # noqa: E402
+    training_batches,  # noqa: E402
 )
 from mobilebert_tf.tasks.classification import (
     Predictor,  # noqa: E402
@@ -226,11 +227,8 @@ def report_accuracy(
 def main(_) -> None:
     """Reads, warms up, takes steps in turn, prints."""
     arrays = sst2("train")
-    dataset = training_dataset(arrays, batch_size=FLAGS.batch_size, seed=1)
-    batches = [
-        {name: tensor.numpy() for name, tensor in batch.items()}
-        for batch in dataset.take(FLAGS.num_steps)
-    ]
+    endless = training_batches(arrays, batch_size=FLAGS.batch_size, seed=1)
+    batches = list(itertools.islice(endless, FLAGS.num_steps))
     shares = [
         f"{len(rows) / len(arrays['labels']):.1%} at {width}"
         for width, rows in bucketed_rows(arrays)

@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import statistics  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Sequence  # noqa: E402
+from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import tensorflow as tf  # noqa: E402
@@ -35,10 +35,9 @@ from plain_pretraining_data import (  # noqa: E402
     read_tokens,
 )
 
-from mobilebert_tf.data.batches import pretraining_dataset  # noqa: E402
 from mobilebert_tf.data.corpus import tokenize_documents  # noqa: E402
 from mobilebert_tf.data.records import (  # noqa: E402
-    tfrecord_dataset,  # noqa: E402
+    record_batches,  # noqa: E402
     tfrecord_index,  # noqa: E402
 )
 from mobilebert_tf.data.shards import (  # noqa: E402
@@ -51,6 +50,7 @@ from mobilebert_tf.data.sources import (  # noqa: E402
     read_documents,  # noqa: E402
     read_text,  # noqa: E402
 )
+from mobilebert_tf.data.stream import TextStream  # noqa: E402
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer  # noqa: E402
 from mobilebert_tf.text.vocabulary import learn_vocabulary  # noqa: E402
 
@@ -230,9 +230,8 @@ def compare_writers(text: Text, folder: Path) -> None:
         )
 
 
-def take(dataset: tf.data.Dataset, num_batches: int) -> Callable[[], None]:
+def take(batches: Iterator[dict], num_batches: int) -> Callable[[], None]:
     """Returns a call that draws batches from a running iterator."""
-    batches = iter(dataset)
     next(batches)
 
     def work() -> None:
@@ -267,10 +266,10 @@ def compare_readers(text: Text, folder: Path) -> None:
     rows, sizes = {}, {}
     for batch_size in (8, 256):
         datasets = {
-            "made on the fly": pretraining_dataset(
-                corpus, text.tokenizer, batch_size=batch_size, **lengths
-            ),
-            "TFRecord": tfrecord_dataset(
+            "made on the fly": TextStream(
+                corpus, text.tokenizer, batch_size, **lengths
+            ).batches(),
+            "TFRecord": record_batches(
                 index,
                 batch_size=batch_size,
                 vocab_size=text.tokenizer.vocab_size,

@@ -42,3 +42,7 @@ class InputError(ValueError):
             where += f", {place}"
         message = f"{where}: expected {expected}, found {found}"
         super().__init__(" ".join(message.split()))
+
+    def __reduce__(self):
+        # So that it can be sent from one process to another.
+        return type(self), (self.path, self.expected, self.found, self.place)

@@ -20,7 +20,6 @@ from absl import app, flags, logging
 
 from mobilebert_tf.commands.flags_devices import DEVICE_FLAGS, step_options
 from mobilebert_tf.config import PRESETS, MobileBertConfig
-from mobilebert_tf.data.batches import input_error
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.training.checkpoints import CannotSave
 from mobilebert_tf.training.log import NonFiniteLoss
@@ -61,12 +60,6 @@ def run_script(main: Callable[[list[str]], None], goes_on: bool = True) -> None:
             _fail(EXIT_BAD_INPUT, str(error))
         except (NonFiniteLoss, CannotSave) as error:
             _fail(EXIT_FAILED, str(error))
-        except tf.errors.OpError as error:
-            # What tf.data raises where a file turns out to be bad later.
-            bad_input = input_error(error)
-            if bad_input is None:
-                raise
-            _fail(EXIT_BAD_INPUT, str(bad_input))
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise

@@ -156,7 +156,7 @@ def attention_images(
     if not FLAGS.attention_images_every:
         return []
     batches, _ = data.held_out_batches()
-    sentence = sentence_inputs(next(batches.as_numpy_iterator()))
+    sentence = sentence_inputs(next(batches))
     images = AttentionImages(distiller, sentence)
     return [(FLAGS.attention_images_every, images)]
 

@@ -1,152 +1,137 @@
 r"""Makes TFRecord files of pre-training examples from text.
 
-    python -m mobilebert_tf.commands.shards \
-        --input_files='corpus/*.txt' --vocab_file=vocab.txt \
+    mobilebert shards --input_files='corpus/*.txt' --vocab_file=vocab.txt \
         --output_dir=examples --max_seq_length=512 --dupe_factor=10
 
 writes examples/examples-00000-of-00016.tfrecord and so on, in the format of
-google-research/bert, which its readers and `run_pretraining.py` read.
+google-research/bert. `run_pretraining.py` reads these files or the text itself.
+With the text it makes new pairs and masks in each epoch, which is better for
+the model; files are for text that does not fit into memory, for many readers,
+and for other programs.
 
-run_pretraining.py also takes the text itself and makes new pairs and masks in
-every epoch, which is better for the model; files are for text that memory does
-not hold, for many readers, and for other programs.
-
-The files are the same whatever the number of processes. A run that was stopped
-goes on when it is given again: finished files stay, and others are made.
+The number of processes does not change the files. A run that was stopped
+continues when the same command is given again.
 """
 
+import dataclasses
 import os
 import time
 
-from absl import flags
-
-from mobilebert_tf.commands.flags import run_script
-from mobilebert_tf.data.shards import (
-    ShardProgress,
-    ShardSettings,
-    missing_shards,
-    write_shards,
-)
-from mobilebert_tf.data.sources import file_size, matching_files, tfds_documents
+from mobilebert_tf.commands.command import Command
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.training.log import format_duration
-
-FLAGS = flags.FLAGS
+from mobilebert_tf.options import Options, option
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def define_flags() -> None:
-    """Defines the command's flags, when it is run and not when imported."""
-    flags.DEFINE_list(
-        "input_files",
-        [],
-        "Text files or globs, plain or .gz: a sentence or paragraph a line, a "
-        "blank line between documents. A .gz file is not divided among shards.",
+@dataclasses.dataclass(frozen=True)
+class ShardOptions(Options):
+    """Which text becomes which files."""
+
+    group = "data"
+
+    input_files: tuple[str, ...] = option(
+        (),
+        "Text files or globs, plain or .gz: one sentence or paragraph a line, "
+        "a blank line between documents. A .gz file stays in one shard.",
+        everyday=True,
     )
-    flags.DEFINE_string(
-        "tfds_name",
+    tfds_name: str | None = option(
         None,
         "Instead of --input_files: a prepared dataset of TensorFlow Datasets, "
-        "such as wikipedia/20230601.en or wiki40b/en.",
+        "for example wikipedia/20230601.en or wiki40b/en.",
+        everyday=True,
     )
-    flags.DEFINE_string(
-        "tfds_data_dir",
+    tfds_data_dir: str | None = option(
         None,
-        "Where it is; ~/tensorflow_datasets if not given.",
+        "Folder that the dataset was prepared in; by default "
+        "~/tensorflow_datasets.",
     )
-    flags.DEFINE_string(
-        "vocab_file", None, "Vocabulary, a piece a line.", required=True
+    vocab_file: str | None = option(
+        None, "Vocabulary, one piece a line.", required=True
     )
-    flags.DEFINE_bool("do_lower_case", True, "Uncased vocabulary.")
-    flags.DEFINE_string(
-        "output_dir", None, "Folder for the TFRecord files.", required=True
+    do_lower_case: bool = option(
+        True, "The vocabulary is uncased.", everyday=True
     )
-    flags.DEFINE_integer("max_seq_length", 128, "Length of every sequence.", 8)
-    flags.DEFINE_integer(
-        "max_predictions_per_seq",
+    output_dir: str | None = option(
+        None, "Folder for the TFRecord files.", required=True
+    )
+    max_seq_length: int = option(
+        128, "Pieces in each sequence.", min=8, everyday=True
+    )
+    max_predictions_per_seq: int | None = option(
         None,
-        "Most masked pieces in a sequence; --masked_lm_prob of "
-        "--max_seq_length if not given.",
-        lower_bound=1,
+        "Maximum of masked pieces in a sequence; by default --masked_lm_prob "
+        "times --max_seq_length.",
+        min=1,
+        everyday=True,
     )
-    flags.DEFINE_float(
-        "masked_lm_prob", 0.15, "Share of pieces to mask.", 0.0, 1.0
+    masked_lm_prob: float = option(
+        0.15, "Share of pieces to mask.", min=0.0, max=1.0
     )
-    flags.DEFINE_integer(
-        "dupe_factor",
+    dupe_factor: int = option(
         10,
-        "How often all text is used, each time with other pairs and masks.",
-        lower_bound=1,
+        "Times that the text is used, each time with other pairs and masks.",
+        min=1,
+        everyday=True,
     )
-    flags.DEFINE_float(
-        "short_seq_prob",
-        0.1,
-        "Share of documents with shorter pairs.",
-        0.0,
-        1.0,
+    short_seq_prob: float = option(
+        0.1, "Share of documents with shorter pairs.", min=0.0, max=1.0
     )
-    flags.DEFINE_bool("whole_word_mask", False, "Mask whole words.")
-    flags.DEFINE_integer("num_shards", 16, "Number of files to write.", 1)
-    flags.DEFINE_integer(
-        "num_processes",
+    whole_word_mask: bool = option(
+        False, "Mask all pieces of a word or none.", everyday=True
+    )
+    num_shards: int = option(
+        16, "Number of files to write.", min=1, everyday=True
+    )
+    num_processes: int | None = option(
         None,
-        "Processes at a time, of 1 GB each; as many as cores if not given.",
-        lower_bound=1,
+        "Processes, which take 1 GB each; by default the number of cores.",
+        min=1,
+        everyday=True,
     )
-    flags.DEFINE_integer("seed", 1, "Of pairs and masks.", 0)
+    seed: int = option(1, "Random seed.", min=0, everyday=True)
 
 
-def settings_from_flags() -> ShardSettings:
-    """Returns what the flags say.
+def settings_of(options: ShardOptions):
+    """Returns the `ShardSettings` that the options name.
 
     Raises:
         InputError: no text or two kinds of text are named, or files or the
             dataset are missing.
     """
-    if bool(FLAGS.input_files) == bool(FLAGS.tfds_name):
+    from mobilebert_tf.data.shards import ShardSettings
+    from mobilebert_tf.data.sources import matching_files, tfds_documents
+
+    if bool(options.input_files) == bool(options.tfds_name):
         raise InputError(
             "--input_files",
             "either this or --tfds_name",
-            "both" if FLAGS.input_files else "neither",
+            "both" if options.input_files else "neither",
         )
     files = []
-    if FLAGS.input_files:
-        files = matching_files(FLAGS.input_files)
+    if options.input_files:
+        files = matching_files(options.input_files)
     else:
-        tfds_documents(FLAGS.tfds_name, FLAGS.tfds_data_dir)
-    predictions = FLAGS.max_predictions_per_seq or max(
-        1, round(FLAGS.masked_lm_prob * FLAGS.max_seq_length)
+        tfds_documents(options.tfds_name, options.tfds_data_dir)
+    values = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(ShardSettings)
+    }
+    values["input_files"] = tuple(files)
+    values["max_predictions_per_seq"] = options.max_predictions_per_seq or max(
+        1, round(options.masked_lm_prob * options.max_seq_length)
     )
-    return ShardSettings(
-        input_files=tuple(files),
-        max_predictions_per_seq=predictions,
-        **{
-            name: FLAGS[name].value
-            for name in (
-                "tfds_name",
-                "tfds_data_dir",
-                "vocab_file",
-                "do_lower_case",
-                "max_seq_length",
-                "masked_lm_prob",
-                "short_seq_prob",
-                "whole_word_mask",
-                "dupe_factor",
-                "num_shards",
-                "seed",
-            )
-        },
-    )
+    return ShardSettings(**values)
 
 
 class ProgressLine:
-    """Sums up reports and says how fast it goes and how long it will take.
+    """Adds up reports and prints the rate and the time left.
 
-    Time counts from the first report, when a process is ready to work.
+    Time counts from the first report, when a process is ready.
 
     Args:
-        num_bytes: text to read; None if that is not known.
+        num_bytes: text to read, or None if unknown.
         num_shards: shards to make.
     """
 
@@ -156,8 +141,8 @@ class ProgressLine:
         self._bytes = self._tokens = self._examples = self._shards = 0
         self._begin = self._last_line = None
 
-    def add(self, progress: ShardProgress) -> None:
-        """Adds a report; prints a line if it is time for one."""
+    def add(self, progress) -> None:
+        """Adds a report and, every ten seconds, prints a line."""
         self._bytes += progress.num_bytes
         self._tokens += progress.num_tokens
         self._examples += progress.num_examples
@@ -171,6 +156,8 @@ class ProgressLine:
             print(self, flush=True)
 
     def __str__(self) -> str:
+        from mobilebert_tf.training.log import format_duration
+
         seconds = time.monotonic() - self._begin
         parts = [
             f"{self._shards} of {self._num_shards} files",
@@ -190,8 +177,10 @@ class ProgressLine:
         return ", ".join(parts)
 
 
-def text_size(settings: ShardSettings, num_shards: int) -> int | None:
-    """Bytes of text in so many shards; None where they cannot be known."""
+def text_size(settings, num_shards: int) -> int | None:
+    """Returns the bytes of text in some shards, or None if unknown."""
+    from mobilebert_tf.data.sources import file_size
+
     files = settings.input_files
     if not files or any(name.endswith(".gz") for name in files):
         return None
@@ -199,27 +188,30 @@ def text_size(settings: ShardSettings, num_shards: int) -> int | None:
     return total * num_shards // settings.num_shards
 
 
-def main(_) -> None:
-    """Reads, masks, writes."""
-    settings = settings_from_flags()
-    settings.tokenizer()  # An unfit vocabulary is refused before a folder.
-    shards = missing_shards(FLAGS.output_dir, settings)
+def main(options: ShardOptions) -> None:
+    """Reads, masks and writes."""
+    from mobilebert_tf.data.shards import missing_shards, write_shards
+
+    settings = settings_of(options)
+    settings.tokenizer()  # Refuses a bad vocabulary before a folder is made.
+    shards = missing_shards(options.output_dir, settings)
     num_there = settings.num_shards - len(shards)
     if num_there:
-        print(f"{num_there} of {settings.num_shards} files are there.")
+        print(f"{num_there} of {settings.num_shards} files exist already.")
     line = ProgressLine(text_size(settings, len(shards)), len(shards))
     for progress in write_shards(
-        FLAGS.output_dir,
+        options.output_dir,
         settings,
         shards,
-        FLAGS.num_processes or len(os.sched_getaffinity(0)),
+        options.num_processes or len(os.sched_getaffinity(0)),
     ):
         line.add(progress)
     if shards:
         print(line)
-    print(f"{FLAGS.output_dir} is complete.", flush=True)
+    print(f"{options.output_dir} is complete.", flush=True)
 
+
+COMMAND = Command(main, (ShardOptions,), description=__doc__)
 
 if __name__ == "__main__":
-    define_flags()
-    run_script(main)
+    COMMAND()

@@ -1,26 +1,18 @@
-"""Segment pairs for next sentence prediction, by the original BERT recipe.
+"""Pre-training examples by BERT's recipe: segment pairs, then masks.
 
-Owns the question which text becomes segment A, which becomes segment B, and
-what the pair is labelled (BERT, appendix A.2; MobileBERT trains its teacher and
-its students on the same examples). A segment is a run of neighbouring lines,
-and a corpus keeps its pieces in one flat array, so a segment is only a start
-and a length. An epoch is therefore five small arrays, and making one never
-copies or even looks at a piece.
+A pair is a segment A and a segment B, labelled by whether B follows A (BERT,
+appendix A.2). A corpus keeps its pieces in one flat array, so a segment is a
+start and a length, and an epoch of pairs is five small arrays.
 
-Shape letters: B batch, S sequence length, N pairs in an epoch.
+Then 15 % of the pieces are chosen for masked LM, of which 80 % become [MASK],
+10 % a random piece and 10 % stay (BERT, section 3.1; MobileBERT, appendix D).
+This is NumPy rather than `tensorflow_text.mask_language_model`, whose draws
+depend on all draws before them: a killed run could not continue with the masks
+that it would have seen. Here each draw comes from the caller's generator, a new
+one for each batch.
 
-Masked language model examples: which pieces to hide, and behind what.
-
-Owns the 15 % and the 80/10/10 of BERT (section 3.1; MobileBERT, appendix D).
-
-Why NumPy, when `tensorflow_text.mask_language_model` exists: it shuffles and
-draws with TensorFlow's stateful random operations. Even after
-`tf.random.set_seed` a batch depends on how many draws came before it, so batch
-n cannot be had without making all before it, and a killed run could not go on
-with the masks that it would have seen. Here every draw comes from the generator
-that the caller passes, a new one for each batch.
-
-Shape letters: B batch, S sequence length, P predictions per sequence, W words.
+Shape letters: B batch, S sequence length, P predictions per sequence, N pairs
+in an epoch, W words.
 """
 
 import array
@@ -34,8 +26,8 @@ from mobilebert_tf.data.corpus import TokenizedCorpus
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
-IS_NEXT = 0  # The released next sentence head's first output: B follows A.
-IS_RANDOM = 1  # B is text of another document.
+IS_NEXT = 0  # B follows A: the first output of the next sentence head.
+IS_RANDOM = 1  # B comes from another document.
 
 # [CLS] A [SEP] B [SEP]
 NUM_SPECIAL_PIECES = 3
@@ -43,7 +35,7 @@ NUM_SPECIAL_PIECES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Instances:
-    """Segment pairs as runs of a corpus' flat `tokens`.
+    """Segment pairs as runs of pieces in a corpus' flat `tokens`.
 
     Attributes:
         a_start: int64 [N], index of the first piece of A.
@@ -63,7 +55,7 @@ class Instances:
         return len(self.a_start)
 
     def take(self, rows: np.ndarray) -> "Instances":
-        """Returns the pairs `rows` (indices or a slice), in that order."""
+        """Returns the pairs at `rows`, indices or a slice, in that order."""
         return Instances(
             *(
                 getattr(self, field.name)[rows]
@@ -82,24 +74,24 @@ def epoch_instances(
 
     Lines are gathered into a chunk until it fills a sequence, and the chunk is
     cut in two at a random line. Half of the time, and whenever the chunk is a
-    single line, B is replaced by lines of another document and the lines that
-    it displaced open the next chunk. A pair that is still too long loses pieces
-    of its longer segment, each from a random end.
+    single line, B is replaced by lines of another document, and the lines that
+    it displaced begin the next chunk. A pair that is too long loses pieces of
+    its longer segment, each from a random end.
 
-    Most chunks aim at a full sequence, for nothing is learned from padding. A
-    document in ten aims at a random shorter length, so that the model also
-    meets short input, as it will after fine-tuning.
+    Most chunks fill a sequence, since nothing is learned from padding. One
+    document in ten gets a random shorter target, so that the model also sees
+    short input, as it will when it is fine-tuned.
 
     Args:
-        corpus: the text; at least two documents. Its lines should be sentences
+        corpus: at least two documents, whose lines should be sentences
             (`corpus.split_into_sentences`): where a line fills a sequence, no
             pair can be labelled next, and what does not fit is lost.
-        max_seq_length: S, the three special pieces included; at least 5.
-        rng: source of every draw. Its state decides the result.
+        max_seq_length: S, including the three special pieces; at least 5.
+        rng: source of all draws.
         short_seq_prob: probability that a document gets a shorter target.
 
     Returns:
-        The epoch's pairs. Their number varies a little from epoch to epoch.
+        Pairs, whose number varies a little between epochs.
 
     Raises:
         InputError: the corpus has fewer than two documents.
@@ -159,7 +151,7 @@ def _pack_documents(
 def _chunks(
     offsets: list[int], target: int, draws: list[list[float]]
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Walks one document.
+    """Yields the chunks of one document.
 
     Args:
         offsets: bounds of its lines, one more than there are lines.
@@ -195,7 +187,7 @@ def _segments(
     targets: np.ndarray,
     rng: np.random.Generator,
 ) -> Instances:
-    """Turns chunks of lines into runs of pieces, drawing the random B's."""
+    """Converts chunks of lines to runs of pieces and draws the random Bs."""
     lines, documents = corpus.line_starts, corpus.document_starts
     document, start, split, end, label = chunks.T
     a_length = lines[split] - lines[start]
@@ -225,12 +217,12 @@ def _segments(
 def _truncate_pairs(
     instances: Instances, max_num_pieces: int, rng: np.random.Generator
 ) -> Instances:
-    """Shortens pairs to `max_num_pieces`, from both ends at random.
+    """Shortens pairs to `max_num_pieces`, at random ends.
 
-    Taking pieces from the longer segment one by one, and from B when both are
-    equally long, first levels the two and then takes from B and A in turn. Each
-    piece taken comes from the front with probability one half, so that neither
-    the start nor the end of lines is favoured.
+    Taking pieces one by one from the longer segment, and from B if both are
+    equally long, first makes the two equal and then takes from B and A in turn.
+    Each piece comes from the front with probability one half, so that neither
+    the start nor the end of lines is preferred.
     """
     a_length, b_length = instances.a_length, instances.b_length
     excess = np.maximum(a_length + b_length - max_num_pieces, 0)
@@ -308,14 +300,14 @@ def masked_examples(
     max_seq_length: int,
     **masking,
 ) -> dict[str, np.ndarray]:
-    """Makes complete examples of segment pairs.
+    """Lays out segment pairs and masks them.
 
     Args:
         tokens: int32, the flat pieces that `instances` points into.
         instances: B pairs.
         tokenizer: the one that made `tokens`.
         max_seq_length: S.
-        **masking: of `mask_tokens`.
+        **masking: further arguments of `mask_tokens`.
 
     Returns:
         The arrays of `pair_inputs` and `mask_tokens`, and
@@ -343,30 +335,29 @@ def mask_tokens(
     masked_lm_prob: float = 0.15,
     whole_word_mask: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Hides a share of each sequence's pieces and records what was hidden.
+    """Masks a share of each sequence's pieces and records the originals.
 
-    A sequence of n pieces that are not special gets max(1, round(0.15 n))
-    predictions, at most P. Of these, 80 % are replaced by [MASK], 10 % by a
-    random piece, and 10 % stay as they are.
+    A sequence with n pieces that are not special gets max(1, round(0.15 n))
+    predictions, at most P.
 
     With `whole_word_mask`, words are drawn instead of pieces, and a word that
-    no longer fits in the number of predictions is passed over. The number is
-    then a bound: a sequence whose every word is longer gets no prediction.
+    does not fit into the number of predictions is skipped. A sequence in which
+    every word is too long gets no prediction.
 
     Args:
         input_ids: int32 [B, S]. Not modified.
-        tokenizer: the one that made them. Its special pieces, [UNK] included,
-            are neither hidden nor used as a random replacement.
+        tokenizer: the one that made them. Its special pieces, including [UNK],
+            are neither masked nor used as random replacements.
         max_predictions_per_seq: P.
-        rng: source of every draw.
+        rng: source of all draws.
         masked_lm_prob: share of the pieces that are predicted.
-        whole_word_mask: hide all pieces of a word or none.
+        whole_word_mask: mask all pieces of a word or none.
 
     Returns:
-        `input_ids` int32 [B, S] with the replacements; `masked_lm_positions`
-        and `masked_lm_ids`, the original pieces, int32 [B, P], ascending by
-        position; `masked_lm_weights` float32 [B, P], 1 for a prediction. Slots
-        that are not used hold position 0, id 0 and weight 0.
+        `input_ids` int32 [B, S], masked; `masked_lm_positions` and
+        `masked_lm_ids` (the original pieces) int32 [B, P], ascending by
+        position; `masked_lm_weights` float32 [B, P], 1 for a prediction. Unused
+        slots hold position 0, id 0 and weight 0.
     """
     is_special = np.zeros(tokenizer.vocab_size, bool)
     is_special[list(tokenizer.special_ids)] = True
@@ -396,9 +387,9 @@ def mask_tokens(
 def _word_starts(
     candidates: np.ndarray, continuations: np.ndarray
 ) -> np.ndarray:
-    """Returns bool [B, S], true where a word begins.
+    """Returns bool [B, S], True where a word begins.
 
-    A "##" piece whose predecessor is special opens a word too: its beginning
+    A "##" piece after a special piece begins a word too: the start of its word
     was cut off when the segment was shortened.
     """
     follows_text = np.zeros_like(candidates)
@@ -421,7 +412,7 @@ def _select_words(
         rng: source of the order.
 
     Returns:
-        bool [B, S], the pieces taken.
+        bool [B, S], the pieces of the words drawn.
     """
     batch_size, length = candidates.shape
     rows = np.arange(batch_size)

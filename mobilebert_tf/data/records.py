@@ -1,37 +1,17 @@
-"""TFRecord files that can be read from any place.
+"""TFRecord files of pre-training examples, readable from any place.
 
-Owns the framing: where in a file its records begin, and whether their bytes
-are those that were written. TensorFlow reads these files from the start only;
-a run that resumes after a million steps would first read all that it has
-already seen. A look at the lengths of the records is enough to know where each
-begins, and a chunk of neighbouring records is then one seek away.
+The format is google-research/bert's: files of the original
+`create_pretraining_data.py` are read, and its readers read ours.
+
+TensorFlow reads a TFRecord file from its start only, so a run that resumes
+after a million steps would first read everything that it has seen. Here an
+index of the files, made from the lengths of their records, finds each record
+with one seek. An epoch visits chunks of 64 neighbouring records in random order
+over all files and mixes the records of 64 chunks at a time, so memory holds
+4,096 records.
 
 A record is its length (8 bytes, little endian), a checksum of the length (4),
 its bytes, and a checksum of these (4).
-
-Batches from TFRecord files of ready-made pre-training examples.
-
-Owns the order in which stored examples reach a model. As in `batching`, batch
-n is a pure function of the files, the settings, the seed and n, and a run that
-resumes reads nothing that it has already seen.
-
-An epoch visits chunks of 64 neighbouring records in a random order, over all
-files, and mixes the records of 64 such chunks at a time: memory holds 4,096
-records, however many there are.
-
-Shape letters: B batch, S sequence length, P predictions per sequence.
-
-Pre-training examples as records: google-research/bert's `tf.Example`.
-
-Owns the wire format: names, types and lengths of the features, and the bytes
-that stand for them. Files written by the original `create_pretraining_data.py`
-are read, and its readers read ours.
-
-Why the bytes are assembled here: building a protobuf message in Python takes
-longer than making the example did. NumPy encodes the integers of a whole batch
-at once; the bytes are those of protobuf's own deterministic serialisation.
-
-Shape letters: B batch, S sequence length, P predictions per sequence.
 """
 
 import array
@@ -43,15 +23,19 @@ import struct
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf
-from google.protobuf.message import DecodeError
 
-from mobilebert_tf.data.batches import generated_dataset, pipeline_rows
+from mobilebert_tf.data.batches import Arrays, made_ahead
+from mobilebert_tf.data.example_protos import parse_examples
 from mobilebert_tf.data.sources import matching_files
 from mobilebert_tf.errors import InputError
 
-# Records that are read together.
+# Records that are read together, and chunks whose records are mixed.
 CHUNK_SIZE = 64
+WINDOW_SIZE = 64
+
+# Second word of a generator's seed, as in `stream`.
+_CHUNK_STREAM = 2
+_RECORD_STREAM = 3
 
 _HEADER_BYTES = 12
 _FRAME_BYTES = 16
@@ -66,7 +50,7 @@ _POLYNOMIAL = 0x82F63B78
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordIndex:
-    """Where the chunks of a list of TFRecord files lie.
+    """The places of chunks of records in TFRecord files.
 
     Attributes:
         files: names.
@@ -85,15 +69,16 @@ class RecordIndex:
     chunk_sizes: np.ndarray
 
     def split(self, held_out_fraction: float) -> tuple["RecordIndex", ...]:
-        """Returns an index of the first records and one of the last.
+        """Divides the records into those to train on and the last ones.
 
-        The last `held_out_fraction`, in whole chunks, at least one: for
-        evaluation. Neighbouring records share their text, in our files and in
-        others', so that the end of the last file has least in common with what
-        is trained on; files of other text are better.
+        Neighbouring records share text, so the end of the last file has least
+        in common with the rest. Separate files of other text are better.
+
+        Args:
+            held_out_fraction: share of the chunks to hold out; at least one is.
 
         Raises:
-            InputError: there is one chunk only.
+            InputError: there is only one chunk.
         """
         if self.num_chunks < 2:
             raise InputError(
@@ -127,13 +112,13 @@ class RecordIndex:
     def read_chunk(
         self, chunk: int
     ) -> tuple[list[bytes], list[tuple[str, int]]]:
-        """Returns a chunk's records with their checksums, and their places.
+        """Returns a chunk's records and the place (file, number) of each.
 
-        Each record comes as it lies in the file, its checksum's four bytes
-        behind it, so that only what is used needs to be checked.
+        A record comes with the four bytes of its checksum, so that only the
+        records that are used need to be checked.
 
         Raises:
-            InputError: the file is not what it was when the index was made.
+            InputError: the file has changed since the index was made.
         """
         name = self.files[self.chunk_files[chunk]]
         start, end = self.chunk_offsets[chunk], self.chunk_ends[chunk]
@@ -166,13 +151,13 @@ class RecordIndex:
 
 
 def index_records(files: Sequence[str | os.PathLike]) -> RecordIndex:
-    """Finds the chunks of TFRecord files, by the lengths of the records.
+    """Finds the chunks of TFRecord files from the lengths of their records.
 
-    Takes 40 bytes of memory for every 64 records, whatever their size.
+    The index takes 40 bytes of memory for each 64 records.
 
     Raises:
-        InputError: a file cannot be read, holds no record, is compressed, is
-            no TFRecord file or is cut short.
+        InputError: a file cannot be read, is empty, is compressed, is not a
+            TFRecord file or is cut short.
     """
     columns = []
     for index, name in enumerate(map(os.fspath, files)):
@@ -195,7 +180,7 @@ def index_records(files: Sequence[str | os.PathLike]) -> RecordIndex:
 
 
 def _record_offsets(name: str) -> np.ndarray:
-    """Int64 [records + 1]: where each record begins, and the file's end."""
+    """Returns int64 [records + 1]: the first byte of each, and the end."""
     try:
         with open(name, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -243,18 +228,18 @@ def _walk(name: str, view: mmap.mmap, size: int) -> np.ndarray:
 
 
 def intact(records: Sequence[bytes]) -> np.ndarray:
-    """Compares records with the checksums behind them.
+    """Checks records against the checksums that follow them.
 
-    A CRC is linear over GF(2): each byte contributes, by exclusive or, what a
-    table says for its value and its distance from the end. All bytes of all
-    records are so looked up at once, which in NumPy is what is quick.
+    A CRC is linear over GF(2): it is the exclusive or of one table entry for
+    each byte, chosen by the byte's value and its distance from the end. NumPy
+    looks up all bytes of all records at once.
 
     Args:
         records: bytes, each followed by its masked CRC-32C (4 bytes).
 
     Returns:
-        Boolean [len(records)]; false for records of fewer than 4 bytes, which
-        no example is, or of more than 65,536.
+        bool [len(records)]; False for records of fewer than 4 bytes or more
+        than 65,536, which no example has.
     """
     lengths = np.array([len(record) - 4 for record in records])
     checked = (lengths >= 4) & (lengths <= _MAX_RECORD_BYTES)
@@ -283,7 +268,7 @@ def intact(records: Sequence[bytes]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _crc_tables(num_distances: int) -> np.ndarray:
-    """Uint32 [num_distances, 256]: a byte's share of the CRC, by distance."""
+    """Returns uint32 [num_distances, 256], a byte's part of the CRC."""
     first = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         first = first >> 1 ^ np.where(first & 1, _POLYNOMIAL, 0).astype(
@@ -297,19 +282,11 @@ def _crc_tables(num_distances: int) -> np.ndarray:
     return tables
 
 
-# Chunks whose records are mixed.
-WINDOW_SIZE = 64
-
-# Second word of a generator's seed, as in `batching`.
-_CHUNK_STREAM = 2
-_RECORD_STREAM = 3
-
-
 def are_tfrecords(patterns: Sequence[str]) -> bool:
-    """Whether input files are TFRecords rather than text, by their names.
+    """Tells from their names whether input files are TFRecords or text.
 
     Raises:
-        InputError: some are and some are not.
+        InputError: some are TFRecords and some are not.
     """
     named = [
         ".tfrecord" in pattern or ".tf_record" in pattern
@@ -323,18 +300,15 @@ def are_tfrecords(patterns: Sequence[str]) -> bool:
 
 
 def tfrecord_index(patterns: Sequence[str]) -> RecordIndex:
-    """Finds the records of TFRecord files; see `index_records`.
-
-    Args:
-        patterns: file names or globs, as of `text_files.read_documents`.
+    """Indexes the files that names or globs match (see `index_records`).
 
     Raises:
-        InputError: a pattern matches no file, or a file is no TFRecord file.
+        InputError: a pattern matches no file, or a file is not a TFRecord file.
     """
     return index_records(matching_files(patterns))
 
 
-def tfrecord_dataset(
+def record_batches(
     index: RecordIndex,
     *,
     batch_size: int,
@@ -343,37 +317,30 @@ def tfrecord_dataset(
     vocab_size: int,
     seed: int,
     start_step: int = 0,
-    num_input_pipelines: int = 1,
-    input_pipeline_id: int = 0,
-) -> tf.data.Dataset:
-    """Endless batches of stored examples, in a new order every epoch.
+) -> Iterator[Arrays]:
+    """Yields batches of stored examples without end, in a new order each epoch.
 
     Args:
         index: of `tfrecord_index`.
-        batch_size: B, over all replicas and pipelines.
-        max_seq_length: S, that the files were made with.
-        max_predictions_per_seq: P, that the files were made with.
-        vocab_size: of the vocabulary they were made with.
-        seed: 0 or more.
-        start_step: number of the first batch; those before cost nothing.
-        num_input_pipelines: number of processes that feed one model.
-        input_pipeline_id: which of them this is: it gets its rows of every
-            batch, so that the batch is the same however many there are.
+        batch_size: B, over all replicas.
+        max_seq_length: S that the files were made with.
+        max_predictions_per_seq: P that the files were made with.
+        vocab_size: size of the vocabulary that the files were made with.
+        seed: decides the order.
+        start_step: number of the first batch; those before it cost nothing.
 
     Returns:
-        Dictionaries as of `batching.pretraining_dataset`. What an epoch leaves
-        over, too few for a batch, is dropped.
+        The arrays of `TextStream.batches`. Records that do not fill a batch at
+        the end of an epoch are dropped.
 
     Raises:
-        InputError: there are too few records for a batch, or the first batch
-            cannot be read. A record that turns out to be unfit later ends the
-            iteration with a TensorFlow error: see `batching.input_error`.
-        ValueError: `batch_size` does not divide among the pipelines.
+        InputError: there are too few records for a batch, or a record that is
+            read is damaged or does not fit the arguments; the first batch is
+            read at once.
     """
     batches = _RecordBatches(
         index,
         batch_size,
-        pipeline_rows(batch_size, num_input_pipelines, input_pipeline_id),
         seed,
         {
             "max_seq_length": max_seq_length,
@@ -387,20 +354,16 @@ def tfrecord_dataset(
             f"a batch of {batch_size} records (use a smaller one)",
             index.num_records,
         )
-    return generated_dataset(
-        lambda: batches.run(start_step),
-        next(batches.run(start_step)),
-        tf.data.INFINITE_CARDINALITY,
-    )
+    next(batches.run(start_step))
+    return made_ahead(batches.run(start_step))
 
 
 @dataclasses.dataclass(frozen=True)
 class _RecordBatches:
-    """The settings of `tfrecord_dataset`, and what follows from them."""
+    """The order of records."""
 
     index: RecordIndex
     batch_size: int
-    rows: slice
     seed: int
     parsing: dict[str, int]
 
@@ -408,8 +371,8 @@ class _RecordBatches:
     def num_batches(self) -> int:
         return self.index.num_records // self.batch_size
 
-    def run(self, step: int) -> Iterator[dict[str, np.ndarray]]:
-        """Makes batch after batch, from number `step`."""
+    def run(self, step: int) -> Iterator[Arrays]:
+        """Yields batch after batch, from number `step`."""
         epoch, first_batch = divmod(step, self.num_batches)
         while True:
             left = self.num_batches - first_batch
@@ -417,7 +380,7 @@ class _RecordBatches:
             for rows in self._windows(epoch, first_batch * self.batch_size):
                 waiting += rows
                 while len(waiting) >= self.batch_size and left:
-                    yield self._parse(waiting[: self.batch_size][self.rows])
+                    yield self._parse(waiting[: self.batch_size])
                     del waiting[: self.batch_size]
                     left -= 1
             epoch, first_batch = epoch + 1, 0
@@ -425,7 +388,7 @@ class _RecordBatches:
     def _windows(
         self, epoch: int, first_row: int
     ) -> Iterator[list[tuple[bytes, tuple[str, int]]]]:
-        """Yields an epoch's records from its row `first_row` on."""
+        """Yields the records of an epoch from row `first_row` on."""
         order = np.random.default_rng(
             [self.seed, _CHUNK_STREAM, epoch]
         ).permutation(self.index.num_chunks)
@@ -460,214 +423,4 @@ class _RecordBatches:
             )
         return parse_examples(
             [record[:-4] for record in records], places, **self.parsing
-        )
-
-
-# Protobuf: field number and wire type 2, "a length, then so many bytes".
-_FIELD_1, _FIELD_2, _FIELD_3 = b"\x0a", b"\x12", b"\x1a"
-
-
-def feature_lengths(
-    max_seq_length: int, max_predictions_per_seq: int
-) -> dict[str, int]:
-    """Returns the length of every feature of a record, by name.
-
-    All are int64 on the wire but `masked_lm_weights`, which is float32.
-    """
-    return {
-        "input_ids": max_seq_length,
-        "input_mask": max_seq_length,
-        "segment_ids": max_seq_length,
-        "masked_lm_positions": max_predictions_per_seq,
-        "masked_lm_ids": max_predictions_per_seq,
-        "masked_lm_weights": max_predictions_per_seq,
-        "next_sentence_labels": 1,
-    }
-
-
-def serialize_examples(batch: dict[str, np.ndarray]) -> list[bytes]:
-    """Returns a batch's examples as serialised `tf.Example` messages.
-
-    Args:
-        batch: integer arrays, 0 or more, and float32 arrays, each [B, ...].
-
-    Returns:
-        B messages, their features in the order of their names.
-    """
-    names = sorted(batch)
-    payloads = [_payloads(batch[name]) for name in names]
-    kinds = [
-        _FIELD_2 if batch[name].dtype == np.float32 else _FIELD_3
-        for name in names
-    ]
-    records = []
-    for row in zip(*payloads, strict=True):
-        parts = []
-        for name, kind, payload in zip(names, kinds, row, strict=True):
-            parts += [_feature_header(name, kind, len(payload)), payload]
-        content = b"".join(parts)
-        records.append(_FIELD_1 + _varint(len(content)) + content)
-    return records
-
-
-def _payloads(array: np.ndarray) -> list[bytes]:
-    """Each row's values as a packed list."""
-    if array.dtype == np.float32:
-        return [row.tobytes() for row in array.astype("<f4")]
-    values = array.reshape(len(array), -1)
-    largest = int(values.max(initial=0))
-    if largest <= 0x7F:
-        return [row.tobytes() for row in values.astype(np.uint8)]
-    # Seven bits a byte, the lowest first; the high bit says that more follow.
-    num_bytes = np.ones(values.shape, np.int64)
-    for shift in range(7, largest.bit_length(), 7):
-        num_bytes += values >> shift > 0
-    ends = np.cumsum(num_bytes)
-    starts = ends.reshape(values.shape) - num_bytes
-    encoded = np.empty(ends[-1], np.uint8)
-    for index in range(num_bytes.max()):
-        chosen = num_bytes > index
-        seven_bits = values[chosen] >> 7 * index & 0x7F
-        more = num_bytes[chosen] > index + 1
-        encoded[starts[chosen] + index] = seven_bits | more << 7
-    content = encoded.tobytes()
-    bounds = [*starts[:, 0].tolist(), len(content)]
-    return [
-        content[start:end]
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
-
-
-@functools.lru_cache(maxsize=4096)
-def _feature_header(name: str, kind: bytes, length: int) -> bytes:
-    """What stands before a packed list: a map entry's key, three lengths."""
-    packed = _FIELD_1 + _varint(length)
-    values = kind + _varint(len(packed) + length) + packed
-    feature = _FIELD_2 + _varint(len(values) + length) + values
-    key = _FIELD_1 + _varint(len(name)) + name.encode()
-    return _FIELD_1 + _varint(len(key) + len(feature) + length) + key + feature
-
-
-@functools.lru_cache(maxsize=4096)
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*encoded, number])
-
-
-def parse_examples(
-    records: Sequence[bytes],
-    places: Sequence[tuple[str, int]],
-    *,
-    max_seq_length: int,
-    max_predictions_per_seq: int,
-    vocab_size: int,
-) -> dict[str, np.ndarray]:
-    """Reads serialised examples; the reverse of `serialize_examples`.
-
-    Args:
-        records: B messages.
-        places: file and number, from 0, of each record, for errors.
-        max_seq_length: S.
-        max_predictions_per_seq: P.
-        vocab_size: ids reach up to here.
-
-    Returns:
-        The arrays of `batching.pretraining_dataset`: int32 and, for
-        `masked_lm_weights`, float32.
-
-    Raises:
-        InputError: a feature is missing, is of another type or length, or
-            holds what no model with this vocabulary could read.
-    """
-    lengths = feature_lengths(max_seq_length, max_predictions_per_seq)
-    spec = {
-        name: tf.io.FixedLenFeature(
-            [length],
-            tf.float32 if name == "masked_lm_weights" else tf.int64,
-        )
-        for name, length in lengths.items()
-    }
-    try:
-        parsed = tf.io.parse_example(np.array(records, object), spec)
-    # The second when TensorFlow's message quotes bytes that are no text.
-    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
-        for record, place in zip(records, places, strict=True):
-            _check_features(record, place, lengths)
-        raise
-    batch = {name: tensor.numpy() for name, tensor in parsed.items()}
-    _check_ranges(batch, places, vocab_size)
-    return {
-        name: array if array.dtype == np.float32 else array.astype(np.int32)
-        for name, array in batch.items()
-    }
-
-
-def _check_features(
-    record: bytes, place: tuple[str, int], lengths: dict[str, int]
-) -> None:
-    """Says what is wrong with a record that TensorFlow could not parse."""
-    file, number = place
-    try:
-        features = tf.train.Example.FromString(record).features.feature
-    except DecodeError as error:
-        raise InputError(
-            file, "a tf.Example", "something else", f"record {number}"
-        ) from error
-    for name, length in lengths.items():
-        kind = "float" if name == "masked_lm_weights" else "int64"
-        expected = f"{length} {kind} values of {name}"
-        found = "none"
-        if name in features:
-            field = features[name].WhichOneof("kind") or "no_list"
-            count = len(getattr(features[name], field).value)
-            found = f"{count} {field.removesuffix('_list')} values"
-        if found != f"{length} {kind} values":
-            raise InputError(
-                file,
-                f"{expected} (--max_seq_length and --max_predictions_per_seq "
-                "must be those that the file was made with)",
-                found,
-                f"record {number}",
-            )
-
-
-def _check_ranges(
-    batch: dict[str, np.ndarray],
-    places: Sequence[tuple[str, int]],
-    vocab_size: int,
-) -> None:
-    bounds = {
-        "input_ids": vocab_size,
-        "masked_lm_ids": vocab_size,
-        "input_mask": 2,
-        "segment_ids": 2,
-        "next_sentence_labels": 2,
-        "masked_lm_positions": batch["input_ids"].shape[1],
-    }
-    for name, bound in bounds.items():
-        values = batch[name]
-        wrong = (values < 0) | (values >= bound)
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0]
-            file, number = places[row]
-            hint = " (the vocabulary's size)" if name.endswith("_ids") else ""
-            raise InputError(
-                file,
-                f"{name} from 0 to {bound - 1}"
-                f"{hint if bound == vocab_size else ''}",
-                values[row, column],
-                f"record {number}",
-            )
-    weights = batch["masked_lm_weights"]
-    wrong = ~(np.isfinite(weights) & (weights >= 0)).all(axis=1)
-    if wrong.any():
-        file, number = places[np.flatnonzero(wrong)[0]]
-        raise InputError(
-            file,
-            "masked_lm_weights of 0 or more",
-            "others",
-            f"record {number}",
         )

@@ -1,30 +1,25 @@
-"""Text to TFRecord files of pre-training examples, a shard at a time.
+"""Text to TFRecord files of pre-training examples, in several processes.
 
-Owns what stands in a shard: a pure function of the text, the settings and the
-shard's number, so that it does not matter which process makes it, or when. The
-examples are those that `batching.pretraining_dataset` makes on the fly.
+A shard is a pure function of the text, the settings and its number, so it does
+not matter which process makes it, or when. Its examples are those that
+`TextStream` makes while training.
 
 A shard is made in blocks of a few megabytes of text, which is what memory
-holds. Random next sentences come from documents of the same block, and all
-copies of its examples are mixed.
-
-Shape letters: N pairs in a block.
-
-Several processes that make shards, and end together.
-
-Processes are spawned, each with its own TensorFlow and tokenizer: a TensorFlow
-that has run something does not survive a fork. The shards are given out one
-by one; which process makes which decides nothing.
+holds. Random next segments come from documents of the same block, and all
+copies of a block's examples are shuffled together.
 """
 
 import dataclasses
 import hashlib
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
+import queue
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +30,12 @@ from mobilebert_tf.data.corpus import (
     split_into_sentences,
     tokenize_documents,
 )
+from mobilebert_tf.data.example_protos import serialize_examples
 from mobilebert_tf.data.examples import (
     Instances,
     epoch_instances,
     masked_examples,
 )
-from mobilebert_tf.data.records import serialize_examples
 from mobilebert_tf.data.sources import (
     documents_of_shard,
     file_size,
@@ -50,13 +45,13 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
-# Text that is in memory at a time, and documents to draw random sentences of.
+# Characters in memory at a time, and documents to draw random segments from.
 BLOCK_CHARACTERS = 8_000_000
 MIN_BLOCK_DOCUMENTS = 16
 
 # Examples encoded at a time.
 _BATCH_SIZE = 512
-# Second word of a generator's seed, as in `batching`.
+# Second word of a generator's seed, as in `stream`.
 _BLOCK_STREAM = 4
 
 
@@ -65,19 +60,19 @@ class ShardSettings:
     """Everything that decides the examples.
 
     Attributes:
-        input_files: text files, of `text_files.matching_files`; or
-        tfds_name: a dataset, of `tfds_text.tfds_documents`.
-        tfds_data_dir: where it was prepared.
-        vocab_file: the vocabulary, a piece a line.
-        do_lower_case: whether it is uncased.
+        input_files: text files, if not `tfds_name`.
+        tfds_name: a dataset of TensorFlow Datasets.
+        tfds_data_dir: folder that the dataset was prepared in.
+        vocab_file: the vocabulary, one piece a line.
+        do_lower_case: whether the vocabulary is uncased.
         max_seq_length: S.
         max_predictions_per_seq: P.
         masked_lm_prob: share of the pieces that are predicted.
         short_seq_prob: probability that a document makes shorter pairs.
-        whole_word_mask: hide all pieces of a word or none.
-        dupe_factor: times that all text is used, with other pairs and masks.
+        whole_word_mask: mask all pieces of a word or none.
+        dupe_factor: times that the text is used, with other pairs and masks.
         num_shards: number of files.
-        seed: 0 or more.
+        seed: decides pairs, order and masks.
     """
 
     input_files: tuple[str, ...]
@@ -112,7 +107,7 @@ class ShardSettings:
         )
 
     def record(self) -> dict:
-        """Returns what must be equal for two runs to write equal files.
+        """Returns what two runs must have in common to write equal files.
 
         Raises:
             InputError: a file is missing.
@@ -128,11 +123,11 @@ class ShardSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ShardProgress:
-    """What was made since the last report.
+    """Work done since the last report.
 
     Attributes:
         num_bytes: text read.
-        num_tokens: pieces in the examples, padding left out.
+        num_tokens: pieces in the examples, without padding.
         num_examples: examples written.
         is_finished: whether the shard is complete.
     """
@@ -144,17 +139,17 @@ class ShardProgress:
 
 
 def shard_path(folder: str | os.PathLike, shard: int, num_shards: int) -> Path:
-    """Returns the name of a shard's file."""
+    """Returns the path of a shard's file."""
     return Path(folder) / (f"examples-{shard:05d}-of-{num_shards:05d}.tfrecord")
 
 
 def missing_shards(
     folder: str | os.PathLike, settings: ShardSettings
 ) -> list[int]:
-    """Prepares a folder and returns the shards that it lacks.
+    """Prepares a folder and returns the numbers of the shards that it lacks.
 
-    The first time, what decides the examples is recorded in settings.json; what
-    a killed run left half-written is removed.
+    settings.json records what decides the examples. Files that a killed run
+    left half-written are removed.
 
     Raises:
         InputError: the folder was made with other settings or cannot be made.
@@ -211,7 +206,7 @@ def write_shard(
     tokenizer: WordpieceTokenizer,
     shard: int,
 ) -> Iterator[ShardProgress]:
-    """Makes one shard; its file appears when the iterator ends.
+    """Makes one shard. Its file appears when the iterator ends.
 
     Yields:
         A report after each block, and a last one.
@@ -244,10 +239,10 @@ def write_shard(
 
 
 def _blocks(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Gathers documents into blocks with enough of them to draw from.
+    """Gathers documents into blocks that are large enough to draw from.
 
-    One block stays behind until the next is large enough too: the last
-    documents of a shard could otherwise be left without others.
+    A block is held back until the next is large enough as well, so that the
+    last documents of a shard are not left alone.
     """
     complete, block, num_characters = [], [], 0
     for document in documents:
@@ -314,7 +309,7 @@ def _write_block(
 def _block_instances(
     corpus: TokenizedCorpus, settings: ShardSettings, rng: np.random.Generator
 ) -> Instances:
-    """All pairs of a block, `dupe_factor` epochs of them, mixed."""
+    """Returns `dupe_factor` epochs of a block's pairs, shuffled together."""
     epochs = [
         epoch_instances(
             corpus, settings.max_seq_length, rng, settings.short_seq_prob
@@ -330,16 +325,6 @@ def _block_instances(
     return instances.take(rng.permutation(len(instances)))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Failure:
-    """An `InputError`'s arguments: exceptions lose theirs between processes."""
-
-    path: str
-    expected: str
-    found: str
-    place: str | int | None
-
-
 def write_shards(
     folder: str | os.PathLike,
     settings: ShardSettings,
@@ -348,82 +333,75 @@ def write_shards(
 ) -> Iterator[ShardProgress]:
     """Makes shards in several processes.
 
+    Processes are spawned: TensorFlow does not survive a fork. If the iterator
+    is closed early, unfinished shards are lost and leave no file.
+
     Yields:
-        What each process made since its last report; first an empty report,
-        when it is ready. When the iterator is closed, the processes end and
-        the shards in work are lost.
+        The progress of each process since its last report; an empty report
+        when a process is ready.
 
     Raises:
-        InputError: of `write_shard`; or a process was killed.
+        InputError: see `write_shard`; or a process was killed.
     """
     context = multiprocessing.get_context("spawn")
-    waiting = list(shards)
-    processes = {}
-    try:
-        for _ in range(min(num_processes, len(waiting))):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, folder, settings), daemon=True
-            )
-            process.start()
-            theirs.close()
-            processes[ours] = process
-            ours.send(waiting.pop(0))
-        while processes:
-            for connection in multiprocessing.connection.wait(list(processes)):
-                progress = _receive(connection, processes[connection])
-                yield progress
-                if progress.is_finished and waiting:
-                    connection.send(waiting.pop(0))
-                elif progress.is_finished:
-                    connection.send(None)
-                    processes.pop(connection).join()
-    finally:
-        for process in processes.values():
-            process.terminate()
-            process.join()
+    reports, stop = context.Queue(), context.Event()
+    with futures.ProcessPoolExecutor(
+        min(num_processes, max(1, len(shards))),
+        context,
+        _prepare_process,
+        (folder, settings, reports, stop),
+    ) as pool:
+        pending = {pool.submit(_write_in_process, shard) for shard in shards}
+        try:
+            while pending:
+                done, pending = futures.wait(pending, timeout=0.1)
+                for future in done:
+                    future.result()
+                yield from _available(reports)
+        except BrokenProcessPool:
+            raise InputError(
+                "--num_processes",
+                "processes that can finish (is there memory for so many?)",
+                f"one of {num_processes} that was killed",
+            ) from None
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    yield from _available(reports)
 
 
-def _receive(
-    connection: multiprocessing.connection.Connection,
-    process: multiprocessing.Process,
-) -> ShardProgress:
-    try:
-        message = connection.recv()
-    except (EOFError, ConnectionResetError):
-        process.join()
-        raise InputError(
-            "--num_processes",
-            "processes that can finish (is there memory for so many?)",
-            f"one that ended with code {process.exitcode}",
-        ) from None
-    if isinstance(message, _Failure):
-        raise InputError(*dataclasses.astuple(message))
-    return message
+def _available(reports: multiprocessing.Queue) -> Iterator[ShardProgress]:
+    while True:
+        try:
+            yield reports.get(timeout=0.1)
+        except queue.Empty:
+            return
 
 
-def _work(
-    connection: multiprocessing.connection.Connection,
-    folder: str | os.PathLike,
-    settings: ShardSettings,
-) -> None:
-    """Makes the shards that it is told to, until there are no more.
-
-    Ctrl-C reaches all processes; the first one ends the others. If that one
-    was killed, the connection is closed, and the next report ends this one.
-    """
+def _prepare_process(folder, settings: ShardSettings, reports, stop) -> None:
+    """Runs once in each process. Ctrl-C is handled by the parent."""
+    global _write_in_this_process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    try:
-        tokenizer = settings.tokenizer()
-        connection.send(ShardProgress())
-        while (shard := connection.recv()) is not None:
-            for progress in write_shard(folder, settings, tokenizer, shard):
-                connection.send(progress)
-    except InputError as error:
-        connection.send(
-            _Failure(error.path, error.expected, str(error.found), error.place)
-        )
-    except (BrokenPipeError, EOFError):
-        return
+    tokenizer = settings.tokenizer()
+    reports.put(ShardProgress())
+
+    def write(shard: int) -> None:
+        for progress in write_shard(folder, settings, tokenizer, shard):
+            if stop.is_set():
+                return
+            reports.put(progress)
+
+    _write_in_this_process = write
+
+
+def _end_with_parent() -> None:
+    # Processes of a pool would wait for a parent that was killed, for ever.
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _write_in_process(shard: int) -> None:
+    _write_in_this_process(shard)

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.special
 import tensorflow as tf
 
-from mobilebert_tf.data.batches import array_dataset
+from mobilebert_tf.data.batches import array_batches
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.calibration import write_ranges
 from mobilebert_tf.mobile.deployment import INPUT_NAMES, deployment_model
@@ -412,12 +412,10 @@ def _shipped(
     """
 
     def train_batches(batch_size, seed, start_step):
-        return array_dataset(
+        return array_batches(
             task.splits["train"],
             batch_size=batch_size,
             seed=seed,
-            shuffle=True,
-            repeat=True,
             start_step=start_step,
         )
 

@@ -25,14 +25,12 @@ spent on nothing. The order is that of `bucketing.py`.
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 
 from mobilebert_tf.data.batches import (
-    INPUTS,
     Bucket,
     rows_by_width,
     shuffled_batches,
@@ -450,7 +448,7 @@ def training_dataset(
     seed: int,
     start_step: int = 0,
     one_width: bool = False,
-) -> tf.data.Dataset:
+) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches of labelled windows, in a new order every epoch.
 
     An epoch has `len(windows) // batch_size` batches. Windows that are left
@@ -482,13 +480,9 @@ def training_dataset(
         batch = windows.inputs(rows, width)
         return batch | {name: labels[name][rows] for name in labels}
 
-    signature = {
-        name: tf.TensorSpec([batch_size, None], tf.int32) for name in INPUTS
-    } | {name: tf.TensorSpec([batch_size], tf.int32) for name in labels}
     return shuffled_batches(
         buckets,
         make_batch,
-        signature,
         batch_size=batch_size,
         seed=seed,
         start_step=start_step,

@@ -28,7 +28,7 @@ import tensorflow as tf
 from keras import ops
 
 from mobilebert_tf.config import read_json_object
-from mobilebert_tf.data.batches import BUCKET_LENGTHS, training_dataset
+from mobilebert_tf.data.batches import BUCKET_LENGTHS, training_batches
 from mobilebert_tf.distillation.losses import feature_map_transfer_loss
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
@@ -392,7 +392,7 @@ class FineTuningRun:
         evaluation = self._evaluation()
 
         def dataset(step: int):
-            return training_dataset(
+            return training_batches(
                 arrays,
                 batch_size=self._batch_size,
                 seed=self._point.seed,

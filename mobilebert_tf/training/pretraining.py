@@ -1,6 +1,7 @@
 """Masked LM and next sentence prediction: the loss, and how good it gets."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -69,11 +70,11 @@ class HeldOutText:
             `next_sentence_accuracy` and `next_sentence_loss`, averaged over
             predictions and pairs.
         """
-        dataset, number = self.data.held_out_batches()
+        batches, number = self.data.held_out_batches()
         if most_batches is not None:
             number = min(number, most_batches)
         sums = np.zeros(6)
-        for batch in dataset.take(number):
+        for batch in itertools.islice(batches, number):
             sums += self._sums(batch).numpy()
         right, loss, predictions, right_next, next_loss, pairs = sums
         return {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mobilebert_tf.data.records import (
+from mobilebert_tf.data.example_protos import (
     feature_lengths,
     parse_examples,
     serialize_examples,

@@ -67,7 +67,7 @@ class Killed(BaseException):
 
 def kill_after(monkeypatch, number):
     """Makes the input end the process after so many batches."""
-    whole = fine_tuning_run.training_dataset
+    whole = fine_tuning_run.training_batches
     left = iter(range(number))
 
     def dataset(*args, **kwargs):
@@ -76,7 +76,7 @@ def kill_after(monkeypatch, number):
                 raise Killed
             yield batch
 
-    monkeypatch.setattr(fine_tuning_run, "training_dataset", dataset)
+    monkeypatch.setattr(fine_tuning_run, "training_batches", dataset)
 
 
 def test_a_run_goes_on_to_the_same_weights_and_evaluations(

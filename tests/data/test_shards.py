@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mobilebert_tf.data import shards as example_shards
-from mobilebert_tf.data.records import parse_examples
+from mobilebert_tf.data.example_protos import parse_examples
 from mobilebert_tf.data.shards import (
     ShardSettings,
     missing_shards,

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from mobilebert_tf.data.batches import (
+    array_batches,
     bucketed_rows,
     evaluation_batches,
     mean_width,
-    training_dataset,
+    training_batches,
     widths_up_to,
 )
 
@@ -31,13 +32,10 @@ def arrays(rng):
 
 
 def batches(arrays, number, **kwargs):
-    dataset = training_dataset(
+    endless = training_batches(
         arrays, batch_size=5, seed=3, bucket_lengths=WIDTHS, **kwargs
     )
-    return [
-        {name: tensor.numpy() for name, tensor in batch.items()}
-        for batch in itertools.islice(dataset, number)
-    ]
+    return list(itertools.islice(endless, number))
 
 
 def test_widths():
@@ -118,6 +116,22 @@ def test_evaluation_sees_every_example_once_in_full_batches(arrays):
     assert sorted(seen) == list(range(103))
 
 
-def test_fewer_examples_than_a_batch_are_refused(arrays):
+@pytest.mark.parametrize("make", [training_batches, array_batches])
+def test_fewer_examples_than_a_batch_are_refused(arrays, make):
     with pytest.raises(ValueError, match="103 examples .* batch of 104"):
-        training_dataset(arrays, batch_size=104, seed=1)
+        make(arrays, batch_size=104, seed=1)
+
+
+def test_batches_of_one_width_show_every_row_once_an_epoch(arrays):
+    endless = array_batches(arrays, batch_size=5, seed=3)
+    two = list(itertools.islice(endless, 40))
+    for epoch in (two[:20], two[20:]):
+        labels = np.concatenate([batch["labels"] for batch in epoch])
+        assert len(set(labels)) == 100
+    for batch in two:
+        assert batch["input_ids"].shape == (5, 12)
+        np.testing.assert_array_equal(
+            batch["input_ids"], arrays["input_ids"][batch["labels"]]
+        )
+    later = array_batches(arrays, batch_size=5, seed=3, start_step=23)
+    np.testing.assert_array_equal(next(later)["labels"], two[23]["labels"])
