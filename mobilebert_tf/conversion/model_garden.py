@@ -16,8 +16,8 @@ from pathlib import Path
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import trackable_object_graph_pb2
 
+from mobilebert_tf import compat
 from mobilebert_tf.conversion.model_garden_names import BOOKKEEPING, LAYERS
 from mobilebert_tf.conversion.tensors import Tensor
 from mobilebert_tf.conversion.tf1 import open_checkpoint, read_checkpoint
@@ -112,9 +112,8 @@ def _read_graph(prefix: str | Path):
             "a TensorFlow 2 object checkpoint",
             "no object graph in it",
         )
-    graph = trackable_object_graph_pb2.TrackableObjectGraph()
     try:
-        graph.ParseFromString(reader.get_tensor(OBJECT_GRAPH))
+        graph = compat.object_graph(reader.get_tensor(OBJECT_GRAPH))
     except _READ_ERRORS as error:
         raise InputError(
             f"{prefix}.data", "readable data", error, place=OBJECT_GRAPH

@@ -9,6 +9,7 @@ import os
 
 import keras
 
+from mobilebert_tf import compat
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.load import load
@@ -58,7 +59,7 @@ def build_teacher(
     with _computing_in(dtype), keras.StatelessScope():
         teacher = MobileBertForPretraining(config)
         for variable in teacher.weights:
-            variable._dtype = dtype_of(variable)
+            compat.set_dtype(variable, dtype_of(variable))
     return teacher
 
 

@@ -42,6 +42,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mobilebert_tf import compat
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.calibration import (
     DEFAULT_PERCENTILE,
@@ -123,12 +124,12 @@ class RelativeAdamW(AdamW):
     ):
         super().__init__(learning_rate, **kwargs)
         self._sizes = {
-            self._var_key(variable): sizes[name]
+            compat.variable_key(self, variable): sizes[name]
             for name, variable in weights.items()
         }
 
     def _subtract(self, variable, change):
-        for factor in self._sizes[self._var_key(variable)]:
+        for factor in self._sizes[compat.variable_key(self, variable)]:
             change = change * factor
         super()._subtract(variable, change)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 
+from mobilebert_tf import compat
 from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.hub import model_folder
@@ -134,13 +135,13 @@ def _build_with_weights(
         model = build()
         for variable in model.weights:
             # Costs nothing, should the folder be refused.
-            variable._initializer = _nothing
+            compat.set_initializer(variable, _nothing)
             if dtype_of:
-                variable._dtype = dtype_of(variable)
+                compat.set_dtype(variable, dtype_of(variable))
         for variable, array in read_weights(model, folder):
             # A copy: TensorFlow's own tensor of an array keeps the array.
             tensor = keras.ops.cast(keras.ops.copy(array), variable.dtype)
-            variable._initializer = _Once(tensor)
+            compat.set_initializer(variable, _Once(tensor))
     return model
 
 

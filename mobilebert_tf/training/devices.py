@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from mobilebert_tf import compat
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.training.options import DeviceOptions
 
@@ -169,19 +170,14 @@ def _seeds_by_replica():
     the states, which advance alike. What differs is the seed and not the number
     of the draw, so that no replica repeats the masks of other steps of another.
     """
-    draw = keras.random.SeedGenerator.next
 
-    def draw_for_replica(generator, ordered=True):
-        seed = draw(generator, ordered)  # [a layer's seed, number of the draw]
+    def seed_of_replica(seed):  # [a layer's seed, number of the draw]
         context = tf.distribute.get_replica_context()
         replica = tf.cast(context.replica_id_in_sync_group, seed.dtype)
         return seed + tf.stack([replica * _SEED_STEP, tf.zeros_like(replica)])
 
-    keras.random.SeedGenerator.next = draw_for_replica
-    try:
+    with compat.changed_seeds(seed_of_replica):
         yield
-    finally:
-        keras.random.SeedGenerator.next = draw
 
 
 def current_distribution() -> Distribution:

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from mobilebert_tf import compat
 from mobilebert_tf.distillation.schedule import transfer_rate
 from mobilebert_tf.training.options import OptimizerOptions
 
@@ -169,6 +170,7 @@ def group_variables(
     return tuple(groups)
 
 
+@compat.with_update_hooks
 class _AdamCore(keras.optimizers.Optimizer):
     """Moments, decay inside the update, and a rate per variable.
 
@@ -196,7 +198,8 @@ class _AdamCore(keras.optimizers.Optimizer):
         self.epsilon = epsilon
         self.bias_correction = bias_correction
         self._multipliers = {
-            self._var_key(variable): factor for variable, factor in multipliers
+            compat.variable_key(self, variable): factor
+            for variable, factor in multipliers
         }
 
     def build(self, variables):
@@ -206,7 +209,7 @@ class _AdamCore(keras.optimizers.Optimizer):
         self._groups = group_variables(
             variables,
             lambda variable: self._multipliers.get(
-                self._var_key(variable), 1.0
+                compat.variable_key(self, variable), 1.0
             ),
         )
         self._momentums, self._velocities = (
@@ -217,36 +220,39 @@ class _AdamCore(keras.optimizers.Optimizer):
             for moment in ("momentum", "velocity")
         )
         self._group_indices = {
-            self._var_key(momentum): index
+            compat.variable_key(self, momentum): index
             for index, momentum in enumerate(self._momentums)
         }
 
     def add_variable(self, shape, initializer="zeros", dtype=None, **kwargs):
         return super().add_variable(shape, initializer, "float32", **kwargs)
 
-    def _clip_gradients(self, grads):
+    def clip(self, gradients, keras_clip):
         # By the global norm it is done later, in fewer operations: on stacks.
-        return grads if self.global_clipnorm else super()._clip_gradients(grads)
+        return gradients if self.global_clipnorm else keras_clip(gradients)
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    def update(self, gradients, variables, learning_rate, keras_update):
         """Has Keras update groups, in whatever way it updates variables.
 
         A group's momentum stands for it where Keras expects a variable.
         """
-        gradients = {
-            self._var_key(variable): gradient
-            for gradient, variable in zip(
-                grads, trainable_variables, strict=True
-            )
+        gradient_of = {
+            compat.variable_key(self, variable): gradient
+            for gradient, variable in zip(gradients, variables, strict=True)
         }
-        self._connected = frozenset(gradients)
+        self._connected = frozenset(gradient_of)
         stacks, momentums = [], []
         for group, momentum in zip(self._groups, self._momentums, strict=True):
-            keys = [self._var_key(variable) for variable in group.variables]
+            keys = [
+                compat.variable_key(self, variable)
+                for variable in group.variables
+            ]
             if self._connected.isdisjoint(keys):
                 continue
             zeros = ops.zeros(group.shape[1:], group.dtype)
-            stacks.append(group.stack([gradients.get(k, zeros) for k in keys]))
+            stacks.append(
+                group.stack([gradient_of.get(k, zeros) for k in keys])
+            )
             momentums.append(momentum)
         if self.global_clipnorm:
             squares = [ops.sum(ops.square(stack)) for stack in stacks]
@@ -255,7 +261,7 @@ class _AdamCore(keras.optimizers.Optimizer):
                 norm, self.global_clipnorm
             )
             stacks = [stack * factor for stack in stacks]
-        super()._backend_update_step(stacks, momentums, learning_rate)
+        keras_update(stacks, momentums, learning_rate)
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates the group whose momentum `variable` is.
@@ -265,11 +271,11 @@ class _AdamCore(keras.optimizers.Optimizer):
             variable: its momentum.
             learning_rate: a scalar.
         """
-        index = self._group_indices[self._var_key(variable)]
+        index = self._group_indices[compat.variable_key(self, variable)]
         group = self._groups[index]
         momentum, velocity = self._momentums[index], self._velocities[index]
         connected = [
-            self._var_key(member) in self._connected
+            compat.variable_key(self, member) in self._connected
             for member in group.variables
         ]
         first = (1 - self.beta_1) * (gradient - momentum)

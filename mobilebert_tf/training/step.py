@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mobilebert_tf import compat
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.losses import dividing_by
 from mobilebert_tf.training.devices import current_distribution
@@ -72,7 +73,7 @@ class TrainStep:
         if not one_device:
             # Keras would clip each replica's gradient and then sum. The step
             # has summed by then, so the whole gradient is clipped.
-            optimizer._all_reduce_sum_gradients = list
+            compat.leave_gradients_unsummed(optimizer)
         # Without autograph: there is no Python control flow on tensors here,
         # so converting every layer's code would only delay the first step.
         # Every width of a batch is traced: with reduce_retracing, rounding

@@ -1,0 +1,143 @@
+"""Every private name of another library that the package uses.
+
+Each function says what it is for, why no public interface does it, and what
+breaks without it. `tests/test_compat.py` checks each against the installed
+libraries; checked with Keras 3.15.1, TensorFlow 2.21.0, ai-edge-litert 2.3.0.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+
+def set_initializer(variable, initializer: Callable) -> None:
+    """Replaces the initializer of a Keras variable that has no value yet.
+
+    Keras initialises the variables made in a `keras.StatelessScope` when the
+    scope ends, and keeps their initializers in a private attribute. Without
+    this, loading a model would first draw random weights: seconds, and twice
+    the memory.
+
+    Args:
+        variable: a `keras.Variable` made in the current scope.
+        initializer: called as `initializer(shape, dtype=dtype)`.
+    """
+    variable._initializer = initializer
+
+
+def set_dtype(variable, dtype: str) -> None:
+    """Changes the dtype of a Keras variable that has no value yet.
+
+    A dtype policy applies to a whole layer. Without this, the blocks of a
+    teacher could not be held in bfloat16 beside float32 embeddings, whose
+    exact values the student copies.
+    """
+    variable._dtype = dtype
+
+
+@contextlib.contextmanager
+def changed_seeds(change: Callable) -> Iterator[None]:
+    """Passes every seed that Keras draws in this context through `change`.
+
+    Keras derives a dropout mask from a layer's `SeedGenerator` alone, and has
+    no hook for the replica that draws it. Without this, all replicas of a
+    distribution strategy would drop the same units.
+
+    Args:
+        change: maps a seed [2] (a layer's seed and the number of the draw) to
+            the seed to use.
+    """
+    from keras.random import SeedGenerator
+
+    draw = SeedGenerator.next
+
+    def changed(generator, ordered=True):
+        return change(draw(generator, ordered))
+
+    SeedGenerator.next = changed
+    try:
+        yield
+    finally:
+        SeedGenerator.next = draw
+
+
+def with_update_hooks(optimizer_class: type) -> type:
+    """Class decorator: makes two steps of a Keras optimizer overridable.
+
+    Keras offers `update_step` for one variable, but nothing public for all
+    gradients at once. Without these hooks, LAMB and AdamW would clip and
+    update hundreds of variables one by one instead of a few stacks.
+
+    Args:
+        optimizer_class: a subclass of `keras.optimizers.Optimizer` with
+            `clip(gradients, keras_clip)`, which returns the gradients, and
+            `update(gradients, variables, learning_rate, keras_update)`. The
+            last argument is what Keras would have called.
+    """
+
+    def _clip_gradients(self, grads):
+        keras_clip = super(optimizer_class, self)._clip_gradients
+        return self.clip(grads, keras_clip)
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        keras_update = super(optimizer_class, self)._backend_update_step
+        self.update(grads, trainable_variables, learning_rate, keras_update)
+
+    optimizer_class._clip_gradients = _clip_gradients
+    optimizer_class._backend_update_step = _backend_update_step
+    return optimizer_class
+
+
+def variable_key(optimizer, variable):
+    """Returns the key under which a Keras optimizer knows a variable.
+
+    On TensorFlow, a Keras variable and the `tf.Variable` in it have the same
+    key but are different objects, as are the copies of a mirrored variable, so
+    that `id` does not do.
+    """
+    return optimizer._var_key(variable)
+
+
+def leave_gradients_unsummed(optimizer) -> None:
+    """Keeps a Keras optimizer from summing gradients over replicas.
+
+    Keras clips the gradient of each replica and then sums. Our training step
+    sums first, so that the norm of the whole gradient is clipped; without
+    this, Keras would sum a second time.
+    """
+    optimizer._all_reduce_sum_gradients = list
+
+
+def object_graph(serialized: bytes):
+    """Parses the object graph of a TensorFlow 2 checkpoint.
+
+    `tf.train.load_checkpoint` lists paths of objects only; the names of the
+    variables, which do not depend on how a model was put together, are in this
+    message. Without it, Model Garden's checkpoints cannot be read.
+
+    Raises:
+        google.protobuf.message.DecodeError: if this is not such a message.
+    """
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    graph = trackable_object_graph_pb2.TrackableObjectGraph()
+    graph.ParseFromString(serialized)
+    return graph
+
+
+def operation_details(interpreter) -> list[dict]:
+    """Lists the operations of a LiteRT interpreter's first graph.
+
+    Each is a dict with `index`, `op_name`, `inputs` and `outputs` (indices of
+    tensors). What a delegate has replaced is listed too, the delegate last.
+    There is no public list; without it, we cannot tell which operations of a
+    file a delegate has taken.
+    """
+    return interpreter._get_ops_details()
+
+
+def graph_index(signature_runner) -> int:
+    """Returns the index of the graph that a LiteRT signature runs.
+
+    Without it, the tensors of a file's second length cannot be looked up.
+    """
+    return signature_runner._subgraph_index

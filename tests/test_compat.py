@@ -1,0 +1,116 @@
+"""The private names that `compat` uses still do what it needs."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from google.protobuf.message import DecodeError
+
+from mobilebert_tf import compat
+
+
+def sgd_step(optimizer, gradient=1.0):
+    """Applies a gradient to a variable of 1; returns the new value."""
+    variable = keras.Variable(1.0)
+    optimizer.build([variable])
+    optimizer.apply([tf.constant(gradient)], [variable])
+    return float(variable.value)
+
+
+def test_deferred_variables_start_as_told():
+    with keras.StatelessScope():
+        dense = keras.layers.Dense(2)
+        dense.build((None, 3))
+        compat.set_initializer(dense.kernel, keras.initializers.Constant(7.0))
+        compat.set_dtype(dense.kernel, "bfloat16")
+    np.testing.assert_array_equal(dense.kernel.numpy(), np.full((3, 2), 7.0))
+    assert dense.kernel.dtype == "bfloat16"
+    assert dense.bias.dtype == "float32"
+
+
+def test_seeds_are_changed_within_the_context_only():
+    def dropped(seed):
+        dropout = keras.layers.Dropout(0.5, seed=seed)
+        return dropout(np.ones((4, 50)), training=True).numpy()
+
+    with compat.changed_seeds(lambda seed: seed + np.array([4, 0])):
+        changed = dropped(3)
+    np.testing.assert_array_equal(changed, dropped(7))
+    assert (changed != dropped(3)).any()
+
+
+def test_update_hooks_see_all_gradients():
+    @compat.with_update_hooks
+    class Doubled(keras.optimizers.SGD):
+        def clip(self, gradients, keras_clip):
+            return [2.0 * gradient for gradient in keras_clip(gradients)]
+
+        def update(self, gradients, variables, learning_rate, keras_update):
+            keras_update(gradients, variables, 10.0 * learning_rate)
+
+    # A gradient of 4, clipped to 1, doubled, at ten times the rate.
+    assert sgd_step(Doubled(0.01, clipvalue=1.0), 4.0) == pytest.approx(0.8)
+
+
+def test_a_keras_variable_and_its_tensorflow_variable_share_a_key():
+    optimizer = keras.optimizers.SGD()
+    first, second = keras.Variable(1.0), keras.Variable(1.0)
+    key = compat.variable_key(optimizer, first)
+    assert key == compat.variable_key(optimizer, first.value)
+    assert key != compat.variable_key(optimizer, second)
+
+
+def test_gradients_are_left_unsummed():
+    class Summing(keras.optimizers.SGD):
+        def _all_reduce_sum_gradients(self, grads_and_vars):
+            raise RuntimeError("summed")
+
+    with pytest.raises(RuntimeError, match="summed"):
+        sgd_step(Summing(0.5))
+    optimizer = Summing(0.5)
+    compat.leave_gradients_unsummed(optimizer)
+    assert sgd_step(optimizer) == 0.5
+
+
+def test_an_object_graph_has_the_names_of_variables(tmp_path):
+    checkpoint = tf.train.Checkpoint(path=tf.Variable(1.0, name="its_name"))
+    prefix = checkpoint.write(str(tmp_path / "ckpt"))
+    reader = tf.train.load_checkpoint(prefix)
+    graph = compat.object_graph(
+        reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
+    )
+    names = {
+        attribute.checkpoint_key: attribute.full_name
+        for node in graph.nodes
+        for attribute in node.attributes
+    }
+    assert names["path/.ATTRIBUTES/VARIABLE_VALUE"] == "its_name"
+    with pytest.raises(DecodeError):
+        compat.object_graph(b"\xff")
+
+
+class TwoGraphs(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([1, 4])])
+    def add(self, x):
+        return {"y": x + 1.5}
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 8])])
+    def multiply(self, x):
+        return {"y": x * 2.5}
+
+
+def test_operations_and_graphs_of_a_tflite_file(tmp_path):
+    module, folder = TwoGraphs(), str(tmp_path / "model")
+    signatures = {"add": module.add, "multiply": module.multiply}
+    tf.saved_model.save(module, folder, signatures=signatures)
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    interpreter = Interpreter(model_content=converter.convert())
+    interpreter.allocate_tensors()
+    operations = compat.operation_details(interpreter)
+    (first,) = (one for one in operations if one["op_name"] != "DELEGATE")
+    assert first["op_name"] == "ADD"
+    (output,) = interpreter.get_output_details()
+    assert list(first["outputs"]) == [output["index"]]
+    runners = map(interpreter.get_signature_runner, ("add", "multiply"))
+    assert [compat.graph_index(runner) for runner in runners] == [0, 1]
