@@ -27,10 +27,10 @@ help:  ## show this list
 		$(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.runtime  ## raw text to an int8 phone model, in demo/
-	$(BIN)/python -m mobilebert_tf.tools.demo --output_dir=demo
+	$(BIN)/python -m mobilebert_tf.commands.demo --output_dir=demo
 
 demo-seeds: $(VENV)/.runtime  ## the demo's comparison over three seeds
-	$(BIN)/python -m mobilebert_tf.tools.demo --output_dir=demo --seeds=3
+	$(BIN)/python -m mobilebert_tf.commands.demo --output_dir=demo --seeds=3
 
 # The second run still happens after a failure of the first, so that one
 # `make test` shows both results.

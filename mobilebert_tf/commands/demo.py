@@ -1,0 +1,257 @@
+"""The journey at small scale: raw text, teacher, student, int8 classifier.
+
+    python -m mobilebert_tf.commands.demo --output_dir=demo
+
+runs the commands of `STEPS` as a user would and prints each, so that it can be
+repeated. It ends with a table, `report.html` and `demo.png`. A student without
+a teacher gets the same steps, batches and text, and all models the same
+fine-tuning, so that the table shows what the teacher is worth. If stopped, the
+same command continues.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mobilebert_tf.commands.command import EXIT_INTERRUPTED, Command
+from mobilebert_tf.commands.demo_results import (
+    TIMINGS_FILE,
+    format_command,
+    read_timings,
+    seed_folder,
+)
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import atomic_file
+from mobilebert_tf.options import Options, option
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# In the full demo, 15 minutes on two CPU cores, and in the tiny one, which runs
+# every step once in about two minutes and teaches nothing.
+_SIZES = {
+    "vocab_size": (4000, 800),
+    "max_seq_length": (64, 24),
+    "train_batch_size": (32, 4),
+    "teacher_steps": (2500, 6),
+    "transfer_steps": (600, 8),
+    "distillation_steps": (600, 4),
+    "student_steps": (1200, 12),
+    "epochs": (4, 1),
+    "examples": (6000, 64),
+    "classifier_batch_size": (32, 16),
+    "qat_steps": (150, 2),
+    "log_every": (50, 1),
+}
+BUDGETS = ("full", "tiny")
+_FINE_TUNE = (
+    "run_classifier.py --task=library --num_train_epochs={epochs} "
+    "--max_train_examples={examples} --learning_rate=0.002 "
+    "--train_batch_size={classifier_batch_size} "
+)
+# Title, folder below the demo's (or its seed's) and command. All commands also
+# get the flags in `_EVERY_STEP`.
+STEPS = (
+    (
+        "Train a teacher on raw text",
+        "teacher",
+        "run_pretraining.py --preset=ib_bert_small --vocab_size={vocab_size} "
+        "--num_train_steps={teacher_steps} --learning_rate=0.0015 "
+        "--train_batch_size={train_batch_size}",
+    ),
+    (
+        "Teach a student: block by block, then by distillation",
+        "student",
+        "run_distillation.py --teacher={demo}/teacher "
+        "--preset=mobilebert_small "
+        "--num_transfer_steps={transfer_steps} --transfer_learning_rate=0.003 "
+        "--num_train_steps={distillation_steps} --learning_rate=0.0015 "
+        "--train_batch_size={train_batch_size}",
+    ),
+    (
+        "The same student, steps, batches and text, without a teacher",
+        "student_alone",
+        "run_pretraining.py --preset=mobilebert_small "
+        "--vocab_file={demo}/teacher/vocab.txt "
+        "--num_train_steps={student_steps} --learning_rate=0.0015 "
+        "--train_batch_size={train_batch_size}",
+    ),
+    (
+        "Fine-tune: teacher",
+        "teacher_classifier",
+        _FINE_TUNE + "--model={demo}/teacher",
+    ),
+    (
+        "Fine-tune: student, without a teacher",
+        "student_alone_classifier",
+        _FINE_TUNE + "--model={demo}/student_alone",
+    ),
+    (
+        "Fine-tune: student, distilled, and export it as .tflite",
+        "student_classifier",
+        _FINE_TUNE + "--model={demo}/student "
+        "--export=float32,dynamic,int8_qat --num_qat_steps={qat_steps} "
+        "--qat_learning_rate=0.001",
+    ),
+)
+_EVERY_STEP = (
+    " --max_seq_length={max_seq_length} --seed={seed} --log_every={log_every}"
+    " --output_dir={demo}/{step}"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoOptions(Options):
+    """Where and how much."""
+
+    output_dir: str = option(
+        "demo", "Folder of the demo's model folders.", everyday=True
+    )
+    seeds: int = option(
+        1, "Repeat everything for this many seeds.", min=1, everyday=True
+    )
+    budget: str = option(
+        "full",
+        "full: 15 minutes on two cores. tiny: every step once, in about two "
+        "minutes, teaches nothing.",
+        choices=BUDGETS,
+        everyday=True,
+    )
+
+
+def command_of(step: str, demo: str, budget: str, seed: int) -> list[str]:
+    """Returns the words of a step's command, script first.
+
+    Args:
+        step: the folder of one of `STEPS`.
+        demo: the folder of the seed, as the command names it.
+        budget: one of `BUDGETS`.
+        seed: seed of every command.
+    """
+    (template,) = [command for _, folder, command in STEPS if folder == step]
+    index = BUDGETS.index(budget)
+    values = {name: sizes[index] for name, sizes in _SIZES.items()}
+    values |= {"demo": demo, "step": step, "seed": seed}
+    words = (template + _EVERY_STEP).split()
+    return [word.format(**values) for word in words]
+
+
+def run_command(command: Sequence[str]) -> int:
+    """Runs a script of the repository and returns its exit code.
+
+    It runs in a process group of its own and gets signals from here, so that
+    Ctrl-C reaches it once: a script saves at the first signal and gives up at
+    the second.
+    """
+    child = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=REPOSITORY,
+        env={"TF_CPP_MIN_LOG_LEVEL": "2"} | os.environ,
+        process_group=0,
+    )
+    previous = {
+        number: signal.signal(number, lambda sent, _: child.send_signal(sent))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    # The shell's convention for a process that a signal ended.
+    return code if code >= 0 else 128 - code
+
+
+def run_step(folder: Path, step: str, command: Sequence[str]) -> None:
+    """Runs a step and records its time; ends the demo if it fails."""
+    is_new = not (folder / step / "run.json").exists()
+    begin = time.monotonic()
+    code = run_command(command)
+    if code in (0, EXIT_INTERRUPTED):
+        seconds = time.monotonic() - begin
+        add_duration(folder, step, seconds, finished=code == 0, is_new=is_new)
+    if code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
+        print(
+            f"\nThe demo ends here: this command failed with exit code {code}.",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.exit(code)
+
+
+def add_duration(
+    folder: Path, step: str, seconds: float, *, finished: bool, is_new: bool
+) -> None:
+    """Adds to the time that a step took until it first finished.
+
+    The parts of an interrupted step add up. The time in which a finished one
+    finds nothing left to do is not counted.
+
+    Args:
+        folder: the seed's folder.
+        step: the step's folder.
+        seconds: duration of this part.
+        finished: whether the step is complete now.
+        is_new: whether this part had nothing to continue.
+    """
+    timings = read_timings(folder)
+    entry = timings.get(step)
+    if entry is None or is_new:
+        entry = {"seconds": 0.0, "finished": False}
+    if not entry["finished"]:
+        seconds = round(entry["seconds"] + seconds, 1)
+        entry = {"seconds": seconds, "finished": finished}
+    with atomic_file(folder / TIMINGS_FILE) as temporary:
+        temporary.write_text(
+            json.dumps(timings | {step: entry}, indent=2) + "\n"
+        )
+
+
+def main(options: DemoOptions) -> None:
+    """Runs every step of every seed, then writes the report."""
+    from mobilebert_tf.commands import report
+
+    if not (REPOSITORY / "run_pretraining.py").exists():
+        raise InputError(
+            REPOSITORY, "the repository with its run_*.py scripts", "none"
+        )
+    demo_dir = Path(options.output_dir).resolve()
+    number_of_steps = options.seeds * len(STEPS)
+    begin, number = time.monotonic(), 0
+    print(f"In {REPOSITORY}, where python is {sys.executable}:")
+    try:
+        for seed in range(1, options.seeds + 1):
+            folder = seed_folder(demo_dir, seed)
+            # Named as the commands do, which run in the repository.
+            name = os.path.relpath(folder, REPOSITORY)
+            name = folder.as_posix() if name.startswith("..") else name
+            which = f", seed {seed}" if options.seeds > 1 else ""
+            for title, step, _ in STEPS:
+                number += 1
+                minutes = (time.monotonic() - begin) / 60
+                print(
+                    f"\n== [{number}/{number_of_steps}{which}] {title} == "
+                    f"{minutes:.0f} minutes so far\n",
+                    flush=True,
+                )
+                command = command_of(step, name, options.budget, seed)
+                print(f"{format_command(['python', *command])}\n", flush=True)
+                run_step(folder, step, command)
+        print("\n== Results ==\n", flush=True)
+        report.main(report.ReportOptions(str(demo_dir), options.seeds))
+    except KeyboardInterrupt:
+        print("\nStopped. The same command continues.", flush=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+COMMAND = Command(main, (DemoOptions,), description=__doc__)
+
+if __name__ == "__main__":
+    COMMAND()

@@ -1,0 +1,421 @@
+"""Reports on a demo: table, `results.json`, `report.html` and `demo.png`.
+
+    python -m mobilebert_tf.commands.report --demo_dir=demo
+
+Reads the folders that the demo's commands wrote. The page needs no other file
+and follows the reader's light or dark theme; `demo.png` shows the journey in
+one picture. With several seeds, curves and maps are those of the first.
+"""
+
+import base64
+import dataclasses
+import functools
+import io
+import json
+import os
+import re
+import statistics
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import numpy as np
+import scipy.special
+import scipy.stats
+from matplotlib import style
+from matplotlib.figure import Figure, SubFigure
+
+from mobilebert_tf.commands import demo_results as results
+from mobilebert_tf.commands import plot
+from mobilebert_tf.commands.command import Command
+from mobilebert_tf.commands.demo_results import (
+    ALONE,
+    DISTILLED,
+    MODELS,
+    TEACHER,
+)
+from mobilebert_tf.files import atomic_file
+from mobilebert_tf.options import Options, option
+
+_LABELS = {
+    "masked_lm_loss": "masked-LM loss (nats)",
+    "normalized_feature_map_loss": "feature maps, normalised\n"
+    "(mean squared difference)",
+    "feature_mean_loss": "feature means\n(mean squared difference)",
+    "feature_variance_loss": "feature variances\n(mean absolute difference)",
+    "attention_transfer_loss": "attention\n(KL divergence, nats)",
+}
+# In the order of Matplotlib's colours C0, C1 and C2.
+_COLORS = {DISTILLED: "C0", ALONE: "C1", TEACHER: "C2"}
+# Paragraphs to compare attention on, and to find an example sentence in.
+_NUM_TEXTS = 128
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+# So many tokens, with [CLS] and [SEP], make a legible attention map.
+_SENTENCE_TOKENS = 12
+_NUM_EXAMPLES = 3
+_MAX_EXAMPLE_CHARACTERS = 240
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions(Options):
+    """Which demo to report on."""
+
+    demo_dir: str = option("demo", "Folder of a finished demo.", everyday=True)
+    seeds: int = option(1, "Number of its seeds.", min=1, everyday=True)
+
+
+class Attention(NamedTuple):
+    """What the three models look at.
+
+    Attributes:
+        sentence: an example.
+        tokens: its S pieces.
+        maps: probabilities [L, N, S, S] on the example, by model.
+        elsewhere: by model, the share of its attention that the teacher puts
+            elsewhere, over all texts.
+    """
+
+    sentence: str
+    tokens: list[str]
+    maps: dict[str, np.ndarray]
+    elsewhere: dict[str, float]
+
+
+def compare_attention(
+    folder: Path, texts: Sequence[str], max_seq_length: int
+) -> Attention:
+    """Compares what the three models of a demo look at in `texts`."""
+    tokenizer, many = _encode(folder / "teacher", texts, max_seq_length)
+    sentences = [
+        sentence for text in texts for sentence in _SENTENCE_END.split(text)
+    ]
+    _, one = _encode(folder / "teacher", sentences, max_seq_length)
+    lengths = one["input_mask"].sum(axis=1)
+    chosen = int(np.argmin(np.abs(lengths - _SENTENCE_TOKENS)))
+    one = {key: rows[[chosen], : lengths[chosen]] for key, rows in one.items()}
+    maps, everywhere = {}, {}
+    for name, model in MODELS.items():
+        (maps[name],) = plot.attention_maps(folder / model, one)
+        everywhere[name] = plot.attention_maps(folder / model, many)
+    elsewhere = {
+        name: attention_difference(
+            probs, everywhere[TEACHER], many["input_mask"]
+        )
+        for name, probs in everywhere.items()
+    }
+    tokens = [tokenizer.vocab[index] for index in one["input_ids"][0]]
+    return Attention(sentences[chosen], tokens, maps, elsewhere)
+
+
+def attention_difference(
+    ours: np.ndarray, theirs: np.ndarray, input_mask: np.ndarray
+) -> float:
+    """Returns the share of attention that lies elsewhere, over real queries.
+
+    This is the total variation: 0 for equal maps, 1 for disjoint ones.
+
+    Args:
+        ours: [B, L, N, S, S].
+        theirs: the same of another model.
+        input_mask: [B, S], 1 for real tokens.
+    """
+    elsewhere = 0.5 * np.abs(ours - theirs).sum(axis=-1)  # [B, L, N, S]
+    return float(np.average(elsewhere.mean(axis=(1, 2)), weights=input_mask))
+
+
+def _encode(
+    folder: Path, texts: Sequence[str], max_seq_length: int
+) -> tuple[object, dict[str, np.ndarray]]:
+    """Returns a model folder's tokenizer and the encoded texts."""
+    from mobilebert_tf.tasks.labelled_texts import Examples, encode_examples
+    from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+
+    tokenizer = WordpieceTokenizer.from_folder(folder)
+    arrays = encode_examples(Examples(list(texts)), tokenizer, max_seq_length)
+    return tokenizer, arrays
+
+
+class Demo:
+    """A finished demo, read from its folders, and the pictures of it.
+
+    Args:
+        folder: the demo's folder.
+        num_seeds: how many seeds it has.
+        splits: texts and labels of the classifiers by split; dev and test are
+            used.
+
+    Raises:
+        InputError: if a step of the demo has not finished.
+    """
+
+    def __init__(self, folder: Path, num_seeds: int, splits: Mapping):
+        self.folder = folder
+        self.seeds = [
+            results.read_rows(results.seed_folder(folder, seed))
+            for seed in range(1, num_seeds + 1)
+        ]
+        self.held_out = results.held_out_examples(splits)
+        self.texts, self.labels = splits["test"]
+        self.commands = results.read_commands(folder)
+        self.records = {
+            name: plot.read_run(folder / MODELS[name]) for name in _COLORS
+        }
+        self.max_seq_length = self.flag("student", "max_seq_length")
+        self.notes = results.notes(self.held_out, self.max_seq_length)
+        self.attention = compare_attention(
+            folder, self.texts[:_NUM_TEXTS], self.max_seq_length
+        )
+
+    def flag(self, model: str, name: str) -> int:
+        """Returns an integer flag of the command that made a model."""
+        (value,) = [
+            word.partition("=")[2]
+            for word in self.commands[model]
+            if word.startswith(f"--{name}=")
+        ]
+        return int(value)
+
+    def answers(self) -> list[tuple[str, str, str, float]]:
+        """Classifies the first short text of some libraries with the int8 file.
+
+        Returns:
+            Text, library, the file's answer and its probability.
+        """
+        from mobilebert_tf.mobile.runtime import TFLiteModel
+        from mobilebert_tf.tasks.classification import saved_labels
+
+        texts = {}
+        for text, library in zip(self.texts, self.labels, strict=True):
+            if len(text) <= _MAX_EXAMPLE_CHARACTERS:
+                texts.setdefault(library, text)
+        texts = dict(list(texts.items())[:_NUM_EXAMPLES])
+        folder = self.folder / "student_classifier"
+        names, _ = saved_labels(folder)
+        model = TFLiteModel(folder / "int8_qat.tflite")
+        _, arrays = _encode(folder, [*texts.values()], model.max_seq_length)
+        probs = scipy.special.softmax(model.predict(arrays), axis=-1)
+        return [
+            (text, library, names[row.argmax()], float(row.max()))
+            for (library, text), row in zip(texts.items(), probs, strict=True)
+        ]
+
+    def draw_losses(self, figure: Figure | SubFigure) -> None:
+        """Draws masked-LM losses while training, and on held-out text."""
+        curves = {
+            name: plot.curves_of(lines, "masked_lm_loss")
+            for name, lines in self.records.items()
+        }
+        plot.draw_curves(figure, curves, _LABELS)
+        (axes,) = figure.axes
+        for name, lines in self.records.items():
+            end, loss = lines[-1]["global_step"], lines[-1]["masked_lm_loss"]
+            axes.plot(end, loss, "o", mfc="none", color=_COLORS[name])
+        transfer = self.flag("student", "num_transfer_steps")
+        axes.axvspan(0, transfer, color="C0", alpha=0.12, lw=0)
+        axes.annotate(
+            "knowledge\ntransfer",
+            (transfer / 2, 0.02),
+            xycoords=axes.get_xaxis_transform(),
+            **{"color": "C0", "ha": "center", "va": "bottom"},
+        )
+        axes.set_xlim(left=0)
+
+    def draw_transfer(
+        self, figure: Figure | SubFigure, metrics: str = ".*"
+    ) -> None:
+        """Draws the losses of each block's stage of knowledge transfer."""
+        lines = self.records[DISTILLED]
+        curves = plot.curves_of(lines, rf"{metrics}_block_\d+")
+        steps = "optimiser step of knowledge transfer"
+        plot.draw_curves(figure, {DISTILLED: curves}, _LABELS, steps)
+
+    def draw_accuracies(self, figure: Figure | SubFigure) -> None:
+        """Draws test accuracies with the 95 % interval of their examples."""
+        axes = figure.subplots()
+        number = self.held_out["num_test"]
+        for rows in zip(*self.seeds, strict=True):
+            name = rows[0]["name"]
+            values = [100 * row["test_accuracy"] for row in rows]
+            mean = statistics.fmean(values)
+            right = round(mean / 100 * number)
+            low, high = scipy.stats.binomtest(right, number).proportion_ci(
+                method="wilson"
+            )
+            axes.barh(
+                *(name, mean, 0.65),
+                color=_COLORS.get(name, "#86b9dd"),
+                xerr=np.abs([[100 * low - mean], [100 * high - mean]]),
+                error_kw={"capsize": 3, "ecolor": "#8a8a8a"},
+            )
+            axes.text(101, name, f"{mean:.1f}", va="center")
+            if len(values) > 1:
+                axes.plot(values, [name] * len(values), "o", mfc="w", mec="k")
+        axes.axvline(100 * self.held_out["largest_class"], ls="--", color="C2")
+        axes.set_xlim(0, 100)
+        axes.invert_yaxis()
+        axes.set_xlabel("test accuracy (%); dashed: always the largest class")
+
+    def draw_attention(self, figure: Figure | SubFigure, name: str) -> None:
+        """Draws a model's maps: a row per block, a column per head."""
+        maps = self.attention.maps
+        blocks, heads = maps[name].shape[:2]
+        plot.draw_attention(
+            figure,
+            maps[name],
+            self.attention.tokens,
+            [f"block {block + 1}" for block in range(blocks)],
+            [f"head {head + 1}" for head in range(heads)],
+            highest=max(float(probs.max()) for probs in maps.values()),
+        )
+
+    def draw_journey(self, figure: Figure) -> None:
+        """Draws one picture of stages, losses, accuracies and attention."""
+        left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1))
+        top, middle, bottom = left.subfigures(3, 1, height_ratios=(3, 3, 2.5))
+        self.draw_transfer(top, "(normalized_feature_map|attention).*")
+        self.draw_losses(middle)
+        self.draw_accuracies(bottom)
+        maps = np.stack(
+            [self.attention.maps[name].mean(axis=1) for name in MODELS]
+        )
+        plot.draw_attention(
+            right,
+            maps,
+            self.attention.tokens,
+            list(MODELS),
+            [f"block {block + 1}" for block in range(maps.shape[1])],
+            highest=float(maps.max()),
+        )
+        right.suptitle("Attention, mean over heads", size="medium")
+
+
+def page(demo: Demo) -> str:
+    """Returns `report.html`: the template with everything filled in."""
+    teacher, student, *_ = results.mean_rows(demo.seeds)
+    seeds = len(demo.seeds)
+    fields = {
+        "teacher_parameters": f"{teacher['parameters']:,.0f}",
+        "teacher_steps": f"{demo.flag('teacher', 'num_train_steps'):,}",
+        "student_parameters": f"{student['parameters']:,.0f}",
+        "transfer_steps": f"{demo.flag('student', 'num_transfer_steps'):,}",
+        "distillation_steps": f"{demo.flag('student', 'num_train_steps'):,}",
+        "alone_steps": f"{demo.flag('student_alone', 'num_train_steps'):,}",
+        "num_classes": demo.held_out["num_classes"],
+        "num_test": f"{demo.held_out['num_test']:,}",
+        "num_texts": min(_NUM_TEXTS, len(demo.texts)),
+        "mean": f", mean of {seeds} seeds" if seeds > 1 else "",
+        "circles": " Bars are means, circles the seeds." if seeds > 1 else "",
+        "tables": "\n".join(map(_table, results.tables(demo.seeds))),
+        "notes": _tags("li", demo.notes),
+        "verdicts": _tags("p", results.verdicts(results.compare(demo.seeds))),
+        "examples": "\n".join(
+            f"<blockquote>{_tags('p', [text])}<p>int8 file: <b>"
+            f"{escape(answer)}</b> ({probability:.0%}). Documented library: "
+            f"{escape(library)}.</p></blockquote>"
+            for text, library, answer, probability in demo.answers()
+        ),
+        "accuracies": _picture(demo.draw_accuracies, 5.0, 2.7, "accuracies"),
+        "losses": _picture(demo.draw_losses, 5.0, 3.4, "masked-LM losses"),
+        "transfer": _picture(demo.draw_transfer, 5.0, 4.2, "transfer losses"),
+        "attention": "\n".join(
+            f"<figure><figcaption>{name}</figcaption>"
+            + _picture(
+                *(functools.partial(demo.draw_attention, name=name), 5.6, 4.8),
+                alt=f"attention, {name}",
+            )
+            + "</figure>"
+            for name in MODELS
+        ),
+        "sentence": escape(demo.attention.sentence),
+        "distilled_elsewhere": f"{demo.attention.elsewhere[DISTILLED]:.0%}",
+        "alone_elsewhere": f"{demo.attention.elsewhere[ALONE]:.0%}",
+        "commands": escape(
+            "\n".join(map(results.format_command, demo.commands.values()))
+        ),
+    }
+    template = resources.files(__package__).joinpath("report.html")
+    return Template(template.read_text(encoding="utf-8")).substitute(fields)
+
+
+def _tags(tag: str, texts: Sequence[str]) -> str:
+    return "\n".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
+
+
+def _table(cells: Sequence[Sequence[str]]) -> str:
+    """Returns an HTML table whose cells carry their headings, for phones."""
+    header, *rows = [[escape(cell) for cell in row] for row in cells]
+    labels = [heading.replace("\n", " ") for heading in header]
+    lines = [
+        "".join(
+            f'<td data-label="{label}">{cell}</td>'
+            for label, cell in zip(labels, row, strict=True)
+        )
+        for row in rows
+    ]
+    return (
+        f"<table><thead><tr>{_tags('th', cells[0])}</tr></thead>\n<tbody>\n"
+        + "\n".join(f"<tr>{line}</tr>" for line in lines)
+        + "\n</tbody></table>"
+    )
+
+
+def _picture(
+    draw: Callable[[Figure], None], width: float, height: float, alt: str
+) -> str:
+    """Draws a figure, in inches, for both themes of the page."""
+    light, dark = (
+        base64.b64encode(_png(draw, width, height, theme)).decode("ascii")
+        for theme in ("light", "dark")
+    )
+    return (
+        '<picture><source media="(prefers-color-scheme: dark)" '
+        f'srcset="data:image/png;base64,{dark}">'
+        f'<img alt="{alt}" src="data:image/png;base64,{light}"></picture>'
+    )
+
+
+def _png(draw, width: float, height: float, theme: str) -> bytes:
+    with style.context(plot.THEMES[theme]):
+        figure = Figure((width, height), layout="constrained")
+        draw(figure)
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def main(options: ReportOptions) -> None:
+    """Prints the table and writes the three files.
+
+    Raises:
+        InputError: if a step of the demo has not finished.
+    """
+    from mobilebert_tf.data.builtin import library_task
+
+    folder = Path(options.demo_dir)
+    demo = Demo(folder, options.seeds, library_task())
+    comparison = results.compare(demo.seeds)
+    for cells in results.tables(demo.seeds):
+        print(results.format_table(cells), end="\n\n")
+    for text in demo.notes + results.verdicts(comparison):
+        print(textwrap.fill(text, 78, subsequent_indent="  "))
+    print()
+    content = {"held_out": demo.held_out, "seeds": demo.seeds}
+    content["comparison"] = comparison
+    for name, data in {
+        "results.json": (json.dumps(content, indent=2) + "\n").encode(),
+        "report.html": page(demo).encode(),
+        "demo.png": _png(demo.draw_journey, 11, 7, "light"),
+    }.items():
+        with atomic_file(folder / name) as temporary:
+            temporary.write_bytes(data)
+        print(f"Wrote {os.path.relpath(folder / name)}", flush=True)
+
+
+COMMAND = Command(main, (ReportOptions,), description=__doc__)
+
+if __name__ == "__main__":
+    COMMAND()

@@ -1,1 +1,0 @@
-"""Commands besides the four scripts: `python -m mobilebert_tf.tools.NAME`."""

@@ -1,0 +1,202 @@
+"""The demo's commands, and how they run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mobilebert_tf.commands import demo, demo_results, report
+from mobilebert_tf.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STEPS = [step for _, step, _ in demo.STEPS]
+# Prints the flags that each script accepts.
+LIST_FLAGS = """
+import importlib, sys
+from absl import flags
+for script in sys.argv[1:]:
+    for name in list(flags.FLAGS):
+        delattr(flags.FLAGS, name)
+    importlib.import_module(script.removesuffix(".py"))
+    print(script, *flags.FLAGS)
+"""
+
+
+def flags_of(step, budget="full", seed=1):
+    words = demo.command_of(step, "demo", budget, seed)[1:]
+    return dict(word.removeprefix("--").split("=", 1) for word in words)
+
+
+def test_every_command_accepts_its_flags():
+    commands = {step: demo.command_of(step, "d", "full", 1) for step in STEPS}
+    scripts = sorted({command[0] for command in commands.values()})
+    listing = subprocess.run(
+        [sys.executable, "-c", LIST_FLAGS, *scripts],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    accepted = {}
+    for line in listing.splitlines():
+        script, *names = line.split()
+        accepted[script] = set(names)
+    assert "teacher" not in accepted["run_pretraining.py"]
+    for step, command in commands.items():
+        assert flags_of(step).keys() <= accepted[command[0]], step
+
+
+@pytest.mark.parametrize("budget", demo.BUDGETS)
+def test_the_student_alone_gets_what_the_distilled_one_gets(budget):
+    distilled = flags_of("student", budget, seed=5)
+    alone = flags_of("student_alone", budget, seed=5)
+    steps = ("num_transfer_steps", "num_train_steps")
+    assert int(alone["num_train_steps"]) == sum(
+        int(distilled[name]) for name in steps
+    )
+    assert alone["vocab_file"] == f"{distilled['teacher']}/vocab.txt"
+    for name in ("preset", "max_seq_length", "train_batch_size", "seed"):
+        assert alone[name] == distilled[name]
+
+
+@pytest.mark.parametrize("budget", demo.BUDGETS)
+def test_fine_tuning_is_the_same_for_all(budget):
+    models = list(demo_results.MODELS.values())
+    classifiers = [flags_of(f"{model}_classifier", budget) for model in models]
+    assert [flags.pop("model") for flags in classifiers] == [
+        f"demo/{model}" for model in models
+    ]
+    assert [flags.pop("output_dir") for flags in classifiers] == [
+        f"demo/{model}_classifier" for model in models
+    ]
+    exported = {
+        name: classifiers[1].pop(name)
+        for name in ("export", "num_qat_steps", "qat_learning_rate")
+    }
+    assert exported["export"] == "float32,dynamic,int8_qat"
+    assert classifiers[0] == classifiers[1] == classifiers[2]
+
+
+def test_a_command_ends_with_its_exit_code():
+    assert demo.run_command(["-c", "raise SystemExit(2)"]) == 2
+    died = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert demo.run_command(["-c", died]) == 128 + signal.SIGKILL
+
+
+COUNTING = """
+import pathlib, signal, sys, time
+received = []
+signal.signal(signal.SIGINT, lambda *_: received.append(1))
+pathlib.Path(sys.argv[1]).touch()
+deadline = time.monotonic() + 60
+while not received and time.monotonic() < deadline:
+    time.sleep(0.01)
+time.sleep(0.3)
+sys.exit(130 if received == [1] else 3)
+"""
+
+
+def test_an_interrupt_reaches_the_command_once(tmp_path):
+    ready = tmp_path / "ready"
+    # In a shell's background job it is ignored.
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt():
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    assert demo.run_command(["-c", COUNTING, str(ready)]) == 130
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_times_add_up_until_a_step_has_finished(tmp_path):
+    def add(seconds, finished, is_new=False):
+        demo.add_duration(
+            tmp_path, "teacher", seconds, finished=finished, is_new=is_new
+        )
+        return tuple(demo_results.read_timings(tmp_path)["teacher"].values())
+
+    assert add(60.0, finished=False) == (60.0, False)
+    assert add(30.0, finished=True) == (90.0, True)
+    assert add(5.0, finished=True) == (90.0, True)
+    # A deleted folder is trained anew, and so is its time.
+    assert add(70.0, finished=False, is_new=True) == (70.0, False)
+
+
+@pytest.mark.parametrize("folder", ["demo", "/tmp/two words"])
+def test_every_seed_runs_every_step(folder, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(demo, "run_step", lambda *step: ran.append(step))
+    monkeypatch.setattr(report, "main", ran.append)
+    place = REPOSITORY / folder
+    demo.COMMAND.run([f"--output_dir={place}", "--seeds=2", "--budget=tiny"])
+    # Inside the repository, where the commands run, names are relative.
+    assert ran == [
+        (place / below, step, demo.command_of(step, folder + tail, "tiny", n))
+        for n, below, tail in ((1, "", ""), (2, "seed_2", "/seed_2"))
+        for step in STEPS
+    ] + [report.ReportOptions(str(place), 2)]
+    output = capsys.readouterr().out
+    assert "[12/12, seed 2] Fine-tune: student, distilled" in output
+    assert demo_results.format_command(["python", *ran[0][2]]) in output
+
+
+@pytest.mark.parametrize(
+    "code, message", [(3, "exit code 3"), (130, "The same command continues")]
+)
+def test_a_step_that_fails_or_is_stopped_ends_the_demo(
+    tmp_path, monkeypatch, capsys, code, message
+):
+    monkeypatch.setattr(demo, "run_command", lambda command: code)
+    with pytest.raises(SystemExit) as end:
+        demo.main(demo.DemoOptions(str(tmp_path)))
+    assert end.value.code == code
+    assert message in "".join(capsys.readouterr())
+    # An interrupted part counts, a failed one does not.
+    timings = demo_results.read_timings(tmp_path)
+    assert list(timings) == (["teacher"] if code == 130 else [])
+
+
+def test_an_installed_package_has_no_scripts(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "REPOSITORY", tmp_path)
+    with pytest.raises(InputError, match="expected the repository"):
+        demo.main(demo.DemoOptions(str(tmp_path / "demo")))
+
+
+@pytest.mark.slow
+def test_the_whole_journey(tmp_path):
+    folder = tmp_path / "demo"
+
+    def run(module, *arguments):
+        words = [sys.executable, "-m", f"mobilebert_tf.commands.{module}"]
+        return subprocess.run(
+            [*words, *arguments], cwd=REPOSITORY, capture_output=True, text=True
+        )
+
+    finished = run("demo", f"--output_dir={folder}", "--budget=tiny")
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    (rows,) = json.loads((folder / "results.json").read_text())["seeds"]
+    assert rows == demo_results.read_rows(folder)
+    assert all(row["latency_ms"] or row["fine_tuning_minutes"] for row in rows)
+    page = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    assert run("report", f"--demo_dir={folder}").returncode == 0
+    assert (folder / "report.html").read_text() == page
+
+    # A step that fails ends the demo with its own code.
+    settings = folder / "teacher" / "run.json"
+    settings.write_text(settings.read_text().replace('"seed": 1', '"seed": 9'))
+    failed = run("demo", f"--output_dir={folder}", "--budget=tiny")
+    assert failed.returncode == 2
+    assert "run_distillation" not in failed.stdout
+    assert "seed" in failed.stderr
