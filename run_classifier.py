@@ -36,11 +36,8 @@ from mobilebert_tf.commands import flags_teacher as teaching
 from mobilebert_tf.commands.flags_fine_tuning_runs import fine_tune
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.hub import model_folder
-from mobilebert_tf.mobile.stages import (
-    check_calibration,
-    needs_calibration,
-    shipped_classifier,
-)
+from mobilebert_tf.mobile.shipped_tasks import shipped_classifier
+from mobilebert_tf.mobile.stages import needs_calibration
 from mobilebert_tf.modeling.folder import CONFIG_FILE
 from mobilebert_tf.tasks.classification import (
     Predictor,
@@ -86,7 +83,7 @@ def main(_) -> None:
     folder = model_folder(FLAGS.model)
     tokenizer = WordpieceTokenizer.from_folder(folder)
     config = MobileBertConfig.from_json(folder / CONFIG_FILE)
-    export.check_export(config)
+    export.check_files(config)
     shared.check_max_seq_length(config)
     verbs = (FLAGS.do_train, FLAGS.do_eval, FLAGS.do_predict)
     task = read_task(
@@ -97,12 +94,7 @@ def main(_) -> None:
         FLAGS.max_seq_length,
         needs_calibration(FLAGS.export),
     )
-    check_calibration(FLAGS.export, task.num_train_examples)
-    length = export.export_length(task.max_seq_length)
-    has_pairs = any(
-        arrays["segment_ids"].any() for arrays in task.splits.values()
-    )
-    packed = export.metadata_tokenizer(tokenizer, task.kind, length, has_pairs)
+    export.check_task(shipped_classifier(task), tokenizer)
     if FLAGS.do_train:
         outcome = fine_tune(
             task,
@@ -127,13 +119,10 @@ def main(_) -> None:
     if FLAGS.do_predict:
         task.write_predictions(predict, FLAGS.output_dir)
     if FLAGS.export:
-        shipped = shipped_classifier(
-            model,
-            task.of_length(length),
-            packed,
-        )
+        length = export.export_length(task.max_seq_length)
+        shipped = shipped_classifier(task.of_length(length))
         batch_size = (outcome.point or points[0]).batch_size
-        exported, notes = export.ship(shipped, batch_size)
+        exported, notes = export.ship(model, shipped, tokenizer, batch_size)
     outcome.run.finish(results | exported)
     write_model_folder(
         FLAGS.output_dir,

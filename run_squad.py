@@ -25,7 +25,6 @@ unanswered, which dev decides, stands in its folder: later questions are
 answered in the same way.
 """
 
-import functools
 from pathlib import Path
 
 import keras
@@ -38,11 +37,8 @@ from mobilebert_tf.commands import flags_question_answering as answering
 from mobilebert_tf.commands import flags_teacher as teaching
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.hub import model_folder
-from mobilebert_tf.mobile.stages import (
-    check_calibration,
-    needs_calibration,
-    shipped_question_answerer,
-)
+from mobilebert_tf.mobile.shipped_tasks import shipped_question_answerer
+from mobilebert_tf.mobile.stages import needs_calibration
 from mobilebert_tf.modeling.folder import CONFIG_FILE
 from mobilebert_tf.tasks.question_answering import (
     QuestionSplit,
@@ -109,28 +105,23 @@ def read(folder: Path, tokenizer: WordpieceTokenizer):
     """Reads the questions that the flags name.
 
     Returns:
-        The splits, their settings, and from a model to what is exported: the
-        same questions, in windows as long as the files' inputs.
+        The splits, their settings, and what is exported: the same questions,
+        in windows as long as the files' inputs.
     """
-    export.check_export(MobileBertConfig.from_json(folder / CONFIG_FILE))
+    export.check_files(MobileBertConfig.from_json(folder / CONFIG_FILE))
     splits, settings = answering.read_task(
         folder, tokenizer, needs_calibration(FLAGS.export)
     )
-    num_train_windows = len(splits["train"].windows) if "train" in splits else 0
-    check_calibration(FLAGS.export, num_train_windows)
-    length = export.export_length(settings.max_seq_length)
-    packed = export.metadata_tokenizer(tokenizer, "question_answering", length)
     shipped = None
     if FLAGS.export:
+        length = export.export_length(settings.max_seq_length)
         windows = windows_of_length(splits, settings, tokenizer, length)
-        shipped = functools.partial(
-            shipped_question_answerer,
-            splits=windows[0],
-            settings=windows[1],
+        shipped = shipped_question_answerer(
+            *windows,
             threshold=FLAGS.null_score_diff_threshold or 0.0,
-            tokenizer=packed,
             mlperf_order=FLAGS.mlperf_order,
         )
+        export.check_task(shipped, tokenizer)
     return splits, settings, shipped
 
 
@@ -146,7 +137,9 @@ def finish(run: Run, model, tokenizer, splits, settings, shipped) -> None:
     )
     exported, notes = {}, {}
     if FLAGS.export:
-        exported, notes = export.ship(shipped(model), FLAGS.train_batch_size)
+        exported, notes = export.ship(
+            model, shipped, tokenizer, FLAGS.train_batch_size
+        )
     run.finish(results | exported)
     write_model_folder(
         FLAGS.output_dir,

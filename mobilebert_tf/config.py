@@ -23,6 +23,9 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.presets import PRESETS
 
+# What every model, dataset and .tflite file calls its three inputs.
+INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
+
 ACTIVATIONS = ("relu", "relu6", "gelu", "gelu_erf", "tanh", "linear")
 NORMALIZATION_TYPES = ("no_norm", "layer_norm")
 ATTENTION_MASK_FORMS = ("additive", "multiply_add")

@@ -8,15 +8,14 @@ from absl import flags
 
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.mobile.calibration import METHODS
+from mobilebert_tf.mobile.options import ExportOptions, QuantizationOptions
+from mobilebert_tf.mobile.shipped_tasks import ShippedTask
 from mobilebert_tf.mobile.stages import (
-    QuantizationOptions,
-    ShippedTask,
-    check_kinds,
-    export_and_evaluate,
+    check_export,
+    export_and_score,
+    shown_metrics,
     table,
 )
-from mobilebert_tf.mobile.tflite_file import ANSWERER_LENGTH
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 FLAGS = flags.FLAGS
@@ -27,17 +26,10 @@ EXPORT_FLAGS = (
     "export_seq_length",
     "num_qat_steps",
     "qat_learning_rate",
-    "calibration",
     "equalize",
     "metadata",
     "mlperf_order",
 )
-
-# What no text task of a phone opens.
-_WITHOUT_TEXT_TASK = {
-    "regression": "a regression",
-    "token_classification": "a tagger",
-}
 
 
 def define_export_flags() -> None:
@@ -65,12 +57,6 @@ def define_export_flags() -> None:
         "weights, 0.001 being a thousandth a step.",
         0.0,
     )
-    flags.DEFINE_enum(
-        "calibration",
-        "min_max",
-        METHODS,
-        "How ranges are chosen of what is seen on training examples.",
-    )
     flags.DEFINE_bool(
         "equalize",
         True,
@@ -91,7 +77,14 @@ def define_mlperf_flag() -> None:
     )
 
 
-def check_export(config: MobileBertConfig) -> None:
+def options() -> ExportOptions:
+    """Returns which files are written."""
+    return ExportOptions(
+        tuple(FLAGS.export), FLAGS.export_seq_length, FLAGS.metadata
+    )
+
+
+def check_files(config: MobileBertConfig) -> None:
     """Checks the flags before anything is read or trained.
 
     Args:
@@ -99,9 +92,9 @@ def check_export(config: MobileBertConfig) -> None:
 
     Raises:
         InputError: for an unknown kind, a length beyond the positions, or
-            metadata for no file.
+            metadata without files.
     """
-    check_kinds(FLAGS.export)
+    options()
     if FLAGS.metadata and not FLAGS.export:
         raise InputError("--metadata", "--export, to have files", "none")
     longest, length = config.max_position_embeddings, FLAGS.export_seq_length
@@ -118,66 +111,36 @@ def export_length(max_seq_length: int) -> int:
     return FLAGS.export_seq_length or max_seq_length
 
 
-def metadata_tokenizer(
-    tokenizer: WordpieceTokenizer,
-    task: str,
-    length: int,
-    has_pairs: bool = False,
-) -> WordpieceTokenizer | None:
-    """Returns the tokenizer if it is to be put into the files.
-
-    Args:
-        tokenizer: the model's.
-        task: what the model does; `regression`, `token_classification` and
-            `question_answering` are what this looks for.
-        length: of the files' inputs.
-        has_pairs: whether a classifier takes two texts.
-
-    Raises:
-        InputError: if no text task of a phone opens such files.
-    """
-    if not FLAGS.metadata:
-        return None
-    if task in _WITHOUT_TEXT_TASK:
-        found = _WITHOUT_TEXT_TASK[task]
-        raise InputError("--metadata", "a classifier", found)
-    if has_pairs:
-        raise InputError("--metadata", "a classifier of single texts", "pairs")
-    if task == "question_answering" and length != ANSWERER_LENGTH:
-        raise InputError(
-            "--metadata", f"--export_seq_length={ANSWERER_LENGTH}", length
-        )
-    if not tokenizer.do_lower_case:
-        raise InputError(
-            "--metadata",
-            "an uncased vocabulary (text tasks lower-case every text)",
-            "a cased one",
-        )
-    return tokenizer
+def check_task(task: ShippedTask, tokenizer: WordpieceTokenizer) -> None:
+    """Checks that the files can be made for a task."""
+    check_export(options(), task, tokenizer)
 
 
 def ship(
-    task: ShippedTask, batch_size: int
+    model, task: ShippedTask, tokenizer: WordpieceTokenizer, batch_size: int
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Writes the files into --output_dir, evaluates them, shows a table.
+    """Writes the files into --output_dir, scores them, shows a table.
 
     Args:
-        task: what is shipped.
+        model: the fine-tuned model.
+        task: its task, with examples of the files' length.
+        tokenizer: its tokenizer.
         batch_size: of quantisation-aware training.
 
     Returns:
         Results, `KIND_NAME`; and the table as a note for the model card.
     """
-    options = QuantizationOptions(
+    quantization = QuantizationOptions(
         FLAGS.num_qat_steps,
         FLAGS.qat_learning_rate,
+        FLAGS.equalize,
         batch_size,
         FLAGS.seed,
-        FLAGS.calibration,
-        FLAGS.equalize,
     )
-    rows = export_and_evaluate(task, FLAGS.export, FLAGS.output_dir, options)
-    lines = table(rows, task.shown)
+    rows = export_and_score(
+        model, task, tokenizer, FLAGS.output_dir, options(), quantization
+    )
+    lines = table(rows, shown_metrics(task))
     print("\n".join(lines), flush=True)
     indented = "\n".join(f"      {line}" for line in lines)
     results = {

@@ -35,11 +35,8 @@ from mobilebert_tf.commands import flags_teacher as teaching
 from mobilebert_tf.commands.flags_fine_tuning_runs import fine_tune
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.hub import model_folder
-from mobilebert_tf.mobile.stages import (
-    check_calibration,
-    needs_calibration,
-    shipped_tagger,
-)
+from mobilebert_tf.mobile.shipped_tasks import shipped_tagger
+from mobilebert_tf.mobile.stages import needs_calibration
 from mobilebert_tf.modeling.folder import CONFIG_FILE
 from mobilebert_tf.tasks.conll import SCHEMES
 from mobilebert_tf.tasks.tagging import (
@@ -133,10 +130,8 @@ def main(_) -> None:
     folder = model_folder(FLAGS.model)
     tokenizer = WordpieceTokenizer.from_folder(folder)
     config = MobileBertConfig.from_json(folder / CONFIG_FILE)
-    export.check_export(config)
+    export.check_files(config)
     shared.check_max_seq_length(config)
-    length = export.export_length(FLAGS.max_seq_length)
-    export.metadata_tokenizer(tokenizer, "token_classification", length)
     verbs = (FLAGS.do_train, FLAGS.do_eval, FLAGS.do_predict)
     task = read_task(
         source(),
@@ -146,7 +141,7 @@ def main(_) -> None:
         FLAGS.max_seq_length,
         needs_calibration(FLAGS.export),
     )
-    check_calibration(FLAGS.export, task.num_train_examples)
+    export.check_task(shipped_tagger(task), tokenizer)
     if FLAGS.do_train:
         outcome = fine_tune(
             task,
@@ -169,11 +164,12 @@ def main(_) -> None:
     results = task.finish(predict, FLAGS.output_dir, verbs)
     exported, notes = {}, {}
     if FLAGS.export:
-        shipped = shipped_tagger(
-            outcome.model, task.of_length(length, tokenizer), length
-        )
+        length = export.export_length(FLAGS.max_seq_length)
+        shipped = shipped_tagger(task.of_length(length, tokenizer))
         batch_size = (outcome.point or points[0]).batch_size
-        exported, notes = export.ship(shipped, batch_size)
+        exported, notes = export.ship(
+            outcome.model, shipped, tokenizer, batch_size
+        )
     outcome.run.finish(results | exported)
     write_model_folder(
         FLAGS.output_dir,

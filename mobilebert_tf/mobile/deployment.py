@@ -1,168 +1,74 @@
 """The graph that is trained for int8, converted and shipped.
 
-It computes what the Keras model computes (`folding` says why), in operations
-that the integer kernels of LiteRT have: rank-2 dense layers on [B * S, W] with
-fused activations, plain additions, two batch products and a float softmax a
-block. Where the first token answers for its sequence, the last block computes
-the first token only: the others are keys and values to it. The forward pass is
-written once; a `Rounding` decides what happens where an integer kernel would
-round.
+It computes what the Keras model computes (see `folding`), in operations that
+the integer kernels of LiteRT have: rank-2 dense layers on [B * S, W] with fused
+activations, plain additions, two batch products and a float softmax per block.
+Where only the first token's row is read, the last block computes that row only;
+the other tokens are keys and values to it.
 """
 
-import keras
-import numpy as np
+from collections.abc import Mapping
+
 import tensorflow as tf
 
-from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.mobile.folding import Folding
-from mobilebert_tf.mobile.rounding import Exact, Rounding
-from mobilebert_tf.modeling.encoder import MobileBertEncoder
+from mobilebert_tf.config import INPUT_NAMES
+from mobilebert_tf.mobile.folding import FEATURES, SEQUENCES, SPANS, Folded
+from mobilebert_tf.mobile.rounding import Exact
 from mobilebert_tf.modeling.layers import activation_function
-from mobilebert_tf.modeling.models import (
-    MobileBertForQuestionAnswering,
-    MobileBertForSequenceClassification,
-    MobileBertForTokenClassification,
-)
-
-INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
-
-# What a model answers, by class: one row of logits a sequence, one a token,
-# or the feature map itself.
-TASKS = {
-    MobileBertForSequenceClassification: "sequence_classification",
-    MobileBertForTokenClassification: "token_classification",
-    MobileBertForQuestionAnswering: "question_answering",
-    MobileBertEncoder: "features",
-}
 
 # Activations that a dense kernel applies before it rounds its output.
 _FUSED_ACTIVATIONS = ("relu", "relu6", "linear")
 
 
-class DeploymentModel(tf.Module):
-    """The folded network; its variables are trainable further.
-
-    Made by `deployment_model`.
+def forward(
+    folded: Folded,
+    inputs: Mapping,
+    rounding: Exact = Exact(),  # noqa: B008, has no state
+    first_only: bool = False,
+):
+    """Computes a folded network.
 
     Args:
-        config: the encoder's config.
-        task: one of the values of `TASKS`.
-        arrays: the folded weights (`Folding.arrays`).
-        mask_value: what a masked attention logit receives.
-
-    Attributes:
-        weights: name to `tf.Variable`, float32.
-
-    Call arguments:
-        input_ids, input_mask, segment_ids: int32 [B, S], S static.
-        rounding: a `Rounding`; exact by default.
-        first_only: whether the first token's features are enough.
+        folded: its arrays may be NumPy arrays, tensors or variables.
+        inputs: `input_ids`, `input_mask` and `segment_ids`, integers [B, S]
+            with a static S; other entries are ignored.
+        rounding: what happens where an integer kernel would round.
+        first_only: compute the first token's features only.
 
     Returns:
-        Logits: [B, C] for sequence classification, [B, S, C] for tokens,
-        [B, S, 2] (start, end) for question answering; for features the last
-        feature map, [B, S, D], or its first row, [B, D].
+        What the Keras model returns: logits [B, C] of sequences or [B, S, C]
+        of tokens, `start_logits` and `end_logits` [B, S] by name, or the last
+        feature map, [B, S, D] ([B, D] with `first_only`).
 
     Raises:
-        ValueError: when called on sequences beyond the position table.
+        ValueError: if S is unknown or exceeds the position table.
     """
-
-    def __init__(
-        self,
-        config: MobileBertConfig,
-        task: str,
-        arrays: dict[str, np.ndarray],
-        mask_value: float,
-    ):
-        super().__init__(name="deployment")
-        self.config = config
-        self.task = task
-        self.mask_value = mask_value
-        self.weights = {
-            name: tf.Variable(array, name=name, dtype=tf.float32)
-            for name, array in arrays.items()
-        }
-        self._activation = activation_function(config.hidden_act)
-
-    def __call__(
-        self,
-        input_ids,
-        input_mask,
-        segment_ids,
-        rounding=None,
-        first_only=False,
-    ):
-        first_only = first_only or self.task == "sequence_classification"
-        forward = _Forward(self, rounding or Exact(), input_ids.shape[1])
-        return forward.outputs(input_ids, input_mask, segment_ids, first_only)
-
-
-def deployment_model(
-    model: keras.Model, mask_value: float | None = None
-) -> DeploymentModel:
-    """Returns the exact rewrite of a fine-tuned model.
-
-    Masked logits receive what the config says, -10000 mostly. No rounded
-    tensor spans it, because masks are added between integers and softmax, in
-    float. Tools that round the sum as well want a bound: at -20 a masked key
-    keeps a weight of e^-20 relative to a real one of equal logit. But logits
-    are seldom equal: those of a student trained at a large rate were seen to
-    differ by 10^5, and a bound then changes what it answers.
-
-    Args:
-        model: a task model or encoder on the TensorFlow backend.
-        mask_value: the most negative addend of masked logits; None: no bound.
-
-    Raises:
-        ValueError: for a model without a deployment graph, or a bound that
-            masks nothing.
-    """
-    if type(model) not in TASKS:
-        known = ", ".join(model_class.__name__ for model_class in TASKS)
+    ids, mask, segments = (tf.cast(inputs[n], tf.int32) for n in INPUT_NAMES)
+    longest, length = folded.config.max_position_embeddings, ids.shape[1]
+    if length is None or length > longest:
         raise ValueError(
-            f"deployment needs one of {known}. Received: {type(model).__name__}"
+            f"sequences must have a known length of at most {longest} "
+            f"(max_position_embeddings). Received: {length}"
         )
-    if mask_value is not None and mask_value >= 0:
-        raise ValueError(f"mask_value must be negative. Received: {mask_value}")
-    task, config = TASKS[type(model)], model.config
-    encoder = model if task == "features" else model.encoder
-    folding = Folding()
-    stream = folding.fold_encoder(encoder, restart_last=task == "features")
-    if task == "sequence_classification" and encoder.pooler is not None:
-        folding.fold_dense("pooler", encoder.pooler, stream)
-        stream = stream.start(config.hidden_size)
-    if task != "features":
-        folding.fold_dense("head", model.head.dense, stream)
-    deployment = DeploymentModel(
-        config, task, folding.arrays, config.attention_mask_value
-    )
-    return deployment if mask_value is None else bounded(deployment, mask_value)
+    graph = _Graph(folded, rounding, length)
+    first_only = first_only or folded.head == SEQUENCES
+    outputs = graph.outputs(ids, mask, segments, first_only)
+    if folded.head == SPANS:
+        start, end = tf.unstack(outputs, axis=-1)
+        return {"start_logits": start, "end_logits": end}
+    return outputs
 
 
-def bounded(deployment: DeploymentModel, mask_value: float) -> DeploymentModel:
-    """Returns the same network with masks of at least `mask_value`."""
-    arrays = {
-        name: weight.numpy() for name, weight in deployment.weights.items()
-    }
-    mask_value = max(deployment.mask_value, mask_value)
-    return DeploymentModel(
-        deployment.config, deployment.task, arrays, mask_value
-    )
+class _Graph:
+    """The parts of one forward pass at one length.
 
+    Rows are [B * S, W]; names are those of `Folded.arrays` and of ranges.
+    """
 
-class _Forward:
-    """One forward pass: the graph, a way of rounding, a length."""
-
-    def __init__(self, model: DeploymentModel, rounding: Rounding, length: int):
-        longest = model.config.max_position_embeddings
-        if length is None or length > longest:
-            raise ValueError(
-                f"sequences must have a known length of at most {longest} "
-                f"(max_position_embeddings). Received: {length}"
-            )
-        self.model = model
-        self.weights = model.weights
-        self.config = model.config
+    def __init__(self, folded: Folded, rounding: Exact, length: int):
+        self.folded = folded
+        self.weights = folded.arrays
+        self.config = folded.config
         self.rounding = rounding
         self.length = length
 
@@ -177,7 +83,7 @@ class _Forward:
             rows = self.dense("pooler", rows)
             # The range of the integer tanh kernel.
             rows = self.rounding.fixed(tf.tanh(rows), -1.0, 127 / 128)
-        if self.model.task != "features":
+        if self.folded.head != FEATURES:
             rows = self.dense("head", rows)
         if first_only:
             return rows
@@ -186,7 +92,7 @@ class _Forward:
     def mask(self, input_mask):
         """Returns (factor or None, addend), each [B, 1, 1, S]."""
         keep = tf.cast(input_mask, tf.float32)[:, None, None, :]
-        addend = (1.0 - keep) * self.model.mask_value
+        addend = (1.0 - keep) * self.folded.mask_value
         is_factor = self.config.attention_mask_form == "multiply_add"
         return (keep if is_factor else None), addend
 
@@ -219,7 +125,7 @@ class _Forward:
         return tf.concat((preceding, words, following), axis=-1)
 
     def block(self, name, rows, mask, keep):
-        """Computes those of the rows that `keep` picks."""
+        """Computes the rows that `keep` selects."""
         query_key = value = rows
         narrow = kept = keep(rows)
         if self.config.attention_source == "bottleneck":
@@ -267,7 +173,7 @@ class _Forward:
         value = self.heads(value, (0, 2, 1, 3), self.length)  # [B, N, S, H]
         logits = rounding.activation(f"{name}/logits", query @ key)
         # From here to the probabilities in float: faster than the integer
-        # softmax, and masked logits do not stretch a quantised range.
+        # softmax, and masked logits do not widen a quantised range.
         if factor is not None:
             logits = logits * factor
         probs = rounding.fixed(tf.nn.softmax(logits + addend), 0.0, 255 / 256)
@@ -287,7 +193,7 @@ class _Forward:
         return self.norm(name, self.dense(name, rows))
 
     def residual(self, name, inputs, stream):
-        """Adds dense(inputs) to the stream, restarting it where needed."""
+        """Adds dense(inputs) to the stream, and restarts it where needed."""
         outputs = self.dense(name, inputs)
         if f"{name}/scale" in self.weights:
             scale = self.rounding.activation(

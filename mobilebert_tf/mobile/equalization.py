@@ -1,112 +1,72 @@
-"""Makes the channels of each tensor alike before they are rounded, exactly.
+"""Gives the channels of each tensor alike ranges before rounding, exactly.
 
 An integer tensor has one range for all its channels. Where one channel reaches
 1000 and the others stay below 10, as on the residual streams of MobileBERT,
 most channels keep three of their eight bits. But the graph leaves a scale for
-every channel to choose, and mostly a centre too:
+every channel to choose, and in most places a centre too:
 
     x' = (x - centre) / gain      gain, centre [W]
 
-Whoever writes x divides the columns of its kernel by `gain`, whoever reads it
-multiplies rows, and `centre` moves between their biases; tables are treated as
-kernels are. That holds for
+A layer that writes x divides the columns of its kernel by `gain`, a layer that
+reads it multiplies rows, and `centre` moves between their biases; tables are
+treated as kernels are. That holds for
 
 * both residual streams: all their writers share one gain, because they are
   added, but each write may move the centre;
 * the shared bottleneck of query and key, and values, of which a softmax takes
   means, so that a constant passes through;
 * the inner layer of a feed-forward network, gain only: relu(a x) = a relu(x);
-* query and key, gain only, the one divided by what the other is multiplied
-  with; a constant added to every key vanishes in the softmax.
+* query and key, gain only, where one is divided by the factor that multiplies
+  the other; a constant added to every key vanishes in the softmax.
 
-Scales of kernels are per output channel, so that dividing columns costs them
-nothing. Nothing is added to the graph. What a layer norm reads or writes, and
-what a model answers, stays as it is.
+Scales of kernels are per output channel, so dividing columns costs no accuracy.
+Nothing is added to the graph. What a layer norm reads or writes, and what the
+network returns, stays as it is.
 
-Nagel et al. 2019 equalise the layers of a pair this way; a stream has dozens
-of writers, and centres matter as much as scales here, because NoNorm removes no
+Nagel et al. 2019 equalise pairs of layers this way. A stream has dozens of
+writers, and centres matter as much as scales here, because NoNorm removes no
 mean: rounded weights times a large constant are a large error.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-import tensorflow as tf
 
-from mobilebert_tf.mobile.deployment import INPUT_NAMES, DeploymentModel
-from mobilebert_tf.mobile.rounding import ChannelRecorder
+from mobilebert_tf.mobile.calibration import measure_ranges
+from mobilebert_tf.mobile.folding import FEATURES, Folded
 
-# A channel that is silent on the batches may speak later: it is scaled as if
-# it reached this share of the average channel.
+# A channel that is silent on the batches may be active later: it is scaled as
+# if it reached this share of the average channel.
 SMALLEST_RELATIVE_RANGE = 0.1
 
-# Activations that a positive scale passes unchanged.
+# Activations that commute with a positive scale.
 _HOMOGENEOUS_ACTIVATIONS = ("relu", "linear")
 
 
-def equalize(
-    deployment: DeploymentModel, batches: Iterable[dict]
-) -> DeploymentModel:
-    """Returns the same network with channels of like range in its tensors.
+def equalize(folded: Folded, batches: Iterable[Mapping]) -> Folded:
+    """Returns the same network with channels of alike range in its tensors.
 
-    To be called before `QuantizationAwareModel.calibrate`, with the same
-    batches. In float the answers are the same, to rounding.
+    To be called before `calibrate`, with the same batches. The float outputs
+    stay the same, up to float rounding.
 
     Args:
-        deployment: the folded network; left as it is.
-        batches: dicts with `input_ids`, `input_mask` and `segment_ids`, some
-            hundred examples of the training set in all.
+        folded: the network.
+        batches: as `calibration.calibrate` takes them.
 
     Raises:
         ValueError: if there is no batch, or an activation is not finite.
     """
-    ranges = channel_ranges(deployment, batches)
-    for name, (low, high) in ranges.items():
-        if not np.isfinite(low).all() or not np.isfinite(high).all():
-            raise ValueError(f"activation {name} is not finite on the batches")
-    arrays = {
-        name: weight.numpy().astype(np.float64)
-        for name, weight in deployment.weights.items()
-    }
-    plan = _Plan(deployment, arrays)
+    ranges = measure_ranges(folded, batches, by_channel=True)
+    ranges = {name: np.float64(found) for name, found in ranges.items()}
+    arrays = {name: np.float64(array) for name, array in folded.arrays.items()}
+    plan = _Plan(folded)
     for stream in plan.streams:
         stream.equalize(arrays, ranges)
     for name in plan.attentions:
         _equalize_query_and_key(arrays, ranges, name, plan.centres_keys)
-    return DeploymentModel(
-        deployment.config, deployment.task, arrays, deployment.mask_value
-    )
-
-
-def channel_ranges(
-    deployment: DeploymentModel, batches: Iterable[dict]
-) -> dict[str, np.ndarray]:
-    """Measures lowest and highest value of every channel in the float graph.
-
-    Args:
-        deployment: the network.
-        batches: as `equalize` takes them.
-
-    Returns:
-        Name of each activation of rows, and of each table, to [2, W].
-
-    Raises:
-        ValueError: if there is no batch.
-    """
-    ranges: dict[str, np.ndarray] = {}
-    for batch in batches:
-        recorder = ChannelRecorder()
-        inputs = (tf.cast(batch[name], tf.int32) for name in INPUT_NAMES)
-        deployment(*inputs, rounding=recorder)
-        for name, found in recorder.ranges.items():
-            low, high = found.numpy().astype(np.float64)
-            before = ranges.get(name, (low, high))
-            low, high = np.minimum(low, before[0]), np.maximum(high, before[1])
-            ranges[name] = np.stack([low, high])
-    if not ranges:
-        raise ValueError("equalisation needs at least one batch")
-    return ranges
+    arrays = {name: np.float32(array) for name, array in arrays.items()}
+    return dataclasses.replace(folded, arrays=arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +74,10 @@ class _Write:
     """A dense layer or table that writes, or adds to, a stream.
 
     Attributes:
-        name: the layer's or table's, and its output's.
+        name: of the layer or table, and of its output.
         total: the name of the sum after it, if the stream was there before.
-        restarts: whether the stream before it ends here, multiplied by a
-            vector of this name, and a new one begins.
+        restarts: whether the stream before it ends here, multiplied by
+            `<name>/scale`, and a new one begins.
     """
 
     name: str
@@ -126,16 +86,19 @@ class _Write:
 
 
 class _Stream:
-    """Channels that weights around them may rescale: writers and readers.
+    """Channels that the weights around them may rescale.
 
     Args:
-        writes: the first of them.
+        writes: the first layers that write it.
         can_shift: whether the channels' centres are free as well.
+
+    Attributes:
+        is_fixed: whether a layer norm or the output reads it as it is.
     """
 
     def __init__(self, *writes: _Write, can_shift: bool = True):
         self.writes = list(writes)
-        # A reader, and how many writes came before it.
+        # A reading layer, and how many writes came before it.
         self.reads: list[tuple[str, int]] = []
         self.can_shift = can_shift
         self.is_fixed = False
@@ -144,8 +107,8 @@ class _Stream:
         """Notes dense layers that read what has been written so far."""
         self.reads += [(name, len(self.writes)) for name in names]
 
-    def equalize(self, arrays: dict, ranges: dict) -> None:
-        """Rescales all weights around, in place."""
+    def equalize(self, arrays: dict, ranges: Mapping) -> None:
+        """Rescales, in place, all weights that write or read the stream."""
         if self.is_fixed:
             return
         # Centre of the stream before the first write, after the first, ...
@@ -169,29 +132,27 @@ class _Stream:
 
 
 class _Plan:
-    """Who writes and who reads what, by walking the graph as it runs.
+    """Finds what writes and what reads each stream by walking the graph.
 
     Attributes:
         streams: all of them, in any order.
         attentions: names of query and key pairs.
-        centres_keys: whether the mask lets constants in keys vanish.
+        centres_keys: whether a constant in all keys vanishes under the mask.
     """
 
-    def __init__(self, deployment: DeploymentModel, arrays: dict):
-        config = deployment.config
-        self._config, self._arrays = config, arrays
+    def __init__(self, folded: Folded):
+        config = folded.config
+        self._config, self._names = config, folded.arrays.keys()
         self.streams: list[_Stream] = []
         self.attentions: list[str] = []
         self.centres_keys = config.attention_mask_form == "additive"
         stream = self._embeddings()
         for index in range(config.num_hidden_layers):
             stream = self._block(f"block_{index:02d}", stream)
-        if deployment.task == "features":
+        if folded.head == FEATURES:
             stream.is_fixed = True
-        elif "pooler/kernel" in arrays:
-            stream.read("pooler")
         else:
-            stream.read("head")
+            stream.read("pooler" if "pooler/kernel" in self._names else "head")
 
     def _begin(self, *writes: _Write, can_shift: bool = True) -> _Stream:
         stream = _Stream(*writes, can_shift=can_shift)
@@ -200,8 +161,8 @@ class _Plan:
 
     def _embeddings(self) -> _Stream:
         first = _Write("embeddings/words")
-        if "embeddings/projection/kernel" in self._arrays:
-            # Neighbours beyond the ends are zeros: no centre but zero.
+        if "embeddings/projection/kernel" in self._names:
+            # Neighbours beyond the ends are zeros, so the centre stays zero.
             words = self._begin(first, can_shift=False)
             words.read("embeddings/projection")
             first = _Write("embeddings/projection")
@@ -247,14 +208,14 @@ class _Plan:
         return self._after_norm(name, self._begin(_Write(name)))
 
     def _residual(self, name: str, stream: _Stream) -> _Stream:
-        if f"{name}/scale" in self._arrays:
+        if f"{name}/scale" in self._names:
             stream.read(f"{name}/scale")
             return self._begin(_Write(name, f"{name}/sum", restarts=True))
         stream.writes.append(_Write(name, f"{name}/sum"))
         return self._after_norm(name, stream)
 
     def _after_norm(self, name: str, stream: _Stream) -> _Stream:
-        if f"{name}/gamma" not in self._arrays:
+        if f"{name}/gamma" not in self._names:
             return stream
         stream.is_fixed = True
         stream = self._begin()
@@ -265,7 +226,7 @@ class _Plan:
 def _common_range(reaches: list[np.ndarray]) -> np.ndarray:
     """Returns one gain for several tensors, [W]: the geometric mean.
 
-    Each tensor counts alike, however large it is.
+    Each tensor has the same weight, however large it is.
     """
     relative = [_positive(reach) for reach in reaches]
     relative = [reach / reach.mean() for reach in relative]

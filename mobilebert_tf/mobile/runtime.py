@@ -1,8 +1,9 @@
 """Runs .tflite files with the LiteRT interpreter: predictions and latency.
 
 The interpreter is LiteRT's own package, whose XNNPACK kernels are those of a
-phone; `tf.lite.Interpreter` is on its way out and, unlike this one, silently
-ignores a zero point on the right side of a batch product.
+phone. `tf.lite.Interpreter` is being removed and, unlike this one, silently
+ignores a zero point on the right side of a batch product. Nothing here needs
+TensorFlow.
 """
 
 import os
@@ -14,11 +15,13 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.mobile.deployment import INPUT_NAMES
 
-# A flatbuffer says so at byte 4.
+# A .tflite flatbuffer has this identifier at byte 4.
 _IDENTIFIER = b"TFL3"
+
+# Untimed runs before the first timed one.
 _WARM_UP = 3
 
 
@@ -26,19 +29,19 @@ class TFLiteModel:
     """A .tflite file, ready to predict.
 
     Args:
-        path: a file that `export.export_tflite` wrote, or another with the
-            same three inputs in each of its signatures.
+        path: a file that `export.export` wrote, or another with the same three
+            inputs in each of its signatures.
         num_threads: threads of the interpreter.
 
     Attributes:
         lengths: the lengths of sequences that the file accepts, in rising
-            order, one a signature.
+            order, one per signature.
         max_seq_length: the longest, S.
         output_names: the outputs of its signatures.
 
     Raises:
-        InputError: if the file is missing, is no (or half a) TFLite file, or
-            has not the three inputs under its signatures.
+        InputError: if the file is missing, truncated or not a TFLite file, or
+            its signatures do not have the three inputs.
     """
 
     def __init__(self, path: str | os.PathLike, num_threads: int = 1):
@@ -70,17 +73,16 @@ class TFLiteModel:
         """Runs every example, one at a time, as a phone does.
 
         Args:
-            inputs: arrays [num, S] by input name, in any order, or an iterable
+            inputs: arrays [N, S] by input name, in any order, or an iterable
                 of such batches. Other entries (labels) are ignored. S is one
                 of `lengths`.
 
         Returns:
-            The output, [num, ...]; for a file with several outputs, a dict of
+            The output, [N, ...]; for a file with several outputs, a dict of
             them by name.
 
         Raises:
-            ValueError: if the sequences are of another length, or there are
-                none.
+            ValueError: if there are no sequences, or of another length.
         """
         batches = [inputs] if isinstance(inputs, dict) else inputs
         outputs = [
@@ -115,10 +117,10 @@ class TFLiteModel:
     def latency_ms(self, repeats: int = 50, length: int | None = None) -> float:
         """Returns the median milliseconds of one inference, after warming up.
 
-        The inputs are all real tokens; what they are does not change the work.
+        The inputs are all real tokens; their values do not change the work.
 
         Args:
-            repeats: how many are timed.
+            repeats: number of timed runs.
             length: one of `lengths`; None: the longest.
         """
         length = length or self.max_seq_length
@@ -136,29 +138,21 @@ class TFLiteModel:
 
 
 def _length(runner) -> int:
-    """The length of the sequences that a signature takes."""
+    """Returns the length of the sequences that a signature takes."""
     return int(runner.get_input_details()["input_ids"]["shape"][1])
 
 
-def open_interpreter(
-    path: Path, num_threads: int, interpreter_class=Interpreter, **options
-) -> Interpreter:
+def open_interpreter(path: Path, num_threads: int) -> Interpreter:
     """Opens a .tflite file.
 
-    Args:
-        path: the file.
-        num_threads: threads of the interpreter.
-        interpreter_class: LiteRT's interpreter, or one with more kernels.
-        **options: of that class.
-
     Raises:
-        InputError: if the file is missing, is no (or half a) TFLite file, or
-            asks for kernels that the interpreter has not.
+        InputError: if the file is missing, truncated or not a TFLite file, or
+            needs kernels that the interpreter lacks.
     """
     content = read_tflite(path)
     try:
-        interpreter = interpreter_class(
-            model_content=content, num_threads=num_threads, **options
+        interpreter = Interpreter(
+            model_content=content, num_threads=num_threads
         )
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:

@@ -1,25 +1,33 @@
-"""What a text task on a phone must find inside a .tflite file.
+"""The bytes of a .tflite file: order and names of tensors, and metadata.
+
+A file has one signature per sequence length; all share their weights. Inputs
+and outputs have names, but some programs on phones bind them by position, so
+the order of the tensors is fixed too, which the converter leaves to chance.
 
 MediaPipe's TextClassifier and TextEmbedder, and the Task Library's question
-answerer, take text: they tokenize it themselves, with the vocabulary that
-they find in the file, and know its tensors by the names in its metadata. The
-metadata is a flatbuffer of its own (`TFLITE_METADATA`), the vocabulary and the
-names of the labels a ZIP archive behind the model.
-
-Metadata is the last thing to be written: quantising a file afterwards loses
-the archive.
+answerer, take text: they tokenize it themselves, with the vocabulary that they
+find in the file, and know its tensors by the names in its metadata. The
+metadata is a flatbuffer of its own (`TFLITE_METADATA`); the vocabulary and the
+names of the labels are a ZIP archive after the model. Metadata is written last:
+quantising a file afterwards loses the archive.
 """
 
 import dataclasses
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from mobilebert_tf.mobile.deployment import DeploymentModel
+from mobilebert_tf.mobile.folding import FEATURES, SEQUENCES, SPANS, Folded
+
+# The signature of the longest sequences.
+SIGNATURE = "serving_default"
+
+# Data of a tensor begin at a multiple of this, as the format requires.
+_ALIGNMENT = 16
 
 _ENTRY = b"TFLITE_METADATA"
 _IDENTIFIER = b"M001"
@@ -30,14 +38,14 @@ _VOCAB_FILE, _LABELS_FILE = "vocab.txt", "labels.txt"
 # What the Task Library's question answerer was compiled for.
 ANSWERER_LENGTH = 384
 
-# The outputs (`signatures.OUTPUTS`) that a text task can make use of.
+# The outputs (`export.OUTPUTS`) that a text task can use, by head.
 _READABLE = {
-    "sequence_classification": ("probabilities", "independent_probabilities"),
-    "question_answering": ("logits",),
-    "features": ("first_token", "mean"),
+    SEQUENCES: ("probabilities", "independent_probabilities"),
+    SPANS: ("logits",),
+    FEATURES: ("first_token", "mean"),
 }
 
-# Our name to the name that the tasks look for, and what it says of it.
+# Our tensors: the name that the tasks look for, and a description.
 _INPUTS = {
     "input_ids": ("ids", "Tokenized ids of the input text."),
     "input_mask": (
@@ -62,31 +70,108 @@ _OUTPUTS = {
     ),
 }
 _NAMES = {
-    "sequence_classification": (
+    SEQUENCES: (
         "TextClassifier",
         "Classify the input text into a set of known categories.",
     ),
-    "features": ("TextEmbedder", "Embed the input text into a vector."),
-    "question_answering": (
+    FEATURES: ("TextEmbedder", "Embed the input text into a vector."),
+    SPANS: (
         "BertQuestionAnswerer",
         "Answer a question with a stretch of a text.",
     ),
 }
 
 
+def unpack(content: bytes) -> schema.ModelT:
+    """Returns a file's content as objects that can be changed."""
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def pack(model: schema.ModelT, files: Mapping[str, bytes] = {}) -> bytes:
+    """Returns the content of a file.
+
+    Args:
+        model: the file's content.
+        files: appended as a ZIP archive, uncompressed, because phones map the
+            entries, and with a fixed date, so that the same model gives the
+            same file.
+    """
+    builder = _AlignedBuilder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    stream = io.BytesIO(bytes(builder.Output()))
+    if files:
+        stream.seek(0, io.SEEK_END)
+        with zipfile.ZipFile(stream, "a") as archive:
+            for name, data in files.items():
+                archive.writestr(zipfile.ZipInfo(name), data)
+    return stream.getvalue()
+
+
+class _AlignedBuilder(flatbuffers.Builder):
+    """Aligns arrays as the schema asks for, which the generated code forgets.
+
+    Kernels read weights in place, in the mapped file.
+    """
+
+    def CreateNumpyVector(self, x):  # noqa: N802, the base class's name
+        self.StartVector(x.itemsize, x.size, _ALIGNMENT)
+        content = x.tobytes()
+        self.head -= len(content)
+        self.Bytes[self.head : self.head + len(content)] = content
+        self.vectorNumElems = x.size
+        return self.EndVector()
+
+
+def arrange(
+    model: schema.ModelT,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> None:
+    """Names and orders the tensors of every signature, in place.
+
+    The signature of the longest sequences becomes the file's first graph, the
+    one that programs without signatures run.
+
+    Args:
+        model: the converter's result.
+        inputs: names of all inputs in their order.
+        outputs: names of all outputs in their order.
+    """
+    for signature in model.signatureDefs:
+        graph = model.subgraphs[signature.subgraphIndex]
+        graph.inputs = _named(graph, signature.inputs, inputs)
+        graph.outputs = _named(graph, signature.outputs, outputs)
+    model.signatureDefs.sort(
+        key=lambda signature: signature.signatureKey != SIGNATURE.encode()
+    )
+    model.subgraphs = [
+        model.subgraphs[signature.subgraphIndex]
+        for signature in model.signatureDefs
+    ]
+    for index, signature in enumerate(model.signatureDefs):
+        signature.subgraphIndex = index
+
+
+def _named(graph, tensor_maps, order: Sequence[str]) -> np.ndarray:
+    """Renames tensors as their signature does; returns their indices."""
+    indices = {entry.name.decode(): entry.tensorIndex for entry in tensor_maps}
+    for name, index in indices.items():
+        graph.tensors[index].name = name.encode()
+    return np.array([indices[name] for name in order], np.int32)
+
+
 @dataclasses.dataclass(frozen=True)
 class TextMetadata:
-    """What goes into a file beside its weights.
+    """What a file carries besides its weights.
 
     Attributes:
-        vocabulary: the pieces in the order of their ids, of an uncased
-            vocabulary.
+        vocabulary: the pieces in the order of their ids, uncased.
         label_names: the classes in the order of the probabilities; empty for
             question answering and embeddings.
-        name: of the model; by default that of its task.
-        description: of the model; by default that of its task.
-        version: of the model.
-        author: whose it is.
+        name: the model's name, by default its task's.
+        description: by default its task's.
+        version: the model's version.
+        author: its author.
         license: its terms.
         do_lower_case: whether the vocabulary is uncased. The tasks lower-case
             every text.
@@ -112,7 +197,7 @@ class TextMetadata:
             )
 
     def files(self) -> dict[str, bytes]:
-        """Returns the packed files by name, one piece or label a line."""
+        """Returns the archive's files by name, one piece or label per line."""
         files = {_VOCAB_FILE: self.vocabulary}
         if self.label_names:
             files[_LABELS_FILE] = self.label_names
@@ -124,39 +209,38 @@ class TextMetadata:
 
 def check_metadata(
     metadata: TextMetadata,
-    deployment: DeploymentModel,
+    folded: Folded,
     lengths: Sequence[int],
     output: str,
 ) -> None:
-    """Checks that a text task could open the file that is asked for.
+    """Checks that a text task could open the requested file.
 
     Args:
-        metadata: what it is to carry.
-        deployment: the network of the file.
-        lengths: of its sequences.
-        output: what it returns (`signatures.OUTPUTS`).
+        metadata: what the file is to carry.
+        folded: its network.
+        lengths: the lengths of its sequences.
+        output: what it returns (`export.OUTPUTS`).
 
     Raises:
-        ValueError: for a task that none serves, several lengths (they take a
-            file with a single graph), an output that they cannot read, or a
-            vocabulary or labels that are not the model's.
+        ValueError: for a head that no task serves, several lengths (the tasks
+            open files with a single graph), an output that they cannot read,
+            or a vocabulary or labels that do not fit the model.
     """
-    task = deployment.task
-    if task not in _READABLE:
-        raise ValueError(f"no text task on phones serves {task}")
+    head = folded.head
+    if head not in _READABLE:
+        raise ValueError(f"no text task on phones serves {head}")
     if len(lengths) > 1:
         raise ValueError(
-            "text tasks open files of one length. Received: "
-            f"max_seq_length={list(lengths)}"
+            f"text tasks open files of one length. Received: {list(lengths)}"
         )
-    if output not in _READABLE[task]:
+    if output not in _READABLE[head]:
         raise ValueError(
-            f"text tasks read output={' or '.join(_READABLE[task])} of "
-            f"{task}. Received: {output}"
+            f"text tasks read output={' or '.join(_READABLE[head])} of "
+            f"{head}. Received: {output}"
         )
-    counts = [("pieces", metadata.vocabulary, deployment.config.vocab_size)]
-    if task == "sequence_classification":
-        num_labels = deployment.weights["head/bias"].shape[0]
+    counts = [("pieces", metadata.vocabulary, folded.config.vocab_size)]
+    if head == SEQUENCES:
+        num_labels = folded.arrays["head/bias"].shape[0]
         counts.append(("label names", metadata.label_names, num_labels))
     for what, found, wanted in counts:
         if len(found) != wanted:
@@ -164,7 +248,7 @@ def check_metadata(
                 f"metadata needs the model's {wanted} {what}. "
                 f"Received: {len(found)}"
             )
-    if task == "question_answering" and lengths[0] != ANSWERER_LENGTH:
+    if head == SPANS and lengths[0] != ANSWERER_LENGTH:
         raise ValueError(
             f"the question answerer opens files of length {ANSWERER_LENGTH} "
             f"only. Received: {lengths[0]}"
@@ -174,49 +258,35 @@ def check_metadata(
 def add_metadata(
     model: schema.ModelT,
     metadata: TextMetadata,
-    task: str,
+    head: str,
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> None:
-    """Puts the metadata's flatbuffer into a model, in place.
+    """Adds the metadata's flatbuffer to a model, in place.
 
     Args:
         model: the file's content.
-        metadata: what to write.
-        task: of the deployment graph.
+        metadata: what to write; its `files` are added by `pack`.
+        head: the network's.
         inputs: names of the first graph's inputs in their order.
         outputs: names of its outputs in their order.
     """
-    content = metadata_flatbuffer(metadata, task, inputs, outputs)
+    content = _flatbuffer(metadata, head, inputs, outputs)
     model.buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
     entry = schema.MetadataT(name=_ENTRY, buffer=len(model.buffers) - 1)
     model.metadata = [*(model.metadata or []), entry]
 
 
-def with_files(content: bytes, files: dict[str, bytes]) -> bytes:
-    """Appends a ZIP archive to a file's content.
-
-    Uncompressed: phones map the entries. With a fixed date: the same model
-    makes the same file.
-    """
-    stream = io.BytesIO(content)
-    stream.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(stream, "a") as archive:
-        for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name), data)
-    return stream.getvalue()
-
-
-def metadata_flatbuffer(
+def _flatbuffer(
     metadata: TextMetadata,
-    task: str,
+    head: str,
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> bytes:
     """Returns the content of `TFLITE_METADATA`; arguments as `add_metadata`.
 
-    Tables are written as {slot: value}, a slot being a field's place in its
-    table of TensorFlow's metadata_schema.fbs, a union taking two: its type
+    Tables are written as {slot: value}, a slot being a field's position in its
+    table of TensorFlow's metadata_schema.fbs. A union takes two slots: its type
     and its value.
     """
     vocab_file = {
@@ -230,7 +300,7 @@ def metadata_flatbuffer(
         3: [_output(name, metadata) for name in outputs],
         5: [tokenizer],
     }
-    name, description = _NAMES[task]
+    name, description = _NAMES[head]
     model = {
         0: metadata.name or name,
         1: metadata.description or description,
@@ -276,7 +346,7 @@ def _output(name: str, metadata: TextMetadata) -> dict:
 
 
 def _table(builder: flatbuffers.Builder, fields: dict) -> int:
-    """Writes a table, what it refers to first; returns its offset."""
+    """Writes a table after what it refers to; returns its offset."""
     offsets = {
         slot: _value(builder, value)
         for slot, value in fields.items()

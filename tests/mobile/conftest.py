@@ -1,4 +1,4 @@
-"""One small task learned once, and the files made from it, for all tests."""
+"""One small task, a model that learned it, and its files, for all tests."""
 
 import warnings
 
@@ -7,18 +7,32 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import mobilebert_tf as mb
-from mobilebert_tf.mobile.deployment import deployment_model
-from mobilebert_tf.mobile.export import KINDS, export_tflite
-from mobilebert_tf.mobile.quantization import QuantizationAwareModel
-from mobilebert_tf.modeling.losses import classification_loss
-from tests.mobile.networks import small_config
+from mobilebert_tf.mobile.calibration import calibrate
+from mobilebert_tf.mobile.equalization import equalize
+from mobilebert_tf.mobile.export import export
+from mobilebert_tf.mobile.folding import fold
+from mobilebert_tf.mobile.options import INTEGER_KINDS, KINDS
+from mobilebert_tf.mobile.quantization import Quantized
+from mobilebert_tf.modeling.losses import (
+    classification_loss,
+    kl_divergence,
+    mean,
+)
+from mobilebert_tf.tasks.task import Task
+from tests import tiny
 
 LENGTH = 20
-CALIBRATION_EXAMPLES = 256
 
 
-def counting_task(num: int, rng) -> dict[str, np.ndarray]:
+def take(arrays, rows) -> dict[str, np.ndarray]:
+    return {name: array[rows] for name, array in arrays.items()}
+
+
+def inputs_of(arrays) -> dict[str, np.ndarray]:
+    return {name: rows for name, rows in arrays.items() if name != "labels"}
+
+
+def counting_examples(num: int, rng) -> dict[str, np.ndarray]:
     """Do pieces 4 to 23 or pieces 24 to 43 occur more often?
 
     Other pieces do not count. Close calls make it a task on which errors of
@@ -40,13 +54,32 @@ def counting_task(num: int, rng) -> dict[str, np.ndarray]:
     return {name: a[decided].astype(np.int32) for name, a in arrays.items()}
 
 
-def take(arrays, rows) -> dict[str, np.ndarray]:
-    return {name: array[rows] for name, array in arrays.items()}
+class CountingTask(Task):
+    """What the phone's stages need to know of counting pieces."""
+
+    title = "Counter"
+    chosen_by = ("accuracy",)
+    # Nothing here reads, encodes, opens or writes.
+    model_class_name = read = open = of_length = encode = answers = write = None
+
+    def __init__(self, **splits):
+        self.splits = splits
+
+    def loss(self, outputs, batch):
+        return classification_loss(outputs, batch["labels"])
+
+    def distillation_loss(self, outputs, teacher_outputs, batch, temperature):
+        return mean(kl_divergence(outputs, teacher_outputs, temperature))
+
+    def metrics(self, outputs, split):
+        labels = self.splits[split]["labels"]
+        return {"accuracy": float((outputs.argmax(-1) == labels).mean())}
 
 
-def build_step(compute_loss, variables, optimizer):
-    """A compiled training step, clipped as fine-tuning is."""
+def train(compute_loss, variables, optimizer, arrays, num_steps, seed):
+    """Takes compiled, clipped steps on random batches; returns their losses."""
     optimizer.build(variables)
+    rng = np.random.default_rng(seed)
 
     @tf.function
     def step(batch):
@@ -57,100 +90,86 @@ def build_step(compute_loss, variables, optimizer):
         optimizer.apply(gradients, variables)
         return loss
 
-    return step
-
-
-def train(step, arrays, num_steps, seed, size=64) -> list[float]:
-    """Takes steps on random batches; returns their losses."""
-    rng = np.random.default_rng(seed)
-    losses = []
-    for _ in range(num_steps):
-        batch = take(arrays, rng.integers(0, len(arrays["labels"]), size))
-        batch = {name: tf.constant(rows) for name, rows in batch.items()}
-        losses.append(float(step(batch)))
-    return losses
+    return [
+        float(step(take(arrays, rng.integers(0, len(arrays["labels"]), 64))))
+        for _ in range(num_steps)
+    ]
 
 
 @pytest.fixture(scope="session")
 def train_arrays():
-    return counting_task(8000, np.random.default_rng(1))
+    return counting_examples(8000, np.random.default_rng(1))
 
 
 @pytest.fixture(scope="session")
 def test_arrays():
-    return counting_task(1000, np.random.default_rng(2))
+    return counting_examples(1000, np.random.default_rng(2))
 
 
 @pytest.fixture(scope="session")
-def trained(train_arrays) -> mb.MobileBertForSequenceClassification:
+def calibration(train_arrays):
+    """Four labelled batches of 64."""
+    begins = range(0, 256, 64)
+    return [take(train_arrays, slice(b, b + 64)) for b in begins]
+
+
+@pytest.fixture(scope="session")
+def trained(train_arrays):
     """A two-block student that has learned the task."""
     keras.utils.set_random_seed(3)
-    config = small_config(
-        num_hidden_layers=2,
-        attention_mask_value=-10000.0,
-        attention_probs_dropout_prob=0.0,
-        classifier_dropout_prob=0.0,
+    model = tiny.classifier(("second", "first"), attention_mask_value=-10000.0)
+    train(
+        lambda batch: classification_loss(
+            model(inputs_of(batch), training=True), batch["labels"]
+        ),
+        [variable.value for variable in model.trainable_variables],
+        keras.optimizers.Adam(3e-3),
+        train_arrays,
+        300,
+        4,
     )
-    model = mb.MobileBertForSequenceClassification(config, ["second", "first"])
+    return model
+
+
+@pytest.fixture(scope="session")
+def make_quantized(trained, calibration):
+    """Returns a maker of equalised, calibrated, untrained networks."""
+    even = equalize(fold(trained), calibration)
+    ranges = calibrate(even, calibration)
+    return lambda: Quantized(even, ranges)
+
+
+@pytest.fixture(scope="session")
+def quantized(make_quantized, trained, train_arrays) -> Quantized:
+    """The same student after forty steps of quantisation-aware training."""
+    network, task = make_quantized(), CountingTask()
 
     def compute_loss(batch):
-        return classification_loss(model(batch, training=True), batch["labels"])
+        inputs = inputs_of(batch)
+        return task.terms(network(inputs), batch, trained(inputs))["loss"]
 
-    optimizer = keras.optimizers.Adam(2e-3)
-    variables = [v.value for v in model.trainable_variables]
-    train(build_step(compute_loss, variables, optimizer), train_arrays, 250, 4)
-    return model
-
-
-def train_under_quantization(quantized, train_arrays) -> None:
-    """Trains a calibrated model for 40 steps."""
-    step = build_step(
-        lambda batch: quantized.compute_loss(batch)["loss"],
-        quantized.trainable_variables,
-        keras.optimizers.Adam(3e-4),
-    )
-    train(step, train_arrays, 40, 5)
+    optimizer = keras.optimizers.Adam(3e-4)
+    variables = network.trainable_variables
+    train(compute_loss, variables, optimizer, train_arrays, 40, 5)
+    return network
 
 
 @pytest.fixture(scope="session")
-def calibrated(trained, train_arrays):
-    """Returns a maker of calibrated, untrained quantised models."""
-
-    def make() -> QuantizationAwareModel:
-        quantized = QuantizationAwareModel(deployment_model(trained), trained)
-        quantized.calibrate(
-            take(train_arrays, slice(begin, begin + 64))
-            for begin in range(0, CALIBRATION_EXAMPLES, 64)
-        )
-        return quantized
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def quantized(calibrated, train_arrays) -> QuantizationAwareModel:
-    """The same student after quantisation-aware training."""
-    model = calibrated()
-    train_under_quantization(model, train_arrays)
-    return model
-
-
-@pytest.fixture(scope="session")
-def files(
-    trained, calibrated, quantized, train_arrays, tmp_path_factory
-) -> dict:
+def files(trained, make_quantized, quantized, calibration, tmp_path_factory):
     """Kind to .tflite file of the trained student."""
-    folder = tmp_path_factory.mktemp("tflite")
-    models = {"int8": calibrated(), "int8_qat": quantized}
-    for kind in KINDS:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "no accelerated delegate")
-            export_tflite(
-                trained,
-                kind,
+    folder, folded = tmp_path_factory.mktemp("tflite"), fold(trained)
+    networks = dict(
+        zip(INTEGER_KINDS, (make_quantized(), quantized), strict=True)
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no accelerated delegate")
+        return {
+            kind: export(
+                networks.get(kind, folded),
                 folder / f"{kind}.tflite",
-                max_seq_length=LENGTH,
-                quantized=models.get(kind),
-                calibration=[take(train_arrays, slice(0, 64))],
+                LENGTH,
+                kind,
+                calibration=calibration[:1],
             )
-    return {kind: folder / f"{kind}.tflite" for kind in KINDS}
+            for kind in KINDS
+        }

@@ -1,25 +1,26 @@
-"""Fake quantisation against NumPy and tfmot; its training; its losses."""
+"""Fake quantisation against NumPy; its training, rates and ranges."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import mobilebert_tf as mb
-from mobilebert_tf.mobile.deployment import deployment_model
-from mobilebert_tf.mobile.quantization import QuantizationAwareModel
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.mobile.calibration import calibrate
+from mobilebert_tf.mobile.folding import fold
+from mobilebert_tf.mobile.quantization import (
+    Quantized,
+    RangeFollower,
+    RelativeAdamW,
+    build_optimizer,
+    keep_better,
+    typical_sizes,
+)
 from mobilebert_tf.mobile.rounding import FakeQuantization, WeightRounding
-from tests.mobile.conftest import build_step, take, train
-from tests.mobile.networks import classifier, random_batch, small_config
-
-
-def log_softmax(logits):
-    logits = logits - logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-
-def inputs_of(arrays) -> dict[str, np.ndarray]:
-    return {name: rows for name, rows in arrays.items() if name != "labels"}
+from mobilebert_tf.training.optimizers import AdamW
+from tests import tiny
+from tests.mobile.conftest import CountingTask, inputs_of, train
+from tests.mobile.test_folding import random_classifier
 
 
 def test_kernels_round_to_127_steps_a_channel(rng):
@@ -51,188 +52,231 @@ def test_activations_round_to_256_steps_around_an_exact_zero(rng):
     assert rounding.activation("x", tf.zeros(3)).numpy().tolist() == [0, 0, 0]
 
 
-class TfmotLayer:
-    """What tfmot's quantisers ask of a layer: raw variables on request."""
-
-    def add_weight(self, name, shape=(), initializer=None, trainable=False):
-        value = 0.0 if initializer is None else initializer.value
-        shape = () if shape is None else (shape,) if shape else ()
-        return tf.Variable(tf.fill(shape, value), trainable, name=name)
+def test_all_weights_are_trained_and_ranges_are_not(make_quantized):
+    quantized = make_quantized()
+    names = [variable.name for variable in quantized.trainable_variables]
+    assert names == sorted(f"{name}:0" for name in quantized.folded.arrays)
+    assert not quantized.ranges.trainable
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_numbers_are_those_of_tfmot(rng):
-    tfmot = pytest.importorskip("tensorflow_model_optimization")
-    quantizers = tfmot.quantization.keras.quantizers
-    kernel = tf.constant(rng.normal(0.0, 0.3, (24, 6)), tf.float32)
-    last = quantizers.LastValueQuantizer(
-        num_bits=8, per_axis=True, symmetric=True, narrow_range=True
+def test_activations_without_a_range_are_one_line(make_quantized):
+    folded = fold(tiny.classifier())
+    with pytest.raises(InputError) as error:
+        Quantized(folded, {})
+    number = len(make_quantized().names)
+    assert str(error.value) == (
+        "int8 export, embeddings/words: expected ranges calibrated on real "
+        f"examples, found none for {number} of {number} activations"
     )
-    weights = last.build(kernel.shape, "kernel", TfmotLayer())
-    wanted = last(kernel, training=True, weights=weights)
-    np.testing.assert_array_equal(WeightRounding().kernel(kernel), wanted)
-
-    config = small_config(num_hidden_layers=1)
-    quantized = QuantizationAwareModel(
-        deployment_model(classifier(config, rng))
-    )
-    quantized.calibrate([random_batch(config, rng) for _ in range(3)])
-    for is_symmetric in (False, True):
-        all_values = quantizers.AllValuesQuantizer(
-            num_bits=8,
-            per_axis=False,
-            symmetric=is_symmetric,
-            narrow_range=False,
-        )
-        weights = all_values.build((), "tensor", TfmotLayer())
-        tensors = tf.constant(rng.normal(0.3, 1.0, (4, 9, 5)), tf.float32)
-        for tensor in tensors:
-            all_values(tensor, training=True, weights=weights)
-        wanted = all_values(tensors, training=False, weights=weights)
-        limits = quantized._usable(
-            np.full(len(quantized._names), tensors.numpy().min()),
-            np.full(len(quantized._names), tensors.numpy().max()),
-        )
-        index = int(np.argmax(quantized._symmetric == is_symmetric))
-        rounding = FakeQuantization({"x": tf.constant(limits[index])})
-        found = rounding.activation("x", tensors)
-        np.testing.assert_allclose(found, wanted, atol=1e-6)
-
-
-def test_ranges_are_the_extremes_over_all_batches(rng):
-    config = small_config(num_hidden_layers=1)
-    model = classifier(config, rng)
-    quantized = QuantizationAwareModel(deployment_model(model))
-    assert not quantized.is_calibrated
-    batches = [random_batch(config, rng) for _ in range(3)]
-    quantized.calibrate(iter(batches))
-    assert quantized.is_calibrated
-    ranges = dict(zip(quantized._names, quantized.ranges.numpy(), strict=True))
-    logits = np.concatenate([model(batch) for batch in batches])
-    wanted = [min(logits.min(), 0.0), max(logits.max(), 0.0)]
-    np.testing.assert_allclose(ranges["head"], wanted, rtol=1e-4)
-    table = model.encoder.embeddings.word_embeddings.numpy()
-    assert ranges["embeddings/words"].tolist() == [table.min(), table.max()]
-    low, high = ranges["block_00/attention/value"]
-    assert -low / high == pytest.approx(128.0 / 127.0)
-
-
-def test_calibration_refuses_nothing_and_nan(rng):
-    config = small_config(num_hidden_layers=1)
-    model = classifier(config, rng)
-    with pytest.raises(ValueError, match="at least one batch"):
-        QuantizationAwareModel(deployment_model(model)).calibrate([])
-    model.encoder.blocks[0].attention.query.bias.assign(np.full(32, np.nan))
-    quantized = QuantizationAwareModel(deployment_model(model))
-    with pytest.raises(ValueError, match="attention/query is not finite"):
-        quantized.calibrate([random_batch(config, rng)])
-
-
-def test_loss_is_half_labels_half_float_model(calibrated, trained, test_arrays):
-    quantized = calibrated()
-    batch = take(test_arrays, slice(0, 32))
-    terms = {
-        name: float(term)
-        for name, term in quantized.compute_loss(batch).items()
-    }
-    log_probs = log_softmax(quantized(**inputs_of(batch)).numpy())
-    task = -log_probs[np.arange(32), batch["labels"]].mean()
-    teacher = np.exp(log_softmax(trained(inputs_of(batch)).numpy()))
-    distillation = -(teacher * log_probs).sum(-1).mean()
-    assert terms["task_loss"] == pytest.approx(task, rel=1e-4)
-    assert terms["distillation_loss"] == pytest.approx(distillation, rel=1e-4)
-    assert terms["loss"] == pytest.approx((task + distillation) / 2, rel=1e-4)
-    alone = QuantizationAwareModel(quantized.deployment)
-    alone.ranges.assign(quantized.ranges)
-    terms = alone.compute_loss(batch)
-    assert list(terms) == ["loss"]
-    assert float(terms["loss"]) == pytest.approx(task, rel=1e-4)
-
-
-def test_regression_and_spans_have_losses(rng):
-    config = small_config(num_hidden_layers=1)
-    scorer = mb.MobileBertForSequenceClassification(config, ["score"])
-    batch = random_batch(config, rng)
-    quantized = QuantizationAwareModel(deployment_model(scorer), scorer)
-    quantized.calibrate([batch])
-    labels = np.array([0.5, -1.0, 2.0, 0.0], np.float32)
-    terms = quantized.compute_loss(batch | {"labels": labels})
-    wanted = np.square(quantized(**batch).numpy()[:, 0] - labels).mean()
-    assert float(terms["task_loss"]) == pytest.approx(wanted, rel=1e-5)
-    spans = mb.MobileBertForQuestionAnswering(config)
-    quantized = QuantizationAwareModel(deployment_model(spans), spans)
-    quantized.calibrate([batch])
-    positions = {
-        "start_positions": np.array([0, 1, 2, 1]),
-        "end_positions": np.array([2, 2, 2, 1]),
-    }
-    terms = quantized.compute_loss(batch | positions)
-    log_probs = log_softmax(np.moveaxis(quantized(**batch).numpy(), -1, 0))
-    wanted = np.mean(
-        [
-            -log_probs[kind][np.arange(4), rows].mean()
-            for kind, rows in enumerate(positions.values())
-        ]
-    )
-    assert float(terms["task_loss"]) == pytest.approx(wanted, rel=1e-5)
-
-
-def test_tags_have_losses_and_features_have_none(rng):
-    config = small_config(num_hidden_layers=1)
-    batch = random_batch(config, rng)
-    tagger = mb.MobileBertForTokenClassification(config, ["a", "b"])
-    quantized = QuantizationAwareModel(deployment_model(tagger), tagger)
-    quantized.calibrate([batch])
-    tags = {
-        "labels": rng.integers(0, 2, batch["input_ids"].shape),
-        "label_weights": batch["input_mask"] * (batch["input_ids"] % 2),
-    }
-    terms = quantized.compute_loss(batch | tags)
-    log_probs = log_softmax(quantized(**batch).numpy())
-    counted = tags["label_weights"] > 0
-    own = np.take_along_axis(log_probs, tags["labels"][..., None], -1)[..., 0]
-    wanted = -own[counted].mean()
-    assert float(terms["task_loss"]) == pytest.approx(wanted, rel=1e-5)
-    teacher = np.exp(log_softmax(np.asarray(tagger(batch))))
-    wanted = -np.sum(teacher * log_probs, axis=-1)[counted].mean()
-    assert float(terms["distillation_loss"]) == pytest.approx(wanted, rel=1e-5)
-    encoder = mb.MobileBertEncoder(config)
-    quantized = QuantizationAwareModel(deployment_model(encoder))
-    quantized.calibrate([batch])
-    with pytest.raises(ValueError, match="Received: features"):
-        quantized.compute_loss(batch)
-
-
-def test_the_teacher_and_the_ranges_are_not_trained(calibrated, trained):
-    quantized = calibrated()
-    names = {variable.name for variable in quantized.trainable_variables}
-    assert names == {f"{name}:0" for name in quantized.deployment.weights}
-    kept = {id(variable) for variable in quantized.variables}
-    assert id(quantized.ranges) in kept
-    assert not kept & {id(v.value) for v in trained.variables}
+    ranges = calibrate(folded, [tiny.batch()])
+    ranges["head"] = (0.0, np.nan)
+    with pytest.raises(InputError, match=f"head: .* none for 1 of {number} "):
+        Quantized(folded, ranges)
 
 
 def test_training_stays_finite_and_accurate(
-    calibrated, train_arrays, test_arrays
+    make_quantized, train_arrays, test_arrays
 ):
-    quantized = calibrated()
-    variables = quantized.trainable_variables
-    begin = [variable.numpy() for variable in variables]
-    optimizer = keras.optimizers.Adam(1e-4)
-    step = build_step(
-        lambda batch: quantized.compute_loss(batch)["loss"],
-        variables,
-        optimizer,
+    for learning_rate in (1e-4, 1e-3):
+        quantized, task = make_quantized(), CountingTask()
+        losses = train(
+            lambda batch: task.loss(quantized(inputs_of(batch)), batch),  # noqa: B023
+            quantized.trainable_variables,
+            keras.optimizers.Adam(learning_rate),
+            train_arrays,
+            20,
+            seed=1,
+        )
+        assert np.isfinite(losses).all()
+        logits = quantized(inputs_of(test_arrays)).numpy()
+        accuracy = (logits.argmax(1) == test_arrays["labels"]).mean()
+        assert accuracy > 0.95, learning_rate
+
+
+def test_ranges_follow_the_weights(rng):
+    folded = fold(random_classifier(rng, num_hidden_layers=1))
+    batches = [tiny.batch(rng) for _ in range(3)]
+    quantized = Quantized(folded, calibrate(folded, batches))
+    follower = RangeFollower(quantized, batches[0])
+    begin = quantized.ranges.numpy()
+    # Weights that stay leave the ranges where they are.
+    follower.follow()
+    np.testing.assert_allclose(quantized.ranges, begin, rtol=1e-6)
+    for part in ("kernel", "bias"):
+        weight = quantized.weights[f"head/{part}"]
+        weight.assign(1.5 * weight)
+    follower.follow(rate=0.5)
+    wanted = begin.copy()
+    wanted[quantized.names.index("head")] *= 1.25
+    np.testing.assert_allclose(quantized.ranges, wanted, rtol=1e-5)
+    # What is not finite moves nothing, not even back.
+    weight.assign(np.full(3, np.nan))
+    follower.follow(rate=1.0)
+    np.testing.assert_allclose(quantized.ranges, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("factor", "followed"), [(100.0, 2.0), (0.01, 0.5)])
+def test_ranges_follow_to_twice_or_half_the_calibrated_ones(
+    factor, followed, rng
+):
+    folded = fold(random_classifier(rng, num_hidden_layers=1))
+    batch = tiny.batch(rng)
+    quantized = Quantized(folded, calibrate(folded, [batch]))
+    follower, begin = RangeFollower(quantized, batch), quantized.ranges.numpy()
+    for part in ("kernel", "bias"):
+        weight = quantized.weights[f"head/{part}"]
+        weight.assign(factor * weight)
+    for _ in range(2):
+        follower.follow(rate=1.0)
+    wanted = begin.copy()
+    wanted[quantized.names.index("head")] *= followed
+    np.testing.assert_allclose(quantized.ranges, wanted, rtol=1e-5)
+
+
+def test_ranges_follow_in_the_first_half_and_then_freeze(
+    make_quantized, calibration, monkeypatch
+):
+    follower, calls = RangeFollower(make_quantized(), calibration[0]), []
+    monkeypatch.setattr(follower, "follow", lambda: calls.append(True))
+
+    def steps_measured(start):
+        steps = []
+        for step in follower.batches(range(start, 60), start, 60):
+            if calls:
+                steps.append(step)
+                calls.clear()
+        return steps
+
+    assert steps_measured(0) == [10, 20]
+    # A run that is resumed at step 15 measures what is left.
+    assert steps_measured(15) == [20]
+
+
+def test_the_rate_rises_for_a_tenth_and_falls_to_nothing(make_quantized):
+    weights = make_quantized().weights
+    optimizer = build_optimizer(weights, typical_sizes(weights), 1e-3, 100)
+    rates = [float(optimizer._learning_rate(step)) for step in range(101)]
+    assert np.argmax(rates) in (9, 10)
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[50] == pytest.approx(5e-4)
+    assert rates[100] == 0.0
+
+
+def test_a_training_that_increased_the_loss_is_undone(
+    make_quantized, trained, calibration
+):
+    quantized, task = make_quantized(), CountingTask()
+
+    def compute_loss(batch):
+        return task.terms(quantized(inputs_of(batch)), batch)
+
+    def state():
+        variables = [*quantized.trainable_variables, quantized.ranges]
+        return [variable.numpy() for variable in variables]
+
+    before = state()
+    assert keep_better(quantized, before, calibration, compute_loss)
+    head, ranges = quantized.weights["head/kernel"], quantized.ranges
+    good, good_ranges = head.numpy(), ranges.numpy()
+    for bad in (-good, np.full_like(good, np.nan)):
+        head.assign(bad)
+        ranges.assign(2.0 * good_ranges)
+        assert not keep_better(quantized, before, calibration, compute_loss)
+        np.testing.assert_array_equal(head, good)
+        np.testing.assert_array_equal(ranges, good_ranges)
+    # From a worse one it is kept.
+    head.assign(-good)
+    worse = state()
+    head.assign(good)
+    assert keep_better(quantized, worse, calibration, compute_loss)
+    np.testing.assert_array_equal(head, good)
+
+
+def variables(**arrays) -> dict[str, tf.Variable]:
+    return {
+        name.replace("_", "/"): tf.Variable(np.asarray(array, np.float32))
+        for name, array in arrays.items()
+    }
+
+
+def size(sizes, name) -> np.ndarray:
+    return np.prod(np.broadcast_arrays(*sizes[name]), axis=0)
+
+
+def test_sizes_are_those_of_rows_and_columns():
+    sizes = typical_sizes(
+        variables(
+            a_kernel=[[3.0, 4.0], [0.0, 0.0]],
+            a_bias=[2.0, -2.0],
+            b_kernel=[[1.0, 10.0], [-1.0, 10.0]],
+            b_bias=[0.0, 0.0],
+            gamma=[3.0, 4.0],
+        )
     )
-    for seed in range(3):
-        for learning_rate in (1e-4, 1e-3):
-            for variable, value in zip(variables, begin, strict=True):
-                variable.assign(value)
-            for slot in optimizer.variables:
-                slot.assign(tf.zeros_like(slot.value))
-            optimizer.learning_rate.assign(learning_rate)
-            losses = train(step, train_arrays, 20, seed)
-            assert np.isfinite(losses).all()
-            logits = quantized(**inputs_of(test_arrays)).numpy()
-            accuracy = (logits.argmax(1) == test_arrays["labels"]).mean()
-            assert accuracy > 0.95, (seed, learning_rate)
+    # Rows 5 / sqrt 2 and 0, columns 3 / sqrt 2 and 4 / sqrt 2, all of it 2.5.
+    for name, wanted in {
+        "a/kernel": [[3.0, 4.0], [0.0, 0.0]],
+        "a/bias": np.array([3.0, 4.0]) / np.sqrt(2) * 2.0 / 2.5,
+        "b/kernel": [[1.0, 10.0], [1.0, 10.0]],
+        # A bias of zeros has the size of its kernel.
+        "b/bias": [1.0, 10.0],
+        "gamma": np.sqrt(12.5),
+    }.items():
+        np.testing.assert_allclose(size(sizes, name), wanted, rtol=1e-6)
+
+
+def test_the_first_step_is_the_rate_times_the_size(rng):
+    weights = variables(a_kernel=rng.normal(size=(5, 3)), a_bias=np.ones(3))
+    sizes = typical_sizes(weights)
+    before = {name: weight.numpy() for name, weight in weights.items()}
+    optimizer = RelativeAdamW(
+        0.01, weights, sizes, decay_rate=0.0, bias_correction=True
+    )
+    gradients = {
+        name: rng.choice([-1.0, 1.0], weight.shape).astype(np.float32)
+        for name, weight in weights.items()
+    }
+    optimizer.apply(
+        [tf.constant(gradient) for gradient in gradients.values()],
+        list(weights.values()),
+    )
+    for name, weight in weights.items():
+        moved = before[name] - weight.numpy()
+        wanted = 0.01 * gradients[name] * size(sizes, name)
+        np.testing.assert_allclose(moved, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute"])
+def test_a_rescaled_channel_trains_as_before(kind, rng):
+    """Only relative steps do not depend on how a channel is scaled."""
+    inputs = rng.normal(size=(64, 8)).astype(np.float32)
+    kernel = rng.normal(size=(8, 4)).astype(np.float32)
+    targets = inputs @ rng.normal(size=(8, 4)).astype(np.float32)
+    scales = np.array([1, 1, 1, 1, 1e-2, 1e-2, 1e2, 1e2], np.float32)
+
+    def trained(scale):
+        weights = variables(a_kernel=kernel * scale[:, None])
+        variable = weights["a/kernel"]
+        settings = {"decay_rate": 0.0, "bias_correction": True}
+        optimizer = AdamW(0.02, **settings)
+        if kind == "relative":
+            sizes = typical_sizes(weights)
+            optimizer = RelativeAdamW(0.02, weights, sizes, **settings)
+        for _ in range(20):
+            with tf.GradientTape() as tape:
+                outputs = (inputs / scale) @ variable
+                loss = tf.reduce_mean(tf.square(outputs - targets))
+            optimizer.apply(tape.gradient(loss, [variable]), [variable])
+        return float(loss), variable.numpy() / scale[:, None]
+
+    start = float(np.mean((inputs @ kernel - targets) ** 2))
+    loss, weights = trained(np.ones(8, np.float32))
+    rescaled_loss, rescaled = trained(scales)
+    moved = np.abs(weights - kernel).mean()
+    apart = np.abs(rescaled - weights).mean()
+    assert loss < 0.95 * start
+    if kind == "relative":
+        assert rescaled_loss < 0.95 * start
+        assert apart < 0.4 * moved
+    else:
+        assert apart > 0.8 * moved

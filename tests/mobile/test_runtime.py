@@ -1,5 +1,8 @@
 """Good files predict in any batching; bad files are named and refused."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,6 +20,22 @@ def test_batches_and_arrays_give_the_same(files, test_arrays):
     whole = model.predict(rows)
     assert whole.shape == (10, 2)
     np.testing.assert_array_equal(model.predict(iter(batches)), whole)
+
+
+def test_predicting_needs_no_tensorflow(files):
+    code = f"""
+import sys
+sys.modules['tensorflow'] = sys.modules['keras'] = None
+import numpy as np
+from mobilebert_tf.mobile.runtime import TFLiteModel
+ones = np.ones((1, {LENGTH}), np.int32)
+names = 'input_ids', 'input_mask', 'segment_ids'
+model = TFLiteModel({str(files["int8"])!r})
+print(model.predict(dict.fromkeys(names, ones)).shape)
+"""
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout == "(1, 2)\n"
 
 
 def test_latency_is_a_median_in_milliseconds(files, monkeypatch):

@@ -1,0 +1,82 @@
+"""Kinds of .tflite files, and how a network is quantised."""
+
+import dataclasses
+from typing import ClassVar
+
+from mobilebert_tf.options import Options, option
+
+KINDS = ("float32", "float16", "dynamic", "int8", "int8_qat", "int16x8")
+
+# Integers throughout; `int8_qat` is also trained under quantisation.
+TRAINED_KIND = "int8_qat"
+INTEGER_KINDS = ("int8", TRAINED_KIND)
+
+# Kinds whose activations need ranges, measured on training examples.
+CALIBRATED_KINDS = (*INTEGER_KINDS, "int16x8")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions(Options):
+    """Which .tflite files are written."""
+
+    group: ClassVar[str] = "export"
+
+    kinds: tuple[str, ...] = option(
+        (),
+        "Kinds of .tflite files to write and score: float32; float16; dynamic "
+        "(int8 weights); int8 (integers throughout); int8_qat (int8 after "
+        "quantisation-aware training); int16x8.",
+        flag="export",
+        choices=KINDS,
+        everyday=True,
+        resumable=True,
+    )
+    max_seq_length: int | None = option(
+        None,
+        "Length of the files' inputs. Default: --max_seq_length.",
+        flag="export_seq_length",
+        min=8,
+        resumable=True,
+    )
+    metadata: bool = option(
+        False,
+        "Put vocabulary and labels into the files, for MediaPipe's text tasks "
+        "on phones. Classifiers then return probabilities.",
+        everyday=True,
+        resumable=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationOptions(Options):
+    """How a network is quantised.
+
+    Attributes:
+        batch_size: examples per step, and at once in calibration.
+        seed: of the order of examples.
+    """
+
+    group: ClassVar[str] = "export"
+
+    num_steps: int = option(
+        200,
+        "Steps of quantisation-aware training.",
+        flag="num_qat_steps",
+        min=1,
+        resumable=True,
+    )
+    learning_rate: float = option(
+        1e-3,
+        "Peak rate of quantisation-aware training, relative to the size of the "
+        "weights: 0.001 is a thousandth per step.",
+        flag="qat_learning_rate",
+        min=0.0,
+        resumable=True,
+    )
+    equalize: bool = option(
+        True,
+        "Give the channels of each tensor alike ranges before rounding.",
+        resumable=True,
+    )
+    batch_size: int = 32
+    seed: int = 1
