@@ -14,7 +14,7 @@ from mobilebert_tf.modeling.models import (
 from mobilebert_tf.pipeline import QuestionAnswerer
 from mobilebert_tf.tasks.question_answering import SquadSettings, write_settings
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
-from tests.mobile.networks import randomise, small_config
+from tests.tiny import randomise, student_config
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] who ? a b c d e f g h".split()
 SETTINGS = SquadSettings(
@@ -32,7 +32,7 @@ def folder(tmp_path):
 @pytest.fixture
 def model(folder, rng):
     model = MobileBertForQuestionAnswering(
-        small_config(num_hidden_layers=1, vocab_size=len(VOCAB))
+        student_config(num_hidden_layers=1, vocab_size=len(VOCAB))
     )
     randomise(model, rng)
     model.save_pretrained(folder)
@@ -123,7 +123,7 @@ def test_bad_input(folder, model):
         QuestionAnswerer(folder)("who?", " ")
     with pytest.raises(InputError, match=r"question: expected a text"):
         QuestionAnswerer(folder)(["who?", ""], ["a", "b"])
-    config = small_config(num_hidden_layers=1, vocab_size=len(VOCAB))
+    config = student_config(num_hidden_layers=1, vocab_size=len(VOCAB))
     MobileBertForPretraining(config).save_pretrained(folder)
     with pytest.raises(InputError, match="a model that answers questions"):
         QuestionAnswerer(folder)

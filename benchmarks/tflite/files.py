@@ -27,16 +27,15 @@ import tensorflow as tf  # noqa: E402
 
 import mobilebert_tf as mb  # noqa: E402
 from benchmarks.tflite.measurement import MeasuredFile  # noqa: E402
-from mobilebert_tf.config import PRESETS  # noqa: E402
-from mobilebert_tf.mobile.deployment import (  # noqa: E402
-    INPUT_NAMES,
-    deployment_model,
+from mobilebert_tf.config import INPUT_NAMES, PRESETS  # noqa: E402
+from mobilebert_tf.mobile.calibration import calibrate  # noqa: E402
+from mobilebert_tf.mobile.export import (  # noqa: E402
+    export,
+    input_specs,
+    muted,
 )
-from mobilebert_tf.mobile.export import export_tflite, muted  # noqa: E402
-from mobilebert_tf.mobile.quantization import (  # noqa: E402
-    QuantizationAwareModel,
-)
-from mobilebert_tf.mobile.signatures import input_specs  # noqa: E402
+from mobilebert_tf.mobile.folding import fold  # noqa: E402
+from mobilebert_tf.mobile.quantization import Quantized  # noqa: E402
 
 KINDS = ("float32", "float16", "dynamic", "int8")
 _LABELS = ("a", "b", "c")
@@ -168,13 +167,12 @@ def write_ours(folder: Path, preset: str, length: int) -> None:
         "input_mask": np.ones_like(ids, np.int32),
         "segment_ids": np.zeros_like(ids, np.int32),
     }
-    quantized = QuantizationAwareModel(deployment_model(model))
-    quantized.calibrate([batch])
+    folded = fold(model)
+    quantized = Quantized(folded, calibrate(folded, [batch]))
     for kind, path in paths.items():
         print(path, flush=True)
-        export_tflite(
-            model, kind, path, max_seq_length=length, quantized=quantized
-        )
+        network = quantized if kind == "int8" else folded
+        export(network, path, length, kind)
 
 
 def narrowed(config: mb.MobileBertConfig) -> mb.MobileBertConfig:
@@ -191,7 +189,7 @@ def before_and_after(
     with tempfile.TemporaryDirectory() as folder:
         paths = Path(folder, "naive.tflite"), Path(folder, "our.tflite")
         write_naive(paths[0], model, length)
-        export_tflite(model, "float32", paths[1], max_seq_length=length)
+        export(fold(model), paths[1], length)
         before, after = (MeasuredFile(path).operations() for path in paths)
     return before, after
 

@@ -23,7 +23,7 @@ from benchmarks.tflite.measurement import (
     interleaved,
     operation_name,
 )
-from mobilebert_tf.mobile.signatures import packed, unpacked
+from mobilebert_tf.mobile.tflite_file import pack, unpack
 
 # Enough that the interpreter's own overhead does not count.
 _COPIES = 8
@@ -71,7 +71,7 @@ def operation_times(
     Raises:
         ValueError: if the file leaves shapes open.
     """
-    model = unpacked(Path(path).read_bytes())
+    model = unpack(Path(path).read_bytes())
     _fold_constants(model)
     groups = _distinct_operators(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -220,7 +220,7 @@ def _by_itself(model: schema.ModelT, operator: schema.OperatorT) -> bytes:
     alone = schema.ModelT()
     alone.version, alone.buffers, alone.subgraphs = 3, buffers, [graph]
     alone.operatorCodes = [model.operatorCodes[operator.opcodeIndex]]
-    return packed(alone)
+    return pack(alone)
 
 
 def _is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:

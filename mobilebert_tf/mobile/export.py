@@ -221,6 +221,14 @@ def signature_lengths(lengths: int | Sequence[int]) -> dict[str, int]:
     return names | {f"serving_{length}": length for length in ordered[1:]}
 
 
+def input_specs(length: int) -> dict[str, tf.TensorSpec]:
+    """Returns the three inputs, int32 [1, length], by name."""
+    return {
+        name: tf.TensorSpec((1, length), tf.int32, name=name)
+        for name in INPUT_NAMES
+    }
+
+
 def _roundings(
     network: Folded | Quantized, kind: str
 ) -> tuple[Folded, Exact, Exact]:
@@ -333,10 +341,7 @@ def _convert(
     """Returns the converter's result; signatures are lengths by name."""
     functions = {
         name: tf.function(graph.__call__).get_concrete_function(
-            **{
-                name: tf.TensorSpec((1, length), tf.int32, name=name)
-                for name in INPUT_NAMES
-            }
+            **input_specs(length)
         )
         for name, length in signatures.items()
     }

@@ -21,9 +21,10 @@ from benchmarks.tflite.measurement import (
 )
 from benchmarks.tflite.profile import operation_times, totals_by_type
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.mobile.export import export_tflite, muted
+from mobilebert_tf.mobile.export import export, muted
+from mobilebert_tf.mobile.folding import fold
 from mobilebert_tf.presets import PRESETS
-from tests.mobile.networks import LABELS, classifier, small_config
+from tests import tiny
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks/tflite/benchmark.py"
 KERNELS = [
@@ -94,9 +95,11 @@ def test_operations_are_counted_as_written(fixed):
 
 def test_each_length_of_a_file_is_measured_by_itself(tmp_path):
     path = tmp_path / "two.tflite"
-    config = small_config(num_hidden_layers=1)
-    model = mb.MobileBertForTokenClassification(config, LABELS)
-    export_tflite(model, "float32", path, max_seq_length=[8, 32])
+    config = tiny.student_config(
+        num_hidden_layers=1, max_position_embeddings=32
+    )
+    model = mb.MobileBertForTokenClassification(config, tiny.LABELS)
+    export(fold(model), path, [8, 32])
     shorter, longer = (open_file(str(path), 1, length) for length in (8, 32))
     assert (shorter.length, longer.length) == (8, 32)
     assert open_file(str(path), 1, None).length == 32
@@ -237,10 +240,9 @@ def test_distinct_operations_are_counted_and_the_slowest_come_first(tmp_path):
 @pytest.mark.parametrize("kind", ["float16", "dynamic"])
 def test_weights_stay_constants(tmp_path, kind):
     path = tmp_path / "x.tflite"
-    model = classifier(
-        small_config(num_hidden_layers=1), np.random.default_rng(0)
-    )
-    export_tflite(model, kind, path, max_seq_length=8)
+    model = tiny.classifier(num_hidden_layers=1)
+    tiny.randomise(model, np.random.default_rng(0))
+    export(fold(model), path, 8, kind)
     counts = collections.Counter()
     for row in operation_times(path, repeats=1):
         counts[row.name] += row.count

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import mobilebert_tf as mb
-from mobilebert_tf.mobile.deployment import deployment_model
-from mobilebert_tf.mobile.export import export_tflite
-from mobilebert_tf.mobile.quantization import QuantizationAwareModel
+from mobilebert_tf.mobile.calibration import calibrate
+from mobilebert_tf.mobile.export import export
+from mobilebert_tf.mobile.folding import fold
+from mobilebert_tf.mobile.quantization import Quantized
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from mobilebert_tf.mobile.tflite_file import ANSWERER_LENGTH, TextMetadata
 from mobilebert_tf.pipeline import TextClassifier
@@ -110,17 +111,16 @@ def test_text_classifier_reproduces_the_label(ask, tokenizer, config, tmp_path):
     tokenizer.write(tmp_path / "model")
     answers = TextClassifier(tmp_path / "model", LENGTH)(TEXTS)
     assert len({answer.label for answer in answers}) == len(LABELS)
-    quantized = QuantizationAwareModel(deployment_model(model))
-    quantized.calibrate([examples])
+    folded = fold(model)
+    quantized = Quantized(folded, calibrate(folded, [examples]))
     metadata = TextMetadata(tokenizer.vocab, LABELS)
     kinds = tuple(MARGINS)
     for kind in kinds:
-        export_tflite(
-            model,
-            kind,
+        export(
+            quantized if kind == "int8" else folded,
             tmp_path / f"{kind}.tflite",
-            max_seq_length=LENGTH,
-            quantized=quantized,
+            LENGTH,
+            kind,
             output="probabilities",
             metadata=metadata,
         )
@@ -161,16 +161,14 @@ def test_text_embedder_reproduces_the_embedding(
 ):
     encoder = drawn(mb.MobileBertEncoder(config))
     batch = encode_examples(Examples(TEXTS, None), tokenizer, LENGTH)
-    quantized = QuantizationAwareModel(deployment_model(encoder))
-    quantized.calibrate([batch])
+    folded = fold(encoder)
+    quantized = Quantized(folded, calibrate(folded, [batch]))
     paths = [tmp_path / f"{kind}.tflite" for kind in ("float32", "int8")]
-    for path in paths:
-        export_tflite(
-            encoder,
-            path.stem,
+    for path, network in zip(paths, (folded, quantized), strict=True):
+        export(
+            network,
             path,
-            max_seq_length=LENGTH,
-            quantized=quantized,
+            LENGTH,
             output="mean",
             metadata=TextMetadata(tokenizer.vocab),
         )
@@ -202,19 +200,17 @@ def test_metadata_is_what_published_files_have(
 ):
     classifier = mb.MobileBertForSequenceClassification(config, LABELS)
     answerer = mb.MobileBertForQuestionAnswering(config)
-    export_tflite(
-        classifier,
-        "float32",
+    export(
+        fold(classifier),
         tmp_path / "classifier.tflite",
-        max_seq_length=LENGTH,
+        LENGTH,
         output="probabilities",
         metadata=TextMetadata(tokenizer.vocab, LABELS, license="Apache-2.0"),
     )
-    export_tflite(
-        answerer,
-        "float32",
+    export(
+        fold(answerer),
         tmp_path / "answerer.tflite",
-        max_seq_length=ANSWERER_LENGTH,
+        ANSWERER_LENGTH,
         mlperf_order=True,
         metadata=TextMetadata(tokenizer.vocab),
     )

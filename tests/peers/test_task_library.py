@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import mobilebert_tf as mb
-from mobilebert_tf.mobile.deployment import deployment_model
-from mobilebert_tf.mobile.export import export_tflite
-from mobilebert_tf.mobile.quantization import QuantizationAwareModel
+from mobilebert_tf.mobile.calibration import calibrate
+from mobilebert_tf.mobile.export import export
+from mobilebert_tf.mobile.folding import fold
+from mobilebert_tf.mobile.quantization import Quantized
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from mobilebert_tf.mobile.tflite_file import ANSWERER_LENGTH, TextMetadata
 from mobilebert_tf.tasks.labelled_texts import Examples, encode_examples
@@ -94,15 +95,15 @@ def ask(folder: Path, path: Path) -> list[list[dict]]:
 def test_answers_have_the_logits_of_the_file(
     kind, mlperf_order, answerer, tokenizer, examples, tmp_path
 ):
-    quantized = QuantizationAwareModel(deployment_model(answerer))
-    quantized.calibrate([examples])
+    network = fold(answerer)
+    if kind == "int8":
+        network = Quantized(network, calibrate(network, [examples]))
     path = tmp_path / f"{kind}.tflite"
-    export_tflite(
-        answerer,
-        kind,
+    export(
+        network,
         path,
-        max_seq_length=ANSWERER_LENGTH,
-        quantized=quantized,
+        ANSWERER_LENGTH,
+        kind,
         mlperf_order=mlperf_order,
         metadata=TextMetadata(tokenizer.vocab),
     )
