@@ -9,7 +9,7 @@ import pytest
 
 import mobilebert_tf as mb
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
-from tests.mobile.networks import randomise, small_config
+from tests.tiny import randomise, student_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "mobile.md"
 PIECES = (
@@ -26,7 +26,7 @@ def snippets() -> list[str]:
 @pytest.fixture
 def folder(tmp_path, monkeypatch, rng):
     """A working folder with a small classifier in runs/sst2."""
-    config = small_config(
+    config = student_config(
         vocab_size=len(PIECES.split()),
         num_hidden_layers=1,
         max_position_embeddings=128,
@@ -43,7 +43,7 @@ def folder(tmp_path, monkeypatch, rng):
 
 def test_every_snippet_runs(folder, capsys):
     blocks = snippets()
-    assert len(blocks) == 9
+    assert len(blocks) == 8
     for number, block in enumerate(blocks):
         names = {}
         if "found.bin" in block:
@@ -57,5 +57,5 @@ def test_every_snippet_runs(folder, capsys):
         if "expected" in names:
             assert np.isfinite(names["expected"]).all()
     assert "same label 100.00%" in capsys.readouterr().out
-    for name in ("sst2", "int8", "classifier", "text"):
+    for name in ("sst2", "int8", "classifier"):
         assert (folder / f"{name}.tflite").exists()
