@@ -235,7 +235,7 @@ BAD_INPUT = {
     "unknown export": (
         "run_classifier.py --model={files}/teacher --export=int3 "
         "--train_file={files}/train.tsv --output_dir={out}",
-        "--export: expected kinds among",
+        "--export: expected one of float32",
     ),
     "no classifier to evaluate": (
         "run_classifier.py --model={files}/teacher --nodo_train "
