@@ -23,7 +23,7 @@ _FUSED_ACTIVATIONS = ("relu", "relu6", "linear")
 def forward(
     folded: Folded,
     inputs: Mapping,
-    rounding: Exact = Exact(),  # noqa: B008, has no state
+    rounding: Exact = Exact(),
     first_only: bool = False,
 ):
     """Computes a folded network.

@@ -147,7 +147,7 @@ def export(
 def infer(
     folded: Folded,
     inputs: Mapping,
-    rounding: Exact = Exact(),  # noqa: B008, has no state
+    rounding: Exact = Exact(),
     output: str | None = None,
 ) -> dict[str, tf.Tensor]:
     """Computes the named outputs of a file.

@@ -80,7 +80,7 @@ def test_training_stays_finite_and_accurate(
     for learning_rate in (1e-4, 1e-3):
         quantized, task = make_quantized(), CountingTask()
         losses = train(
-            lambda batch: task.loss(quantized(inputs_of(batch)), batch),  # noqa: B023
+            lambda batch: task.loss(quantized(inputs_of(batch)), batch),
             quantized.trainable_variables,
             keras.optimizers.Adam(learning_rate),
             train_arrays,
