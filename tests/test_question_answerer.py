@@ -32,7 +32,11 @@ def folder(tmp_path):
 @pytest.fixture
 def model(folder, rng):
     model = MobileBertForQuestionAnswering(
-        student_config(num_hidden_layers=1, vocab_size=len(VOCAB))
+        student_config(
+            num_hidden_layers=1,
+            vocab_size=len(VOCAB),
+            max_position_embeddings=40,
+        )
     )
     randomise(model, rng)
     model.save_pretrained(folder)
@@ -123,7 +127,11 @@ def test_bad_input(folder, model):
         QuestionAnswerer(folder)("who?", " ")
     with pytest.raises(InputError, match=r"question: expected a text"):
         QuestionAnswerer(folder)(["who?", ""], ["a", "b"])
-    config = student_config(num_hidden_layers=1, vocab_size=len(VOCAB))
+    config = student_config(
+        num_hidden_layers=1,
+        vocab_size=len(VOCAB),
+        max_position_embeddings=40,
+    )
     MobileBertForPretraining(config).save_pretrained(folder)
     with pytest.raises(InputError, match="a model that answers questions"):
         QuestionAnswerer(folder)

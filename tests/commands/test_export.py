@@ -7,6 +7,7 @@ import mobilebert_tf as mb
 from mobilebert_tf.commands.export import COMMAND
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.runtime import TFLiteModel
+from mobilebert_tf.tasks.labelled_texts import Examples, encode_examples
 from tests import tiny
 
 TEXTS = "the cat sat.\nthe mat is not good\na dog, a log\n" * 20
@@ -38,7 +39,8 @@ def test_files_of_several_kinds_and_lengths(folder, tmp_path, capsys):
         f"--calibration_file={folder / 'texts.txt'}",
     )
     printed = capsys.readouterr().out
-    batch = tiny.batch(3, (16, 9, 5))
+    texts = Examples(TEXTS.splitlines()[:3])
+    batch = encode_examples(texts, tiny.tokenizer(), 16)
     wanted = mb.load(folder)(batch).numpy()
     for kind in ("dynamic", "int8"):
         assert f"Wrote {tmp_path / kind}.tflite" in printed

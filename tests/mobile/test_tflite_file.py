@@ -60,6 +60,8 @@ def test_lengths_share_their_weights(several, model, rng, tmp_path):
     more = several.stat().st_size - path.stat().st_size
     # Two more graphs of 23 constants with scales, and no second table.
     assert more < 4 * table
+    float32 = export(fold(model), tmp_path / "float32.tflite", 24)
+    assert path.stat().st_size < float32.stat().st_size - 2 * table
     # The same outputs, to the bit, with or without other lengths beside it.
     batch = tiny.batch(rng, (24, 9), vocab_size=1009)
     np.testing.assert_array_equal(

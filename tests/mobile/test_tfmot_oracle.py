@@ -63,7 +63,7 @@ def test_ranges_of_several_batches_are_alike(is_symmetric, rng):
 def test_a_quantised_dense_layer_is_tfmots(activation, rng):
     """tfmot's wrapper around a tf_keras layer, inputs and outputs quantised."""
     keras = pytest.importorskip("tf_keras")
-    dense = keras.layers.Dense(6, activation=activation, input_shape=(10,))
+    dense = keras.layers.Dense(6, activation, name="dense", input_shape=(10,))
     kernel = rng.uniform(-0.9, 0.9, (10, 6)).astype(np.float32)
     # tfmot's default is one scale per kernel: all columns reach as far.
     kernel[rng.integers(0, 10, 6), np.arange(6)] = [1, -1, 1, 1, -1, 1]
