@@ -45,15 +45,12 @@ from mobilebert_tf.data.batches import (
     mean_width,  # noqa: E402
     training_batches,  # noqa: E402
 )
-from mobilebert_tf.tasks.classification import (
-    Predictor,  # noqa: E402
-    build_classifier,  # noqa: E402
-    fine_tuning_loss,  # noqa: E402
-    task_metrics,  # noqa: E402
-)
+from mobilebert_tf.tasks.classification import ClassificationTask  # noqa: E402
 from mobilebert_tf.tasks.glue import read_glue  # noqa: E402
 from mobilebert_tf.tasks.labelled_texts import encode_examples  # noqa: E402
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer  # noqa: E402
+from mobilebert_tf.training.fine_tuning import training_loss  # noqa: E402
+from mobilebert_tf.training.inference import Predictor  # noqa: E402
 from mobilebert_tf.training.optimizers import AdamW  # noqa: E402
 from mobilebert_tf.training.step import build_train_step  # noqa: E402
 
@@ -121,7 +118,7 @@ def our_model() -> mb.MobileBertForSequenceClassification:
     """Builds a classifier, the same at each call."""
     keras.utils.set_random_seed(1)
     if FLAGS.model:
-        return build_classifier(FLAGS.model, LABELS)
+        return ClassificationTask(LABELS).build(FLAGS.model)
     config = mb.MobileBertConfig.from_preset(FLAGS.preset)
     return mb.MobileBertForSequenceClassification(config, LABELS)
 
@@ -137,7 +134,9 @@ def our_step(
         bias_correction=True,
     )
     step = build_train_step(
-        fine_tuning_loss(model), model.trainable_variables, optimizer
+        training_loss(ClassificationTask(LABELS), model),
+        model.trainable_variables,
+        optimizer,
     )
 
     def run(batch: Batch) -> float:
@@ -220,7 +219,7 @@ def report_accuracy(
     print()
     for name, model in models.items():
         logits = Predictor(model, 32)(dev)
-        accuracy = task_metrics(logits, dev["labels"])["accuracy"]
+        accuracy = (logits.argmax(axis=-1) == dev["labels"]).mean()
         print(f"{name:<10}  dev accuracy {accuracy:.1%}")
 
 

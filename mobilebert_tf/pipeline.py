@@ -22,14 +22,7 @@ import scipy.special
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.modeling.load import load
-from mobilebert_tf.tasks.classification import (
-    Predictor,
-    decisions,
-    probabilities,
-    saved_labels,
-)
-from mobilebert_tf.tasks.classification_sources import MULTI_LABEL, REGRESSION
-from mobilebert_tf.tasks.labelled_texts import Examples, encode_examples
+from mobilebert_tf.tasks.classification import Answer, ClassificationTask
 from mobilebert_tf.tasks.metrics import entities
 from mobilebert_tf.tasks.question_answering import (
     Answers,
@@ -49,6 +42,7 @@ from mobilebert_tf.tasks.tagging import (
 )
 from mobilebert_tf.text.normalization import split_words
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.training.inference import Predictor
 
 Text = str | tuple[str, str]
 
@@ -70,20 +64,6 @@ def _length(model: keras.Model, max_seq_length: int | None) -> int:
     return min(max_seq_length or longest, longest)
 
 
-class Answer(NamedTuple):
-    """What a classifier says of a text.
-
-    Attributes:
-        label: the likeliest class; of a model for several labels at once a
-            tuple of those with a probability of at least a half; of a
-            regression the number.
-        probabilities: by class; empty for a regression.
-    """
-
-    label: str | tuple[str, ...] | float
-    probabilities: dict[str, float]
-
-
 class TextClassifier:
     """Answers for texts or pairs of texts.
 
@@ -101,11 +81,10 @@ class TextClassifier:
         max_seq_length: int | None = None,
     ):
         folder = model_folder(name_or_path)
-        self.label_names, self.kind = saved_labels(folder)
-        if self.label_names is None:
-            raise InputError(folder, "a classifier", "another kind of model")
-        self._model = load(folder)
         self._tokenizer = WordpieceTokenizer.from_folder(folder)
+        self.task = ClassificationTask.open(folder, self._tokenizer)
+        self.label_names = self.task.label_names
+        self._model = load(folder)
         self._max_seq_length = _length(self._model, max_seq_length)
         self._predictor_of = _predictors(Predictor, self._model)
 
@@ -115,31 +94,9 @@ class TextClassifier:
             return self([texts])[0]
         if not texts:
             return []
-        first, second = list(texts), None
-        if isinstance(first[0], tuple):
-            first, second = (list(part) for part in zip(*texts, strict=True))
-        arrays = encode_examples(
-            Examples(first, second), self._tokenizer, self._max_seq_length
-        )
-        logits = self._predictor_of(len(first))(arrays)
-        several = self.kind == MULTI_LABEL
-        return [
-            self._answer(choice, row)
-            for choice, row in zip(
-                decisions(logits, several).tolist(),
-                probabilities(logits, several).tolist(),
-                strict=True,
-            )
-        ]
-
-    def _answer(self, choice, row: list[float]) -> Answer:
-        if self.kind == REGRESSION:
-            return Answer(choice, {})
-        by_name = dict(zip(self.label_names, row, strict=True))
-        if self.kind == MULTI_LABEL:
-            chosen = zip(self.label_names, choice, strict=True)
-            return Answer(tuple(name for name, yes in chosen if yes), by_name)
-        return Answer(self.label_names[choice], by_name)
+        arrays = self.task.encode(texts, self._max_seq_length)
+        outputs = self._predictor_of(len(texts))(arrays)
+        return self.task.answers(outputs, texts)
 
 
 class FoundEntity(NamedTuple):
@@ -217,7 +174,7 @@ class TokenClassifier:
             self._max_seq_length,
         )
         predict = self._predictor_of(len(encoded.arrays["input_ids"]))
-        probs = probabilities(predict(encoded.arrays))
+        probs = scipy.special.softmax(predict(encoded.arrays), axis=-1)
         tags = [self.label_names[index] for index in probs.argmax(axis=-1)]
         return (
             by_sentence(tags, sentences),

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
-from tests.training.classifiers import toy_config
+from tests import tiny
 from tests.training.test_strategies import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -22,11 +22,7 @@ VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] sea land fish tree".split()
 @pytest.fixture
 def files(tmp_path):
     """A model folder, and examples that its first word decides."""
-    dropouts = ("hidden", "attention_probs", "classifier")
-    config = toy_config(
-        vocab_size=len(VOCAB),
-        **{f"{name}_dropout_prob": 0.0 for name in dropouts},
-    )
+    config = tiny.student_config(vocab_size=len(VOCAB))
     MobileBertEncoder(config).save_pretrained(tmp_path / "encoder")
     WordpieceTokenizer(VOCAB).write(tmp_path / "encoder")
     rows = [

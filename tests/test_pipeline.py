@@ -7,8 +7,7 @@ import scipy.special
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import MobileBertForPretraining
 from mobilebert_tf.pipeline import TextClassifier
-from mobilebert_tf.tasks.classification import write_problem_type
-from mobilebert_tf.tasks.classification_sources import MULTI_LABEL
+from mobilebert_tf.tasks.classification import MULTI_LABEL, ClassificationTask
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests.training.classifiers import toy_classifier, toy_config
 
@@ -70,7 +69,7 @@ def test_numbers_and_several_labels(folder):
     model = save(folder, ("x", "y", "z"))
     model.head.dense.bias.assign([1.0, -1.0, 1.0])
     model.save_pretrained(folder)
-    write_problem_type(folder, MULTI_LABEL)
+    ClassificationTask(("x", "y", "z"), {}, MULTI_LABEL).save(folder)
     answer = TextClassifier(folder)("a")
     assert answer.label == ("x", "z")
     (logits,) = model(

@@ -1,29 +1,16 @@
-"""The tasks of GLUE as data: files, columns, labels, sizes, names elsewhere.
+"""GLUE: its tasks as a table, its files and submissions, its score.
 
-Owns what there is to know about each task, so that reading, training and
-writing a submission need no branch by task. Files are those that GLUE hands
-out: tab-separated, a quote being an ordinary character, and their labels are
-what a submission must hold. QQP is the cleaned edition of the year 2020; rows
-of the first one are broken and are refused.
+Files are those that GLUE hands out: tab-separated, a quote being an ordinary
+character. Examples come out with the names of their classes; their order is
+that of the official files, by which a submission counts. QQP is the cleaned
+edition of 2020; rows of the first edition are broken and are refused.
 
-Hyper-parameters: the paper searches batches of 16, 32 and 48, rates of 1e-5 to
-1e-4 and 2 to 10 epochs on dev (section 4.4.1) and does not say what it found.
-The defaults are points of that grid: Google's later 3e-5, 32 and about four
-epochs for MNLI, the same for the other large tasks; for the small ones the
+The paper searches batch sizes 16, 32 and 48, rates from 1e-5 to 1e-4 and 2 to
+10 epochs on dev (section 4.4.1) and does not name what it chose. The defaults
+here are points of that grid: for MNLI the 3e-5, 32 and about four epochs that
+Google published later, the same for the other large tasks; for small tasks the
 larger rate and more epochs, since the release's authors say that GLUE needs
 longer training than SQuAD (5 epochs at 4e-5).
-
-GLUE's files in and out: official TSV files, TFDS, submissions.
-
-What a task is stands in `glue.py`. Examples come out with the names of their
-classes, in the order of the official files, which is what a submission counts
-by.
-
-GLUE's metrics, task by task, and the average of its leaderboard.
-
-A task's score is the mean of its metrics; MNLI's two parts are one task. The
-leaderboard averages the scores of nine tasks, WNLI among them, and leaves the
-diagnostic set out.
 """
 
 import dataclasses
@@ -40,10 +27,14 @@ from mobilebert_tf.tasks.metrics import (
     classification_metrics,
     regression_metrics,
 )
+from mobilebert_tf.tasks.task import Hyperparameters
 
 _BINARY = ("0", "1")
 _ENTAILMENT = ("entailment", "not_entailment")
 _NLI = ("entailment", "neutral", "contradiction")
+_SENTENCES = ("sentence1", "sentence2")
+_SMALL = Hyperparameters(5e-5, 32, 10)
+_LARGE = Hyperparameters(3e-5, 32, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +45,8 @@ class GlueSplit:
         file: its name in the task's folder.
         num_examples: rows of the official file.
         tfds_split: its name in TensorFlow Datasets.
-        submission: what a file of its predictions is called; None if its
-            labels are known.
+        submission: name of the file with its predictions; None if its labels
+            are known.
     """
 
     file: str
@@ -70,17 +61,18 @@ class GlueTask:
 
     Attributes:
         name: as in `--task`.
-        folder: of its files, in a folder of all tasks.
-        splits: by name; `train`, and names that begin with `dev` or `test`.
-        text_columns: of the text, or of both.
-        label_column: of the label.
+        folder: name of its folder in a folder of all tasks.
+        splits: by name: `train`, and names that start with `dev` or `test`.
+        text_columns: columns of the text, or of both texts.
+        label_column: column of the label.
         label_names: the classes; None for a regression.
-        file_labels: the same as files and submissions spell them.
-        header: columns of labelled files that have no header line.
+        metrics: the official ones, whose mean is the task's score.
+        file_labels: the classes as files and submissions spell them.
+        header: columns of labelled files, if they have no header line.
         may_be_empty: whether official files have empty texts.
-        tfds_texts: features of TensorFlow Datasets with the texts, where they
-            are not called as in the files.
-        learning_rate, batch_size, num_epochs: defaults, see above.
+        tfds_texts: features of TensorFlow Datasets with the texts, if they are
+            not named as in the files.
+        hyperparameters: defaults of fine-tuning.
     """
 
     name: str
@@ -89,30 +81,28 @@ class GlueTask:
     text_columns: tuple[str, ...]
     label_column: str
     label_names: tuple[str, ...] | None
+    metrics: tuple[str, ...] = ("accuracy",)
     file_labels: tuple[str, ...] = _BINARY
     header: tuple[str, ...] | None = None
     may_be_empty: bool = False
     tfds_texts: tuple[str, ...] = ()
-    learning_rate: float = 5e-5
-    batch_size: int = 32
-    num_epochs: int = 10
+    hyperparameters: Hyperparameters = _SMALL
 
     @property
     def tfds_name(self) -> str:
-        """The name in TensorFlow Datasets."""
+        """Name in TensorFlow Datasets."""
         return f"glue/{self.name}"
 
     @property
     def tfds_columns(self) -> tuple[str, ...]:
-        """The features that hold the texts in TensorFlow Datasets."""
+        """Features of TensorFlow Datasets with the texts."""
         return self.tfds_texts or self.text_columns
 
     def wanted_splits(
-        self, do_train: bool, do_eval: bool, do_predict: bool
+        self, train: bool, evaluate: bool, predict: bool
     ) -> list[str]:
-        """The splits that verbs need; training chooses its model on dev."""
-        wanted = {"train": do_train, "dev": do_train or do_eval}
-        wanted["test"] = do_predict
+        """Lists the splits that are needed; training chooses on dev."""
+        wanted = {"train": train, "dev": train or evaluate, "test": predict}
         return [name for name in self.splits if wanted[name.partition("_")[0]]]
 
 
@@ -148,6 +138,7 @@ GLUE_TASKS = {
             ("sentence",),
             "acceptable",
             ("unacceptable", "acceptable"),
+            ("matthews",),
             header=("source", "acceptable", "author_mark", "sentence"),
         ),
         GlueTask(
@@ -157,8 +148,7 @@ GLUE_TASKS = {
             ("sentence",),
             "label",
             ("negative", "positive"),
-            learning_rate=3e-5,
-            num_epochs=4,
+            hyperparameters=_LARGE,
         ),
         GlueTask(
             "mrpc",
@@ -167,15 +157,17 @@ GLUE_TASKS = {
             ("#1 String", "#2 String"),
             "Quality",
             ("not_equivalent", "equivalent"),
-            tfds_texts=("sentence1", "sentence2"),
+            ("accuracy", "f1"),
+            tfds_texts=_SENTENCES,
         ),
         GlueTask(
             "stsb",
             "STS-B",
             _splits("STS-B", 5_749, 1_500, 1_379),
-            ("sentence1", "sentence2"),
+            _SENTENCES,
             "score",
             None,
+            ("pearson", "spearman"),
         ),
         GlueTask(
             "qqp",
@@ -184,22 +176,21 @@ GLUE_TASKS = {
             ("question1", "question2"),
             "is_duplicate",
             ("not_duplicate", "duplicate"),
+            ("accuracy", "f1"),
             # Three of the questions that Quora published are empty.
             may_be_empty=True,
-            learning_rate=3e-5,
-            num_epochs=4,
+            hyperparameters=_LARGE,
         ),
         GlueTask(
             "mnli",
             "MNLI",
             _MNLI_SPLITS,
-            ("sentence1", "sentence2"),
+            _SENTENCES,
             "gold_label",
             _NLI,
-            _NLI,
+            file_labels=_NLI,
             tfds_texts=("premise", "hypothesis"),
-            learning_rate=3e-5,
-            num_epochs=4,
+            hyperparameters=_LARGE,
         ),
         GlueTask(
             "qnli",
@@ -208,43 +199,44 @@ GLUE_TASKS = {
             ("question", "sentence"),
             "label",
             _ENTAILMENT,
-            _ENTAILMENT,
-            learning_rate=3e-5,
-            num_epochs=4,
+            file_labels=_ENTAILMENT,
+            hyperparameters=_LARGE,
         ),
         GlueTask(
             "rte",
             "RTE",
             _splits("RTE", 2_490, 277, 3_000),
-            ("sentence1", "sentence2"),
+            _SENTENCES,
             "label",
             _ENTAILMENT,
-            _ENTAILMENT,
+            file_labels=_ENTAILMENT,
         ),
         GlueTask(
             "wnli",
             "WNLI",
             _splits("WNLI", 635, 71, 146),
-            ("sentence1", "sentence2"),
+            _SENTENCES,
             "label",
             ("not_entailment", "entailment"),
         ),
-        # The diagnostic set: for models of MNLI, and with hidden labels.
+        # The diagnostic set: for models of MNLI; its labels are secret.
         GlueTask(
             "ax",
             "diagnostic",
             {"test": GlueSplit("diagnostic.tsv", 1_104, "test", "AX.tsv")},
-            ("sentence1", "sentence2"),
+            _SENTENCES,
             "label",
             _NLI,
-            _NLI,
+            file_labels=_NLI,
             tfds_texts=("premise", "hypothesis"),
         ),
     )
 }
 
+# The nine tasks of the leaderboard's average, in its order.
+SCORED_TASKS = tuple(name for name in GLUE_TASKS if name != "ax")
 
-# STS-B's scale. A regression may leave it, an annotator could not.
+# The scale of STS-B, which a regression may leave.
 _LOWEST, _HIGHEST = 0.0, 5.0
 
 
@@ -255,14 +247,14 @@ def read_glue(
 
     Args:
         name: of `GLUE_TASKS`.
-        data_dir: the folder of the task's official TSV files, or one that has
-            it under its official name, `SST-2` say. None: from TensorFlow
-            Datasets.
-        splits: of the task.
+        data_dir: folder of the task's official TSV files, or one that has that
+            folder under its official name, such as `SST-2`. None: from
+            TensorFlow Datasets.
+        splits: names of splits of the task.
 
     Raises:
-        InputError: a file or row is not like that, or the data set has not
-            been prepared on this machine.
+        InputError: a file or row is malformed, or the data set has not been
+            prepared on this machine.
     """
     task = GLUE_TASKS[name]
     if data_dir is None:
@@ -276,35 +268,16 @@ def read_glue(
     return {split: _read_file(task, folder, split) for split in splits}
 
 
-def size_note(name: str | None, split: str, num_examples: int) -> str:
-    """Says how many examples there are, and of how many if not all of GLUE's.
-
-    Args:
-        name: of the task, whether GLUE's or not.
-        split: of the task.
-        num_examples: that there are.
-    """
-    note = f"{split}: {num_examples:,} examples"
-    if name in GLUE_TASKS:
-        official = GLUE_TASKS[name].splits[split].num_examples
-        if num_examples != official:
-            note += f" (the official file has {official:,})"
-    return note
-
-
 def write_submission(
     folder: str | os.PathLike, name: str, split: str, predictions: np.ndarray
 ) -> Path:
-    """Writes predictions as GLUE's server takes them.
+    """Writes predictions in the format of GLUE's server and returns the path.
 
     Args:
         folder: where; the file has its official name.
         name: of `GLUE_TASKS`.
         split: one without labels.
-        predictions: [num_examples] class indices, or numbers.
-
-    Returns:
-        The file's path.
+        predictions: class indices or numbers, [N].
     """
     task = GLUE_TASKS[name]
     if task.label_names is None:
@@ -313,12 +286,55 @@ def write_submission(
     else:
         cells = [task.file_labels[index] for index in predictions]
     path = Path(folder) / task.splits[split].submission
+    lines = [f"{index}\t{cell}" for index, cell in enumerate(cells)]
     with atomic_file(path) as temporary:
-        lines = [f"{index}\t{cell}" for index, cell in enumerate(cells)]
         temporary.write_text(
             "\n".join(["index\tprediction", *lines]) + "\n", encoding="utf-8"
         )
     return path
+
+
+def glue_metrics(
+    name: str, labels: np.ndarray, predictions: np.ndarray
+) -> dict[str, float]:
+    """Returns the official metrics of a task.
+
+    Args:
+        name: of `GLUE_TASKS`.
+        labels: class indices, or numbers, [N].
+        predictions: class indices, or numbers, [N].
+
+    Raises:
+        ValueError: see `classification_metrics` and `regression_metrics`.
+    """
+    task = GLUE_TASKS[name]
+    if task.label_names is None:
+        values = regression_metrics(labels, predictions)
+    else:
+        num_classes = len(task.label_names)
+        values = classification_metrics(labels, predictions, num_classes)
+    return {metric: values[metric] for metric in task.metrics}
+
+
+def glue_score(metrics: Mapping[str, float]) -> float:
+    """Returns a task's score: the mean of its metrics.
+
+    The accuracies of MNLI's two parts are two metrics.
+    """
+    return sum(metrics.values()) / len(metrics)
+
+
+def glue_average(metrics_by_task: Mapping[str, Mapping[str, float]]) -> float:
+    """Returns the leaderboard's average over the tasks of `SCORED_TASKS`.
+
+    Raises:
+        ValueError: a task is missing.
+    """
+    missing = [task for task in SCORED_TASKS if task not in metrics_by_task]
+    if missing:
+        raise ValueError(f"no metrics of {', '.join(missing)}")
+    scores = [glue_score(metrics_by_task[task]) for task in SCORED_TASKS]
+    return sum(scores) / len(scores)
 
 
 def _read_file(task: GlueTask, folder: Path, split: str) -> Examples:
@@ -339,15 +355,12 @@ def _read_file(task: GlueTask, folder: Path, split: str) -> Examples:
     if is_regression or not has_labels:
         return examples
     names = dict(zip(task.file_labels, task.label_names, strict=True))
-    return Examples(
-        examples.texts_a,
-        examples.texts_b,
-        [names[label] for label in examples.labels],
-    )
+    labels = [names[label] for label in examples.labels]
+    return dataclasses.replace(examples, labels=labels)
 
 
 def _read_tfds(task: GlueTask, splits: Sequence[str]) -> dict[str, Examples]:
-    # Takes seconds to import: only for those who ask for it.
+    # It takes seconds to import.
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(task.tfds_name)
@@ -358,22 +371,17 @@ def _read_tfds(task: GlueTask, splits: Sequence[str]) -> dict[str, Examples]:
             f"{builder.data_dir} (tfds build {task.tfds_name})",
             "neither",
         )
-    return {
-        split: _tfds_examples(
-            task,
-            split,
-            tfds.as_numpy(
-                builder.as_dataset(split=task.splits[split].tfds_split)
-            ),
-        )
-        for split in splits
-    }
+    examples = {}
+    for split in splits:
+        dataset = builder.as_dataset(split=task.splits[split].tfds_split)
+        examples[split] = _tfds_examples(task, split, tfds.as_numpy(dataset))
+    return examples
 
 
 def _tfds_examples(
     task: GlueTask, split: str, rows: Iterable[dict]
 ) -> Examples:
-    # TensorFlow Datasets shuffles what it stores.
+    # TensorFlow Datasets stores examples in a random order.
     rows = sorted(rows, key=lambda row: int(row["idx"]))
     texts = [
         [row[column].decode("utf-8") for row in rows]
@@ -385,59 +393,3 @@ def _tfds_examples(
         if task.label_names is not None:
             labels = [task.label_names[label] for label in labels]
     return Examples(texts[0], texts[1] if len(texts) > 1 else None, labels)
-
-
-METRICS = {
-    "cola": ("matthews",),
-    "sst2": ("accuracy",),
-    "mrpc": ("accuracy", "f1"),
-    "stsb": ("pearson", "spearman"),
-    "qqp": ("accuracy", "f1"),
-    "mnli": ("accuracy",),
-    "qnli": ("accuracy",),
-    "rte": ("accuracy",),
-    "wnli": ("accuracy",),
-}
-
-
-def glue_metrics(
-    task: str, labels: np.ndarray, predictions: np.ndarray
-) -> dict[str, float]:
-    """Returns the official metrics of a task.
-
-    Args:
-        task: of `METRICS`.
-        labels: class indices, 1 being the class whose F1 counts, or numbers;
-            [num_examples].
-        predictions: of the same kind.
-
-    Raises:
-        ValueError: see `classification_metrics` and `regression_metrics`.
-    """
-    all_metrics = regression_metrics
-    if task != "stsb":
-        all_metrics = classification_metrics
-    values = all_metrics(labels, predictions)
-    return {name: values[name] for name in METRICS[task]}
-
-
-def glue_score(metrics: Mapping[str, float]) -> float:
-    """Returns a task's score: the mean of its metrics, by whatever name."""
-    return sum(metrics.values()) / len(metrics)
-
-
-def glue_average(metrics_by_task: Mapping[str, Mapping[str, float]]) -> float:
-    """Returns the leaderboard's average.
-
-    Args:
-        metrics_by_task: of all tasks of `METRICS`, their metrics; both parts'
-            accuracies for `mnli`. Other entries, of `ax` say, do not count.
-
-    Raises:
-        ValueError: if a task is missing.
-    """
-    missing = [task for task in METRICS if task not in metrics_by_task]
-    if missing:
-        raise ValueError(f"no metrics of {', '.join(missing)}")
-    scores = [glue_score(metrics_by_task[task]) for task in METRICS]
-    return sum(scores) / len(scores)

@@ -1,59 +1,48 @@
-"""Metrics of classification and regression, under the names GLUE uses.
+"""Metrics: accuracy, F1, Matthews, correlations, and entities of tagged text.
 
-Owns which metrics are reported and what they are where their formulas divide
-by zero: 0.0, since a model that always says the same has learned nothing. A
-`nan` would make "keep the best checkpoint" keep an arbitrary one.
-
-Tags as entities, and their precision, recall and F1.
-
-Owns the reading of tags, right and predicted alike, as the CoNLL shared tasks'
-`conlleval` reads them: whatever a model says is some sequence of entities.
-Counting is nervaluate's, by its strict rule: an entity is right if its first
-token, its last and its type are.
+Where a formula divides by zero the metric is 0.0: a model that always answers
+the same has learned nothing, and a NaN would rank models arbitrarily.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import nervaluate
 import numpy as np
 import scipy.stats
 import sklearn.metrics
 
 
 def classification_metrics(
-    labels: Sequence | np.ndarray, predictions: Sequence | np.ndarray
+    labels: Sequence[int] | np.ndarray,
+    predictions: Sequence[int] | np.ndarray,
+    num_classes: int,
 ) -> dict[str, float]:
     """Accuracy, F1 and Matthews correlation.
 
     Args:
-        labels: true classes, [num_examples], indices or names.
-        predictions: predicted classes, [num_examples], of the same kind.
+        labels: true class indices, [N].
+        predictions: predicted class indices, [N].
+        num_classes: of the task, whether or not all of them occur.
 
     Returns:
-        `accuracy`; `f1`, for classes 0 and 1 (no others among labels and
-        predictions) that of class 1, else the mean over the classes that occur
-        among either; `matthews`, 0.0 if labels or predictions are all the same.
-        A class that is never predicted or never true has an F1 of 0.0.
+        `accuracy`; `f1`, of class 1 if there are two classes, else the mean
+        over the classes that occur among labels or predictions; `matthews`,
+        0.0 if labels or predictions are all the same.
 
     Raises:
-        ValueError: if the two differ in length or are empty.
+        ValueError: the arrays differ in length or are empty.
     """
     labels, predictions = _checked(labels, predictions)
-    classes = set(np.unique(labels)) | set(np.unique(predictions))
     f1 = sklearn.metrics.f1_score(
         labels,
         predictions,
-        average="binary" if classes <= {0, 1} else "macro",
+        average="binary" if num_classes == 2 else "macro",
         zero_division=0.0,
     )
-    constant = _is_constant(labels) or _is_constant(predictions)
-    matthews = (
-        0.0
-        if constant
-        else sklearn.metrics.matthews_corrcoef(labels, predictions)
-    )
+    matthews = 0.0
+    if not (_is_constant(labels) or _is_constant(predictions)):
+        matthews = sklearn.metrics.matthews_corrcoef(labels, predictions)
     return {
         "accuracy": float(np.mean(labels == predictions)),
         "f1": float(f1),
@@ -64,19 +53,19 @@ def classification_metrics(
 def multi_label_metrics(
     labels: np.ndarray, predictions: np.ndarray
 ) -> dict[str, float]:
-    """F1 over all decisions, F1 by class, and how often all are right.
+    """F1 over all decisions, mean F1 over classes, and share of exact rows.
 
     Args:
-        labels: 0 or 1 for each class, [num_examples, C].
-        predictions: the same.
+        labels: 0 or 1 for each class, [N, C].
+        predictions: 0 or 1 for each class, [N, C].
 
     Returns:
-        `micro_f1`, of all decisions together; `macro_f1`, the mean over
-        classes, 0.0 for one that is never predicted or never true;
-        `exact_match`, the share of examples with every class right.
+        `micro_f1`, over all decisions; `macro_f1`, the mean over classes, 0.0
+        for one that is never predicted or never true; `exact_match`, the share
+        of examples with every class right.
 
     Raises:
-        ValueError: if the two differ in shape or are empty.
+        ValueError: the arrays differ in shape or are empty.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.ndim != 2 or labels.shape != predictions.shape or not labels.size:
@@ -95,20 +84,15 @@ def multi_label_metrics(
 
 
 def regression_metrics(
-    labels: Sequence | np.ndarray, predictions: Sequence | np.ndarray
+    labels: Sequence[float] | np.ndarray,
+    predictions: Sequence[float] | np.ndarray,
 ) -> dict[str, float]:
-    """Pearson and Spearman correlation, of values and of ranks.
+    """Correlation of values (`pearson`) and of ranks (`spearman`).
 
-    Args:
-        labels: true numbers, [num_examples].
-        predictions: predicted numbers, [num_examples].
-
-    Returns:
-        `pearson` and `spearman`; both 0.0 if labels or predictions are all
-        the same.
+    Both are 0.0 if labels or predictions, [N] each, are all the same.
 
     Raises:
-        ValueError: if the two differ in length, are empty or not finite.
+        ValueError: the arrays differ in length, are empty or not finite.
     """
     labels, predictions = _checked(labels, predictions)
     # In float32 a large mean would swallow the differences.
@@ -138,14 +122,15 @@ def _is_constant(values: np.ndarray) -> bool:
     return bool((values == values[0]).all())
 
 
+# A tag for each token of each sentence.
 Tags = Sequence[Sequence[str]]
 
-# BILOU's letters for what BIOES calls E and S.
+# The letters of BILOU that BIOES spells E and S.
 _LETTERS = {"L": "E", "U": "S"}
 
 
 class Entity(NamedTuple):
-    """Tokens `start` to `end`, this one left out, and what they are."""
+    """A type and the tokens from `start` to before `end`."""
 
     kind: str
     start: int
@@ -155,8 +140,10 @@ class Entity(NamedTuple):
 def entities(tags: Sequence[str]) -> list[Entity]:
     """Reads the tags of a sentence, in IOB1, IOB2, BIOES or BILOU.
 
-    An entity goes on as long as the type stays the same and nothing says that
-    one ends or another begins; I-TYPE, or E-TYPE, may begin one too.
+    Tags are read as `conlleval` of the CoNLL shared tasks reads them, so that
+    any sequence of tags means some entities: an entity continues while its type
+    stays the same and no letter ends it or begins another; I-TYPE and E-TYPE
+    may begin one.
     """
     found = []
     before, kind_before = "O", ""
@@ -180,38 +167,58 @@ def accuracy(tags: Tags, predictions: Tags) -> float:
 
 
 def entity_metrics(tags: Tags, predictions: Tags) -> dict[str, float]:
-    """Scores predicted tags.
+    """Scores predicted tags by whole entities, as `conlleval` does.
 
-    Args:
-        tags: the right ones of each sentence.
-        predictions: as many for each.
+    An entity is right if its first token, its last token and its type are.
 
     Returns:
-        `precision`, `recall` and `f1` of entities, 0.0 where there is nothing
-        to divide by, and `accuracy` of the tokens.
+        `precision`, `recall` and `f1` of entities, and `accuracy` of tokens.
 
     Raises:
-        ValueError: if the two differ in length or are empty.
+        ValueError: sentences differ in number or length, or have no token.
     """
-    strict = _evaluate(tags, predictions)["overall"]["strict"]
-    return _scores(strict) | {"accuracy": accuracy(tags, predictions)}
+    right, found = _all_entities(tags), _all_entities(predictions)
+    tokens = {"accuracy": accuracy(tags, predictions)}
+    return _entity_scores(right, found) | tokens
 
 
 def metrics_by_type(
     tags: Tags, predictions: Tags
 ) -> dict[str, dict[str, float]]:
     """`precision`, `recall` and `f1` of each type, in alphabetical order."""
-    by_type = _evaluate(tags, predictions)["entities"]
-    return {kind: _scores(by_type[kind]["strict"]) for kind in sorted(by_type)}
+    right, found = _all_entities(tags), _all_entities(predictions)
+    return {
+        kind: _entity_scores(
+            {each for each in right if each[1].kind == kind},
+            {each for each in found if each[1].kind == kind},
+        )
+        for kind in sorted({entity.kind for _, entity in right | found})
+    }
+
+
+def _all_entities(tags: Tags) -> set[tuple[int, Entity]]:
+    """The entities of all sentences, each with its sentence's number."""
+    return {
+        (number, entity)
+        for number, sentence in enumerate(tags)
+        for entity in entities(sentence)
+    }
+
+
+def _entity_scores(right: set, found: set) -> dict[str, float]:
+    hits = len(right & found)
+    precision, recall = hits / max(len(found), 1), hits / max(len(right), 1)
+    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1}
 
 
 def most_frequent_tags(
     tokens: Tags, tags: Tags, new_tokens: Tags
 ) -> list[list[str]]:
-    """Tags new tokens as each was tagged most often: what a list knows.
+    """Tags new tokens as each was tagged most often, for comparison.
 
-    A token that was not seen is O, or, where that is no tag, gets the most
-    frequent one of all.
+    A token that was not seen gets O, or, if that is not among the tags, the
+    most frequent tag.
     """
     counts: dict[str, Counter] = {}
     for token, tag in _pairs(tokens, tags):
@@ -219,33 +226,10 @@ def most_frequent_tags(
     usual = {token: max(sorted(c), key=c.get) for token, c in counts.items()}
     total = sum(counts.values(), Counter())
     unseen = "O" if "O" in total else max(sorted(total), key=total.get)
-    return [[usual.get(token, unseen) for token in some] for some in new_tokens]
-
-
-def _evaluate(tags: Tags, predictions: Tags) -> dict:
-    _pairs(tags, predictions)
-    sides = [
-        [
-            # Its `end` is the last token.
-            [
-                {"label": kind, "start": start, "end": end - 1}
-                for kind, start, end in entities(some)
-            ]
-            for some in side
-        ]
-        for side in (tags, predictions)
+    return [
+        [usual.get(token, unseen) for token in sentence]
+        for sentence in new_tokens
     ]
-    kinds = {each["label"] for side in sides for some in side for each in some}
-    evaluator = nervaluate.Evaluator(*sides, tags=list(kinds), loader="dict")
-    return evaluator.evaluate()
-
-
-def _scores(result) -> dict[str, float]:
-    return {
-        "precision": float(result.precision),
-        "recall": float(result.recall),
-        "f1": float(result.f1),
-    }
 
 
 def _pairs(first: Tags, second: Tags) -> list[tuple[str, str]]:

@@ -312,9 +312,9 @@ class Task(abc.ABC):
             metrics: of `evaluate(..., "dev")`; several dev splits weigh alike.
         """
         values = [
-            value
-            for name, value in metrics.items()
-            if name.partition("_")[2] in self.chosen_by
+            metrics[f"{split}_{name}"]
+            for split in self.labelled("dev")
+            for name in self.chosen_by
         ]
         return float(np.mean(values))
 

@@ -10,12 +10,24 @@ from mobilebert_tf.options import Options, option
 
 
 @dataclasses.dataclass(frozen=True)
+class OutputOptions(Options):
+    """Where a command writes."""
+
+    output_dir: str | None = option(
+        None,
+        "Model folder to write. The same command continues a run that was "
+        "stopped.",
+        required=True,
+        everyday=True,
+        resumable=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerOptions(Options):
     """The optimizer and the shape of its schedule, but not the peak rate."""
 
-    optimizer: str = option(
-        "adamw", "Optimizer.", choices=("adamw", "lamb"), everyday=True
-    )
+    optimizer: str = option("adamw", "Optimizer.", choices=("adamw", "lamb"))
     warmup_proportion: float = option(
         0.1, "Share of the steps in which the rate rises.", min=0.0, max=1.0
     )
@@ -168,7 +180,6 @@ class FineTuningOptions(Options):
     num_seeds: int = option(
         1,
         "Runs of each setting, with seeds from --seed upwards.",
-        everyday=True,
         min=1,
         resumable=True,
     )
@@ -181,7 +192,6 @@ class FineTuningOptions(Options):
     patience: int | None = option(
         None,
         "End a run after so many evaluations without a better score.",
-        everyday=True,
         min=1,
     )
     eval_batch_size: int = option(

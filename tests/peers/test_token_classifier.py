@@ -9,9 +9,9 @@ from mobilebert_tf.modeling.models import MobileBertForTokenClassification
 from mobilebert_tf.pipeline import TokenClassifier
 from mobilebert_tf.tasks.tagging import encode_sentences
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from tests import tiny
 from tests.peers.test_hugging_face import LIMIT
 from tests.peers.weights import randomise
-from tests.training.classifiers import toy_config
 
 pytestmark = pytest.mark.peers
 
@@ -28,9 +28,7 @@ SENTENCES = [
 
 @pytest.fixture
 def folder(tmp_path, rng):
-    config = toy_config(
-        vocab_size=len(VOCAB), num_hidden_layers=2, num_attention_heads=4
-    )
+    config = tiny.student_config(vocab_size=len(VOCAB))
     model = MobileBertForTokenClassification(config, NAMES)
     randomise(model, rng)
     # So that tags differ from token to token.

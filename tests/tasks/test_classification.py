@@ -1,158 +1,417 @@
-"""Classification and regression metrics against numbers worked by hand."""
+"""Classification tasks: classes, losses, answers, metrics, refusals, files."""
 
-import math
-import warnings
+import json
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import sklearn.metrics
 
-from mobilebert_tf.tasks.metrics import (
-    classification_metrics,
-    multi_label_metrics,
-    regression_metrics,
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.tasks.classification import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    Answer,
+    ClassificationOptions,
+    ClassificationTask,
 )
+from mobilebert_tf.tasks.task import Actions, TeacherWeights
+from tests import tiny
+
+EVERYTHING = Actions()
+NO_TRAINING = Actions(train=False)
+NLI = ("entailment", "neutral", "contradiction")
 
 
-def test_binary_metrics_by_hand():
-    # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives.
-    labels = np.array([1] * 5 + [0] * 5)
-    predictions = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 0])
+@pytest.fixture
+def pretrained(tmp_path):
+    return tiny.write_folder(tmp_path / "model", tiny.pretraining_model())
 
-    metrics = classification_metrics(labels, predictions)
 
-    assert list(metrics) == ["accuracy", "f1", "matthews"]
-    assert metrics["accuracy"] == pytest.approx(0.7)
-    assert metrics["f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 2))
-    matthews = (3 * 4 - 1 * 2) / math.sqrt(
-        (3 + 1) * (3 + 2) * (4 + 1) * (4 + 2)
+@pytest.fixture
+def files(tmp_path):
+    """Writes a .tsv for each split; returns the options that name them."""
+
+    def write(**contents):
+        paths = {}
+        for split, text in contents.items():
+            path = tmp_path / f"{split}.tsv"
+            path.write_text(text)
+            paths[f"{split}_file"] = str(path)
+        return paths
+
+    return write
+
+
+def read(folder, actions=EVERYTHING, max_seq_length=8, **options):
+    return ClassificationTask.read(
+        ClassificationOptions(max_seq_length=max_seq_length, **options),
+        tiny.tokenizer(),
+        folder,
+        actions,
     )
-    assert metrics["matthews"] == pytest.approx(matthews)
-    assert all(type(value) is float for value in metrics.values())
 
 
-def test_macro_f1_by_hand():
-    labels = [0, 0, 1, 1, 2, 2]
-    predictions = [0, 1, 1, 1, 2, 0]
-
-    metrics = classification_metrics(labels, predictions)
-
-    # Class 0: 1 hit of 2 and 2; class 1: 2 hits of 2 and 3; class 2: 1 of 2, 1.
-    by_class = [2 * 1 / (2 + 2), 2 * 2 / (2 + 3), 2 * 1 / (2 + 1)]
-    assert metrics["f1"] == pytest.approx(sum(by_class) / 3)
-    assert metrics["accuracy"] == pytest.approx(4 / 6)
-    # c s - sum p t = 4 * 6 - (2*2 + 3*2 + 1*2) = 12; s^2 - sum p^2 = 36 - 14;
-    # s^2 - sum t^2 = 36 - 12.
-    assert metrics["matthews"] == pytest.approx(12 / math.sqrt(22 * 24))
+def task_of(problem_type=SINGLE_LABEL, labels=tiny.LABELS, **splits):
+    return ClassificationTask(labels, splits, problem_type)
 
 
-def test_named_classes_count_like_indices():
-    by_index = classification_metrics([0, 0, 1, 1, 2], [0, 1, 1, 1, 0])
-    by_name = classification_metrics(list("aabbc"), list("abbba"))
-    assert by_name == by_index
+LOGITS = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [9.0, 0.0, -0.1]])
 
 
-@pytest.mark.parametrize("constant", [0, 1])
-def test_constant_predictions_are_defined(constant):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        metrics = classification_metrics([0, 1, 1, 0, 1], [constant] * 5)
-    assert metrics["accuracy"] == pytest.approx(0.6 if constant else 0.4)
-    # All positive: 3 true positives, 2 false ones.
-    assert metrics["f1"] == pytest.approx(6 / 8 if constant else 0.0)
-    assert metrics["matthews"] == 0.0
+def test_one_label_is_a_softmax():
+    task = task_of(dev={"labels": np.array([0, 1, 2])})
+    probs = scipy.special.softmax(LOGITS, axis=1)
+    np.testing.assert_allclose(task.probabilities(LOGITS), probs)
+    assert task.decide(LOGITS).tolist() == [0, 1, 0]
+    assert task.metrics(LOGITS, "dev")["accuracy"] == pytest.approx(2 / 3)
+    (answer, *_) = task.answers(LOGITS, ["a", "b", "c"])
+    assert answer.label == "no"
+    assert answer.probabilities == pytest.approx(
+        dict(zip(tiny.LABELS, probs[0], strict=True))
+    )
 
 
-def test_a_single_example():
-    assert classification_metrics([1], [1]) == {
-        "accuracy": 1.0,
-        "f1": 1.0,
-        "matthews": 0.0,
-    }
+def test_f1_is_that_of_all_classes_although_two_occur():
+    # As class 1 against class 0 it would be 4 / 5.
+    task = task_of(dev={"labels": np.array([0, 0, 1, 1])})
+    logits = np.eye(3)[[0, 1, 1, 1]]
+    f1 = task.metrics(logits, "dev")["f1"]
+    assert f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
 
 
-def test_regression_by_hand():
-    labels = [1.0, 2.0, 3.0, 4.0]
-    predictions = [1.0, 4.0, 9.0, 8.0]
-
-    metrics = regression_metrics(labels, predictions)
-
-    # Deviations (-1.5, -0.5, 0.5, 1.5) and (-4.5, -1.5, 3.5, 2.5).
-    covariance = 1.5 * 4.5 + 0.5 * 1.5 + 0.5 * 3.5 + 1.5 * 2.5
-    norms = math.sqrt(5.0 * (4.5**2 + 1.5**2 + 3.5**2 + 2.5**2))
-    assert list(metrics) == ["pearson", "spearman"]
-    assert metrics["pearson"] == pytest.approx(covariance / norms)
-    # Ranks 1 2 3 4 and 1 2 4 3: 1 - 6 * (1 + 1) / (4 * 15).
-    assert metrics["spearman"] == pytest.approx(0.8)
+def test_several_labels_are_sigmoids():
+    labels = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]], np.float32)
+    task = task_of(MULTI_LABEL, dev={"labels": labels})
+    np.testing.assert_allclose(
+        task.probabilities(LOGITS), 1 / (1 + np.exp(-LOGITS))
+    )
+    # 0.0 is a probability of a half, which counts.
+    assert task.decide(LOGITS).tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 0]]
+    metrics = task.metrics(LOGITS, "dev")
+    assert metrics["micro_f1"] == pytest.approx(2 * 3 / (3 + 8))
+    assert task.answers(LOGITS, "abc")[2].label == ("no", "maybe")
 
 
-def test_spearman_gives_ties_their_mean_rank():
-    metrics = regression_metrics([1, 2, 3], [5, 5, 6])
-    # Ranks (1, 2, 3) and (1.5, 1.5, 3): covariance 1.5, norms sqrt(2 * 1.5).
-    assert metrics["spearman"] == pytest.approx(1.5 / math.sqrt(3.0))
-
-
-@pytest.mark.parametrize("labels", [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]])
-def test_constant_regression_is_zero(labels):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        metrics = regression_metrics(labels, [0.1, 0.1, 0.1])
-    assert metrics == {"pearson": 0.0, "spearman": 0.0}
-
-
-def test_float32_predictions_far_from_zero():
-    labels = np.array([1.0, 2.0, 3.0, 5.0])
-    predictions = (1e6 + labels).astype(np.float32)
-    metrics = regression_metrics(labels, predictions)
-    assert metrics["pearson"] == pytest.approx(1.0, abs=1e-9)
+def test_a_regression_is_its_value():
+    logits = np.array([[0.1], [0.9], [0.5]])
+    task = task_of(
+        REGRESSION, ("value",), dev={"labels": np.array([1.0, 3.0, 2.0])}
+    )
+    metrics = task.metrics(logits, "dev")
+    assert metrics == pytest.approx({"pearson": 1.0, "spearman": 1.0})
+    np.testing.assert_array_equal(task.probabilities(logits), logits)
+    assert task.answers(logits, "abc")[1] == Answer(0.9, {})
 
 
 @pytest.mark.parametrize(
-    ("labels", "predictions"),
-    [([], []), ([0, 1], [0]), ([[0, 1]], [[0, 1]])],
+    ("problem_type", "metrics", "score"),
+    [
+        (SINGLE_LABEL, {"accuracy": 0.5, "f1": 0.9, "matthews": 0.1}, 0.5),
+        (MULTI_LABEL, {"micro_f1": 0.5, "macro_f1": 0.25}, 0.5),
+        (REGRESSION, {"pearson": 0.5, "spearman": 0.7}, 0.6),
+    ],
 )
-def test_shapes_that_cannot_be_compared(labels, predictions):
-    for metrics in (classification_metrics, regression_metrics):
-        with pytest.raises(ValueError, match="num_examples"):
-            metrics(labels, predictions)
+def test_models_are_ranked_by(problem_type, metrics, score):
+    task = task_of(problem_type, dev=tiny.labelled_arrays(2, 1))
+    metrics = {f"dev_{name}": value for name, value in metrics.items()}
+    assert task.score(metrics) == pytest.approx(score)
 
 
-def test_regression_refuses_nan():
-    with pytest.raises(ValueError, match="finite"):
-        regression_metrics([1.0, 2.0], [float("nan"), 2.0])
+def test_losses_are_scikit_learns(rng):
+    logits = rng.normal(0, 3, (6, 3)).astype(np.float32)
+    classes = rng.integers(0, 3, 6)
+    wide = logits.astype(np.float64)
+    expected = sklearn.metrics.log_loss(
+        classes, scipy.special.softmax(wide, axis=1), labels=[0, 1, 2]
+    )
+    loss = task_of().loss(logits, {"labels": classes})
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    marks = rng.integers(0, 2, (6, 3)).astype(np.float32)
+    expected = sklearn.metrics.log_loss(
+        marks.ravel(), scipy.special.expit(wide).ravel()
+    )
+    loss = task_of(MULTI_LABEL).loss(logits, {"labels": marks})
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    values = rng.normal(size=6).astype(np.float32)
+    expected = sklearn.metrics.mean_squared_error(values, logits[:, 0])
+    loss = task_of(REGRESSION).loss(logits[:, :1], {"labels": values})
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
-def test_several_labels_by_hand():
-    labels = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
-    predictions = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0]])
-    metrics = multi_label_metrics(labels, predictions)
-    # 2 hits, 3 true and 3 predicted; by class 1 of 1, 1 of 2 and 1, 0 of 1.
-    assert metrics["micro_f1"] == pytest.approx(2 * 2 / (3 + 3))
-    assert metrics["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
-    assert metrics["exact_match"] == pytest.approx(1 / 3)
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_a_teachers_answers_against_scipy(rng, temperature):
+    ours, theirs = rng.normal(0, 2, (2, 7, 4))
+
+    def loss(problem_type):
+        task = task_of(problem_type)
+        return float(task.distillation_loss(ours, theirs, {}, temperature))
+
+    p, q = (
+        scipy.special.softmax(logits / temperature, axis=1)
+        for logits in (theirs, ours)
+    )
+    divergence = scipy.stats.entropy(p, q, axis=1).mean()
+    assert loss(SINGLE_LABEL) == pytest.approx(
+        temperature**2 * divergence, rel=1e-5
+    )
+    p, q = (
+        scipy.special.expit(logits / temperature) for logits in (theirs, ours)
+    )
+    divergence = scipy.stats.entropy([p, 1 - p], [q, 1 - q]).mean()
+    assert loss(MULTI_LABEL) == pytest.approx(
+        temperature**2 * divergence, rel=1e-5
+    )
+    assert loss(REGRESSION) == pytest.approx(np.square(ours - theirs).mean())
 
 
-@pytest.mark.parametrize("num_classes", [2, 5])
-def test_several_labels_against_scikit_learn(num_classes, rng):
-    labels = (rng.random((200, num_classes)) < 0.3).astype(int)
-    labels[:, 0] = 0  # Never true.
-    predictions = np.where(rng.random(labels.shape) < 0.2, 1 - labels, labels)
-    metrics = multi_label_metrics(labels, predictions)
-    for average in ("micro", "macro"):
-        theirs = sklearn.metrics.f1_score(
-            labels, predictions, average=average, zero_division=0.0
-        )
-        assert metrics[f"{average}_f1"] == pytest.approx(theirs, abs=1e-12)
-    exact = sklearn.metrics.accuracy_score(labels, predictions)
-    assert metrics["exact_match"] == pytest.approx(exact)
+def test_terms_share_a_loss_between_labels_and_teacher(rng):
+    ours, theirs = rng.normal(0, 2, (2, 5, 3)).astype(np.float32)
+    task, batch = task_of(), {"labels": np.array([0, 2, 1, 1, 0])}
+    weights = TeacherWeights(logits=0.3, temperature=2.0)
+    terms = task.terms(ours, batch, theirs, weights)
+    assert list(terms) == ["loss", "task_loss", "distillation_loss"]
+    labelled, taught = terms["task_loss"], terms["distillation_loss"]
+    assert float(labelled) == float(task.loss(ours, batch))
+    assert float(terms["loss"]) == pytest.approx(
+        0.7 * float(labelled) + 0.3 * float(taught), rel=1e-6
+    )
+    assert float(task.terms(ours, batch)["loss"]) == float(labelled)
 
 
-def test_several_labels_of_which_none_is_there():
-    zeros = np.zeros((3, 2), int)
-    assert multi_label_metrics(zeros, zeros) == {
-        "micro_f1": 0.0,
-        "macro_f1": 0.0,
-        "exact_match": 1.0,
+def test_several_labels_from_files(pretrained, files, tmp_path):
+    options = files(
+        train="text\tlabel\na b\tx|z\nc\t\n",
+        dev="text\tlabel\nd\tz\n",
+        predict="text\ne\n",
+    )
+    task = read(pretrained, multi_label=True, label_separator="|", **options)
+    assert task.label_names == ("x", "z") and task.problem_type == MULTI_LABEL
+    assert task.splits["train"]["labels"].tolist() == [[1, 1], [0, 0]]
+    assert task.splits["dev"]["labels"].tolist() == [[0, 1]]
+    assert task.labelled("dev") == ["dev"] and not task.labelled("predict")
+    metrics = task.evaluate(lambda arrays: np.array([[-1.0, 2.0]]), "dev")
+    assert metrics["dev_micro_f1"] == 1.0
+    task.write(np.array([[1.0, 2.0]]), "predict", tmp_path)
+    lines = (tmp_path / "predictions.tsv").read_text().splitlines()
+    assert lines[1].split("\t")[:2] == ["0", "x|z"]
+
+
+@pytest.fixture
+def mnli(tmp_path):
+    """The options that name small files of MNLI and the diagnostic set."""
+    folder = tmp_path / "MNLI"
+    folder.mkdir()
+    header = "index\tsentence1\tsentence2"
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        rows = "\tgold_label\n0\ta\tb\tentailment\n1\tc\td\tneutral\n"
+        (folder / f"{name}.tsv").write_text(header + rows)
+    for name in ("test_matched", "test_mismatched", "diagnostic"):
+        (folder / f"{name}.tsv").write_text(header + "\n0\ta\tb\n1\tc\td\n")
+    return {"task": "mnli", "data_dir": str(folder), "max_seq_length": 12}
+
+
+def test_mnli_has_two_devs_and_two_submissions(
+    mnli, pretrained, tmp_path, capsys
+):
+    task = read(pretrained, **mnli)
+    output = capsys.readouterr().out
+    assert "train: 2 examples (the official file has 392,702)" in output
+    assert task.label_names == NLI and task.problem_type == SINGLE_LABEL
+    assert task.hyperparameters.learning_rate == 3e-5
+    outputs = np.eye(3)[[0, 0]]
+    metrics = task.evaluate(lambda arrays: outputs, "dev")
+    assert metrics == {
+        "dev_matched_accuracy": 0.5,
+        "dev_mismatched_accuracy": 0.5,
     }
-    with pytest.raises(ValueError, match="num_examples, C"):
-        multi_label_metrics(zeros[0], zeros[0])
+    metrics["dev_mismatched_accuracy"] = 0.7
+    assert task.score(metrics) == pytest.approx(0.6)
+    assert task.evaluate(lambda arrays: outputs, "test") == {}
+    for name in task.splits:
+        task.write(outputs, name, tmp_path)
+    for name in ("MNLI-m", "MNLI-mm"):
+        assert (tmp_path / f"{name}.tsv").read_text() == (
+            "index\tprediction\n0\tentailment\n1\tentailment\n"
+        )
+    assert len(list(tmp_path.glob("*.tsv"))) == 2
+
+
+def test_examples_are_encoded_again_at_another_length(mnli, pretrained):
+    task = read(pretrained, **mnli)
+    assert task.of_length(12) is task
+    shorter = task.of_length(6)
+    assert shorter.max_seq_length == 6
+    assert shorter.splits.keys() == task.splits.keys()
+    ids = task.splits["dev_matched"]["input_ids"]
+    np.testing.assert_array_equal(
+        shorter.splits["dev_matched"]["input_ids"], ids[:, :6]
+    )
+
+
+def test_calibration_reads_training_examples(mnli, tmp_path):
+    folder = tiny.write_folder(tmp_path / "model", tiny.classifier(NLI))
+    assert read(folder, NO_TRAINING, **mnli).num_train_examples == 0
+    actions = Actions(train=False, calibrate=True)
+    assert read(folder, actions, **mnli).num_train_examples == 2
+
+
+def test_ax_is_for_models_of_mnli(mnli, tmp_path):
+    folder = tiny.write_folder(tmp_path / "model", tiny.classifier(NLI))
+    mnli["task"] = "ax"
+    task = read(folder, NO_TRAINING, **mnli)
+    task.write(np.eye(3)[[2, 1]], "test", tmp_path)
+    assert (tmp_path / "AX.tsv").read_text() == (
+        "index\tprediction\n0\tcontradiction\n1\tneutral\n"
+    )
+    with pytest.raises(InputError, match="--train_file: expected a file"):
+        read(folder, EVERYTHING, **mnli)
+    tiny.write_folder(folder)
+    with pytest.raises(InputError, match="classes of ax: .* found no, maybe"):
+        read(folder, NO_TRAINING, **mnli)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"regression": True, "multi_label": True},
+            "--multi_label: expected one of the two",
+        ),
+        ({"label_separator": ""}, "--label_separator: expected a character"),
+        ({"label_column": ()}, "--label_column: expected a column"),
+        ({"label_column": ("x", "y")}, "one column, or --multi_label, found x"),
+        ({"task": "rte", "dev_file": "x"}, "either a task or files"),
+        ({"data_dir": "x"}, "--data_dir: expected a --task of GLUE"),
+        ({"task": "snli"}, "--task: expected one of library, cola"),
+    ],
+)
+def test_options_that_contradict_each_other(options, message):
+    with pytest.raises(InputError, match=message):
+        ClassificationOptions(**options)
+
+
+TRAIN = "text\tlabel\na\tx\nb\ty\n"
+
+
+@pytest.mark.parametrize(
+    ("contents", "options", "actions", "message"),
+    [
+        ({"train": TRAIN}, {}, NO_TRAINING, "expected a classifier, found ano"),
+        ({"dev": TRAIN}, {}, EVERYTHING, "--train_file: expected a file"),
+        (
+            {"train": "text\tlabel\na\tx\n"},
+            {},
+            EVERYTHING,
+            "at least 2 different labels, found x",
+        ),
+        (
+            {"train": TRAIN, "dev": "text\tlabel\na\tz\n"},
+            {},
+            EVERYTHING,
+            "dev.tsv, line 2.*one of 'x', 'y', found 'z'",
+        ),
+        ({}, {"regression": True}, EVERYTHING, "task is not a regression"),
+        ({}, {"multi_label": True}, EVERYTHING, "is not a multi_label_"),
+        (
+            {"train": TRAIN},
+            {"max_seq_length": 25},
+            EVERYTHING,
+            "--max_seq_length: expected at most 24, found 25",
+        ),
+    ],
+)
+def test_sources_that_cannot_be_used(
+    pretrained, files, contents, options, actions, message
+):
+    with pytest.raises(InputError, match=message):
+        read(pretrained, actions, **files(**contents), **options)
+
+
+def test_the_built_in_task_is_for_its_own_classes(tmp_path):
+    folder = tiny.write_folder(tmp_path)
+    with pytest.raises(InputError, match="built-in task .*found one of no"):
+        read(folder, NO_TRAINING)
+
+
+def test_several_runs_and_patience_need_dev_examples(pretrained, files):
+    task = read(pretrained, **files(train=TRAIN))
+    with pytest.raises(InputError, match="choose among 2 runs"):
+        task.check_choice(2, None)
+    with pytest.raises(InputError, match="--patience: expected labelled dev"):
+        task.check_choice(1, 3)
+    task.check_choice(1, None)
+    read(pretrained, **files(train=TRAIN, dev=TRAIN)).check_choice(2, 3)
+
+
+def test_a_classifier_keeps_its_head_or_learns_other_classes(tmp_path, files):
+    model = tiny.classifier()
+    folder = tiny.write_folder(tmp_path / "model", model)
+    arrays = tiny.batch()
+    same = ClassificationTask.open(folder, tiny.tokenizer()).build(folder)
+    np.testing.assert_array_equal(
+        same(arrays, training=False), model(arrays, training=False)
+    )
+    paths = files(train=TRAIN, dev="text\tlabel\na\ty\n")
+    task = read(folder, **paths)
+    assert task.label_names == ("x", "y")
+    other = task.build(folder)
+    assert other(arrays, training=False).shape == (3, 2)
+    np.testing.assert_array_equal(
+        other.encoder(arrays).pooled_output, model.encoder(arrays).pooled_output
+    )
+    # Without training its own classes are the only ones.
+    del paths["train_file"]
+    with pytest.raises(InputError, match="one of 'no', .*, found 'y'"):
+        read(folder, NO_TRAINING, **paths)
+    # They need not be in a training file.
+    paths = files(train="text\tlabel\na\tno\n", dev="text\tlabel\na\tyes\n")
+    task = read(folder, NO_TRAINING, **paths)
+    assert task.splits["dev"]["labels"].tolist() == [2]
+
+
+def test_a_folder_remembers_its_problem_type(tmp_path, files):
+    folder = tiny.write_folder(tmp_path / "model")
+    opened = ClassificationTask.open(folder, tiny.tokenizer())
+    assert opened.label_names == tiny.LABELS
+    assert opened.problem_type == SINGLE_LABEL
+    task_of(MULTI_LABEL).save(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    # Evaluated without --multi_label.
+    task = read(folder, NO_TRAINING, **files(dev="text\tlabel\na\tyes,no\n"))
+    assert task.splits["dev"]["labels"].tolist() == [[1, 0, 1]]
+    tiny.write_folder(folder, tiny.classifier(("value",)))
+    opened = ClassificationTask.open(folder, tiny.tokenizer())
+    assert opened.problem_type == REGRESSION
+
+
+def test_metadata_is_for_classifiers_of_single_texts():
+    tokenizer, arrays = tiny.tokenizer(), tiny.labelled_arrays(2, 1)
+    task = task_of(dev=arrays)
+    assert task.file_options(None) == {}
+    options = task.file_options(tokenizer)
+    assert options["output"] == "probabilities"
+    assert options["metadata"] == {
+        "vocabulary": tokenizer.vocab,
+        "label_names": tiny.LABELS,
+    }
+    options = task_of(MULTI_LABEL, dev=arrays).file_options(tokenizer)
+    assert options["output"] == "independent_probabilities"
+    with pytest.raises(InputError, match="found a regression"):
+        task_of(REGRESSION, dev=arrays).file_options(tokenizer)
+    pairs = tiny.batch() | {"labels": np.array([0, 1, 2])}
+    with pytest.raises(InputError, match="single texts, found pairs"):
+        task_of(dev=pairs).file_options(tokenizer)
+
+
+def test_texts_and_pairs_are_encoded():
+    task = ClassificationTask(tiny.LABELS, tokenizer=tiny.tokenizer())
+    assert task.encode(["the cat"], 6)["input_mask"].tolist() == [
+        [1, 1, 1, 1, 0, 0]
+    ]
+    assert task.encode([("the", "cat")], 6)["segment_ids"].tolist() == [
+        [0, 0, 0, 1, 1, 0]
+    ]

@@ -12,7 +12,6 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.tasks.labelled_texts import (
     Examples,
     encode_examples,
-    label_names,
     read_examples,
     write_predictions,
 )
@@ -55,7 +54,7 @@ def test_tsv_takes_quotes_and_commas_as_they_are(write):
     )
     examples = read_examples(path)
     assert examples == Examples(['"Oh", he said', 'a "b'], None, ["no", "yes"])
-    assert label_names(examples) == ["no", "yes"]
+    assert examples.label_names == ["no", "yes"]
 
 
 def test_csv_with_quoted_separators_and_line_breaks(write):
@@ -112,7 +111,7 @@ def test_several_labels_in_a_cell_in_a_list_and_in_columns(write):
     ):
         examples = read_examples(path, label_column=columns, multi_label=True)
         assert examples.labels == expected
-        assert label_names(examples) == ["a", "b", "c"]
+        assert examples.label_names == ["a", "b", "c"]
     other = write("b.tsv", "text\tlabel\nx\tb | a, c\n")
     examples = read_examples(other, multi_label=True, label_separator="|")
     assert examples.labels == [("a, c", "b")]

@@ -1,7 +1,7 @@
-"""Grids of runs: what is chosen, what is kept, what is not done twice.
+"""Grids of runs: which are made, which is chosen and kept, none made twice.
 
-Runs are stand-ins that only know their score; what a run does is tested in
-`test_fine_tuning_run.py`.
+Runs are stand-ins that only know their score; `test_fine_tuning.py` tests what
+a run does.
 """
 
 import json
@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.training.fine_tuning import (
-    BEST_FOLDER,
+from mobilebert_tf.tasks.task import Hyperparameters
+from mobilebert_tf.training.evaluation import BEST_FOLDER
+from mobilebert_tf.training.fine_tuning import Point
+from mobilebert_tf.training.grid import (
     RESULT_FILE,
     TABLE_FILE,
-    Point,
     RunResult,
     grid_points,
     run_grid,
@@ -23,11 +24,16 @@ from mobilebert_tf.training.fine_tuning import (
 )
 from mobilebert_tf.training.log import NonFiniteLoss
 from mobilebert_tf.training.loop import Run
-from tests.training.classifiers import toy_classifier
+from mobilebert_tf.training.options import FineTuningOptions
+from tests import tiny
 
 # Scores by learning rate; None diverges.
 SCORES = {0.01: 0.5, 0.02: 0.75, 0.03: 0.6, 1e30: None}
-SETTINGS = {"task": "toy"}
+SETTINGS = {"task": "tiny"}
+
+
+def tiny_classifier():
+    return tiny.classifier(num_hidden_layers=1)
 
 
 class StandIn:
@@ -37,7 +43,7 @@ class StandIn:
 
     def __init__(self, point, folder):
         keras.utils.set_random_seed(point.seed)
-        self.model = toy_classifier()
+        self.model = tiny_classifier()
         self.run = Run(folder, (), settings=SETTINGS)
         self._point = point
 
@@ -65,17 +71,23 @@ def weights(model):
 
 
 def test_points_are_all_combinations():
-    points = grid_points([1e-5, 2e-5], [16], [3, 4], 7, 2)
+    options = FineTuningOptions(
+        learning_rate=(1e-5, 2e-5), num_train_epochs=(3, 4), seed=7, num_seeds=2
+    )
+    points = grid_points(options, Hyperparameters(batch_size=16))
     assert len(points) == len({point.name for point in points}) == 8
     assert points[0] == Point(1e-5, 16, 3, 7)
     assert points[1] == Point(1e-5, 16, 3, 8)
+    assert points[-1] == Point(2e-5, 16, 4, 8)
+    with pytest.raises(InputError, match="--learning_rate: expected positive"):
+        FineTuningOptions(learning_rate=(1e-5, 0.0))
 
 
 def test_the_best_is_kept_and_nothing_is_done_twice(tmp_path, capsys, trained):
     points = points_of(0.01, 1e30, 0.02)
     outcome = run_grid(points, tmp_path, StandIn, SETTINGS)
     assert trained == points
-    assert outcome.point == points[2]
+    assert outcome.best.point == points[2]
     assert [run.score for run in outcome.results] == [0.5, None, 0.75]
     assert "diverged: loss is nan" in capsys.readouterr().out
     assert "best of 3 runs" in outcome.notes()["Chosen on dev"]
@@ -87,13 +99,13 @@ def test_the_best_is_kept_and_nothing_is_done_twice(tmp_path, capsys, trained):
     table = (tmp_path / TABLE_FILE).read_text().splitlines()
     assert len(table) == 4 and "diverged" in table[2]
     keras.utils.set_random_seed(2)
-    best = weights(toy_classifier())
+    best = weights(tiny_classifier())
     np.testing.assert_array_equal(weights(outcome.model), best)
     # Once more, and with one point more: only that is trained.
     points += [Point(0.03, 8, 1, 3)]
     outcome = run_grid(points, tmp_path, StandIn, SETTINGS)
     assert trained == points
-    assert outcome.point == points[2]
+    assert outcome.best.point == points[2]
     np.testing.assert_array_equal(weights(outcome.model), best)
 
 
@@ -111,7 +123,7 @@ def test_a_killed_grid_goes_on(tmp_path, monkeypatch, trained):
         run_grid(points, tmp_path, StandIn, SETTINGS)
     outcome = run_grid(points, tmp_path, StandIn, SETTINGS)
     assert trained == points
-    assert outcome.point == points[0]
+    assert outcome.best.point == points[0]
 
 
 def test_every_run_computes_in_the_precision_of_the_first(tmp_path):
@@ -133,7 +145,7 @@ def test_every_run_computes_in_the_precision_of_the_first(tmp_path):
 def test_a_grid_with_other_settings_is_refused(tmp_path):
     points = points_of(0.01, 0.02)
     run_grid(points, tmp_path, StandIn, SETTINGS)
-    with pytest.raises(InputError, match="task='toy' then, 'other' now"):
+    with pytest.raises(InputError, match="task='tiny' then, 'other' now"):
         run_grid(points, tmp_path, StandIn, {"task": "other"})
 
 

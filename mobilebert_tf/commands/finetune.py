@@ -1,0 +1,376 @@
+r"""Fine-tune, evaluate, predict and export: one body for all tasks.
+
+CLASSIFY, SQUAD and TAG differ in the task that they read. Each starts from a
+model folder and writes a model folder:
+
+    read options -> open model and tokenizer -> read the task -> fine-tune, or
+    open -> evaluate -> predict -> export -> write
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+from mobilebert_tf.commands.command import Command, command_line
+from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.hub import model_folder
+from mobilebert_tf.mobile.options import ExportOptions, QuantizationOptions
+from mobilebert_tf.options import Options, option, settings
+from mobilebert_tf.tasks.classification import (
+    ClassificationOptions,
+    ClassificationTask,
+)
+from mobilebert_tf.tasks.question_answering import (
+    QuestionAnsweringOptions,
+    QuestionAnsweringTask,
+)
+from mobilebert_tf.tasks.tagging import TaggingOptions, TaggingTask
+from mobilebert_tf.tasks.task import CONFIG_FILE, Actions, Task, TeacherWeights
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.training.options import (
+    DeviceOptions,
+    FineTuningOptions,
+    OptimizerOptions,
+    OutputOptions,
+    RunOptions,
+    StepOptions,
+    TeacherOptions,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions(Options):
+    """The model to start from, and what is done with it."""
+
+    group: ClassVar[str] = "model"
+
+    model: str | None = option(
+        None,
+        "Model folder, or name of published weights, to start from.",
+        required=True,
+    )
+    do_train: bool = option(
+        True, "Fine-tune; otherwise the model must be of the task already."
+    )
+    do_eval: bool = option(
+        True, "Evaluate on dev and test examples.", resumable=True
+    )
+    do_predict: bool = option(
+        True,
+        "Predict --predict_file, or the test set of GLUE.",
+        resumable=True,
+    )
+
+
+class Given(NamedTuple):
+    """The options of a command, in the order of their classes."""
+
+    output: OutputOptions
+    start: ModelOptions
+    data: Options
+    tuning: FineTuningOptions
+    optimizer: OptimizerOptions
+    teacher: TeacherOptions
+    export: ExportOptions
+    quantization: QuantizationOptions
+    run: RunOptions
+    step: StepOptions
+    device: DeviceOptions
+
+
+def main(task_class: type[Task], *options: Options) -> None:
+    """Runs a command.
+
+    Args:
+        task_class: what is learned.
+        *options: the fields of `Given`; `data` are those of the task.
+
+    Raises:
+        InputError: an option or a file is not what was expected.
+        RunError: training cannot continue.
+    """
+    from mobilebert_tf.mobile.stages import check_export, needs_calibration
+    from mobilebert_tf.training.devices import open_devices
+    from mobilebert_tf.training.fine_tuning import batch_widths
+    from mobilebert_tf.training.grid import grid_points
+    from mobilebert_tf.training.inference import Predictor
+
+    given = Given(*options)
+    devices = open_devices(given.device, len(grid_points(given.tuning)))
+    folder = model_folder(given.start.model)
+    tokenizer = WordpieceTokenizer.from_folder(folder)
+    _check_export_length(given.export, folder)
+    actions = Actions(
+        given.start.do_train,
+        given.start.do_eval,
+        given.start.do_predict,
+        needs_calibration(given.export.kinds),
+    )
+    task = task_class.read(given.data, tokenizer, folder, actions)
+    length = given.export.max_seq_length or task.max_seq_length
+    exported = task.of_length(length) if given.export.kinds else task
+    check_export(given.export, exported, tokenizer)
+    widths = batch_widths(given.tuning, given.step, task)
+    outcome = _train_or_open(given, task, folder, tokenizer, devices, widths)
+    if not devices.is_chief:
+        return
+    predict = Predictor(outcome.model, given.tuning.eval_batch_size, widths)
+    results = _answer(task, predict, actions, given.output.output_dir)
+    scores, notes = {}, {}
+    if given.export.kinds:
+        scores, notes = _export(given, outcome, exported, tokenizer)
+    outcome.run.finish(results | scores)
+    notes = (
+        task.notes()
+        | {"Started from": given.start.model}
+        | outcome.notes()
+        | notes
+    )
+    _write(given, outcome.model, task, tokenizer, results, notes)
+
+
+def _check_export_length(
+    options: ExportOptions, folder: str | os.PathLike
+) -> None:
+    config = MobileBertConfig.from_json(os.path.join(folder, CONFIG_FILE))
+    longest, length = config.max_position_embeddings, options.max_seq_length
+    if length and length > longest:
+        raise InputError("--export_seq_length", f"at most {longest}", length)
+
+
+def _train_or_open(given, task, folder, tokenizer, devices, widths):
+    """Returns the `Outcome` of all runs, or the folder's model."""
+    from mobilebert_tf.training.fine_tuning import FineTuning, load_task_teacher
+    from mobilebert_tf.training.grid import Outcome, grid_points, run_grid
+    from mobilebert_tf.training.loop import Run
+
+    record = _record(given, widths)
+    if not given.start.do_train:
+        run = Run(given.output.output_dir, (), settings=record)
+        return Outcome(task.build(folder), run)
+    points = grid_points(given.tuning, task.hyperparameters)
+    task.check_choice(len(points), given.tuning.patience)
+    teacher = None
+    if given.teacher.teacher:
+        with devices.scope():
+            teacher = load_task_teacher(
+                model_folder(given.teacher.teacher), task, tokenizer
+            )
+    common = FineTuning(
+        task,
+        folder,
+        record,
+        given.tuning,
+        widths,
+        given.optimizer,
+        given.step,
+        given.run,
+        devices,
+        teacher,
+        TeacherWeights(
+            given.teacher.distillation_weight,
+            given.teacher.temperature,
+            given.teacher.feature_map_transfer_weight,
+        ),
+        given.device.rematerialize,
+    )
+    return run_grid(points, given.output.output_dir, common.start, record)
+
+
+def _record(given: Given, widths: Sequence[int]) -> dict:
+    """Returns what a run that continues must not change."""
+    values = settings(
+        given.start,
+        given.data,
+        given.tuning,
+        given.optimizer,
+        given.teacher,
+        given.step,
+        given.device,
+    )
+    # As the flag spells them; the widths that a default stands for count.
+    return values | {"bucket_lengths": [str(width) for width in widths]}
+
+
+def _answer(task: Task, predict, actions: Actions, folder: str) -> dict:
+    """Scores and writes the answers that are asked for; returns metrics."""
+    results, labelled = {}, [*task.labelled("dev"), *task.labelled("test")]
+    for split in labelled if actions.evaluate else ():
+        outputs = predict(task.splits[split])
+        scores = task.metrics(outputs, split)
+        results |= {f"{split}_{name}": scores[name] for name in scores}
+        task.write(outputs, split, folder)
+    others = [name for name in task.splits if name not in ("train", *labelled)]
+    for split in others if actions.predict else ():
+        task.write(predict(task.splits[split]), split, folder)
+    return results
+
+
+def _export(
+    given: Given, outcome, task: Task, tokenizer: WordpieceTokenizer
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Writes and scores the files.
+
+    Returns:
+        Results, `KIND_NAME`; and a table as a note for the model card.
+    """
+    from mobilebert_tf.mobile.stages import (
+        export_and_score,
+        shown_metrics,
+        table,
+    )
+    from mobilebert_tf.training.grid import grid_points
+
+    point = grid_points(given.tuning, task.hyperparameters)[0]
+    if outcome.best:
+        point = outcome.best.point
+    rows = export_and_score(
+        outcome.model,
+        task,
+        tokenizer,
+        given.output.output_dir,
+        given.export,
+        dataclasses.replace(
+            given.quantization,
+            batch_size=point.batch_size,
+            seed=given.tuning.seed,
+        ),
+    )
+    lines = table(rows, shown_metrics(task))
+    print("\n".join(lines), flush=True)
+    indented = "\n".join(f"      {line}" for line in lines)
+    results = {
+        f"{kind}_{name}": value
+        for kind, row in rows.items()
+        for name, value in row.items()
+    }
+    return results, {
+        f"Files for inputs of {task.max_seq_length} pieces": (
+            "held-out metrics, size, and milliseconds of an inference on one "
+            f"thread of the machine that wrote them:\n\n{indented}\n"
+        )
+    }
+
+
+def _write(
+    given: Given,
+    model,
+    task: Task,
+    tokenizer: WordpieceTokenizer,
+    results: Mapping[str, float],
+    notes: Mapping[str, object],
+) -> None:
+    """Writes the model folder."""
+    from mobilebert_tf.training.model_card import write_model_folder
+
+    write_model_folder(
+        given.output.output_dir,
+        model,
+        tokenizer,
+        title=task.title,
+        command=command_line(),
+        results=results,
+        notes=notes,
+    )
+    task.save(given.output.output_dir)
+
+
+def _command(
+    task_class: type[Task], options: type[Options], description: str, **defaults
+) -> Command:
+    return Command(
+        functools.partial(main, task_class),
+        (
+            OutputOptions,
+            ModelOptions,
+            options,
+            FineTuningOptions,
+            OptimizerOptions,
+            TeacherOptions,
+            ExportOptions,
+            QuantizationOptions,
+            RunOptions,
+            StepOptions,
+            DeviceOptions,
+        ),
+        {name: (value,) for name, value in defaults.items()},
+        description,
+    )
+
+
+CLASSIFY = _command(
+    ClassificationTask,
+    ClassificationOptions,
+    r"""Fine-tunes, evaluates and predicts with a classifier of texts or pairs.
+
+    python run_classifier.py --model=runs/student --output_dir=runs/classifier
+
+learns the built-in task. A task of GLUE, from its official files:
+
+    python run_classifier.py --model=runs/student --output_dir=runs/sst2 \
+        --task=sst2 --data_dir=glue/SST-2 \
+        --learning_rate=1e-5,3e-5,1e-4 --num_seeds=5 --patience=3
+
+compares three rates with five seeds each and keeps the best on dev; test
+predictions are written as GLUE's server takes them. Your own files (.tsv, .csv
+or .jsonl, with a header):
+
+    python run_classifier.py --model=runs/student --output_dir=runs/classifier \
+        --train_file=train.tsv --dev_file=dev.tsv --predict_file=new.tsv \
+        --text_column=sentence --label_column=label
+
+--export=float32,int8_qat also writes .tflite files and scores each on the same
+examples. Without --learning_rate, --train_batch_size and --num_train_epochs a
+GLUE task has its own; others have 5e-4, 32 and 3.""",
+)
+
+SQUAD = _command(
+    QuestionAnsweringTask,
+    QuestionAnsweringOptions,
+    r"""Fine-tunes and evaluates a model that answers questions.
+
+    python run_squad.py --model=runs/student --output_dir=runs/answers
+
+learns built-in questions. SQuAD, v1.1 or v2.0, through TensorFlow Datasets
+(--task) or from files in its format, your own as well:
+
+    python run_squad.py --model=runs/student --output_dir=runs/answers \
+        --train_file=train-v1.1.json --dev_file=dev-v1.1.json \
+        --predict_file=new.json
+
+An answer is a stretch of its context. Long contexts are cut into windows.
+dev_exact and dev_f1 are the official scores, in percent; the official scripts
+read predictions.json, nbest_predictions.json and null_odds.json, which have
+dev_ before their names for the dev questions. The folder records how windows
+are cut and when a question is left unanswered, which dev decides.""",
+    learning_rate=4e-5,
+    train_batch_size=32,
+    num_train_epochs=5,
+)
+
+TAG = _command(
+    TaggingTask,
+    TaggingOptions,
+    r"""Fine-tunes and evaluates a tagger: a label for every token.
+
+    python -m mobilebert_tf.commands.tag --model=runs/student \
+        --output_dir=runs/tagger
+
+learns a built-in task. Your own files, in columns as the CoNLL shared tasks
+have them (a token per line, a blank line between sentences):
+
+    python -m mobilebert_tf.commands.tag --model=runs/student \
+        --train_file=eng.train --dev_file=eng.testa --test_file=eng.testb \
+        --predict_file=new.txt --output_dir=runs/tagger
+
+Tags are IOB1, IOB2, BIOES or BILOU, which is recognised, or, with
+--scheme=none, labels such as parts of speech. Precision, recall and F1 are
+those of whole entities, as conlleval counts them; it also reads
+dev_predictions.conll and test_predictions.conll.""",
+    learning_rate=5e-4,
+    train_batch_size=32,
+    num_train_epochs=3,
+)

@@ -1,0 +1,189 @@
+"""Where the examples of a classifier come from: GLUE, files, or the built-in.
+
+Without training, or after the training examples, labels must be known ones.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+from mobilebert_tf.data.builtin import library_task
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.options import Options, option
+from mobilebert_tf.tasks.glue import GLUE_TASKS, read_glue
+from mobilebert_tf.tasks.labelled_texts import Examples, read_examples
+from mobilebert_tf.tasks.task import Actions
+
+# Types of problems, by their names in Hugging Face's config.json.
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
+
+BUILT_IN = "library"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationOptions(Options):
+    """The examples of a classifier."""
+
+    group: ClassVar[str] = "data"
+
+    task: str | None = option(
+        None,
+        "A task of GLUE (ax is for a model of mnli), or, if no file is named, "
+        "the built-in task: which library does a paragraph document?",
+        choices=(BUILT_IN, *GLUE_TASKS),
+        everyday=True,
+    )
+    data_dir: str | None = option(
+        None,
+        "Folder with the TSV files of the GLUE task; without it TensorFlow "
+        "Datasets are read.",
+        everyday=True,
+    )
+    train_file: str | None = option(
+        None, "Examples to train on: .tsv, .csv or .jsonl.", everyday=True
+    )
+    dev_file: str | None = option(
+        None, "Examples to choose the best weights by.", everyday=True
+    )
+    test_file: str | None = option(None, "Examples to score the result on.")
+    predict_file: str | None = option(
+        None,
+        "Texts to predict; labels are ignored.",
+        everyday=True,
+        resumable=True,
+    )
+    text_column: str = option("text", "Column of the text.", everyday=True)
+    text_b_column: str | None = option(None, "Column of the second text.")
+    label_column: tuple[str, ...] = option(
+        ("label",),
+        "Column of the label. Several, with --multi_label: each holds 0 or 1.",
+        everyday=True,
+    )
+    regression: bool = option(False, "Labels are numbers.", everyday=True)
+    multi_label: bool = option(
+        False, "An example may have several labels, or none.", everyday=True
+    )
+    label_separator: str = option(
+        ",", "Separates the labels in a cell, with --multi_label."
+    )
+    max_train_examples: int | None = option(
+        None, "Train on the first examples only, at most this many.", min=1
+    )
+    max_seq_length: int = option(
+        128, "Pieces of a text; longer ones are cut.", min=8, everyday=True
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.regression and self.multi_label:
+            raise InputError(
+                "--multi_label", "one of the two", "--regression too"
+            )
+        if not self.label_separator:
+            raise InputError("--label_separator", "a character", "none")
+        if not self.label_column:
+            raise InputError("--label_column", "a column", "none")
+        if len(self.label_column) > 1 and not self.multi_label:
+            columns = ",".join(self.label_column)
+            expected = "one column, or --multi_label"
+            raise InputError("--label_column", expected, columns)
+        if self.files and self.task:
+            raise InputError("--task", "either a task or files", "both")
+        if self.data_dir and self.task not in GLUE_TASKS:
+            raise InputError("--data_dir", "a --task of GLUE", self.task)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that are named, by split."""
+        files = {
+            "train": self.train_file,
+            "dev": self.dev_file,
+            "test": self.test_file,
+            "predict": self.predict_file,
+        }
+        return {split: path for split, path in files.items() if path}
+
+    @property
+    def problem_type(self) -> str:
+        """What the labels of the files are."""
+        if self.regression:
+            return REGRESSION
+        return MULTI_LABEL if self.multi_label else SINGLE_LABEL
+
+
+def read_splits(
+    options: ClassificationOptions,
+    problem_type: str,
+    known_labels: tuple[str, ...] | None,
+    actions: Actions,
+) -> dict[str, Examples]:
+    """Reads the splits that actions need.
+
+    Args:
+        options: where they are.
+        problem_type: what their labels are.
+        known_labels: the only ones there may be; None: those of the training
+            examples.
+        actions: what will be done.
+    """
+    needs_train = actions.train or actions.calibrate
+    if options.task in GLUE_TASKS:
+        wanted = GLUE_TASKS[options.task].wanted_splits(
+            needs_train, actions.evaluate, actions.predict
+        )
+        splits = read_glue(options.task, options.data_dir, wanted)
+    elif options.files:
+        splits = _read_files(options, problem_type, known_labels)
+    else:
+        splits = _read_built_in(problem_type, known_labels)
+    if options.max_train_examples and "train" in splits:
+        splits["train"] = splits["train"].first(options.max_train_examples)
+    return splits
+
+
+def _read_files(
+    options: ClassificationOptions,
+    problem_type: str,
+    known_labels: tuple[str, ...] | None,
+) -> dict[str, Examples]:
+    splits = {}
+    named, columns = problem_type != REGRESSION, options.label_column
+    for split, path in options.files.items():
+        splits[split] = read_examples(
+            path,
+            options.text_column,
+            options.text_b_column,
+            columns[0] if len(columns) == 1 else columns,
+            has_labels=split != "predict",
+            regression=not named,
+            known_labels=known_labels if named else None,
+            multi_label=problem_type == MULTI_LABEL,
+            label_separator=options.label_separator,
+        )
+        if split == "train" and named and known_labels is None:
+            known_labels = tuple(splits[split].label_names)
+    return splits
+
+
+def _read_built_in(
+    problem_type: str, known_labels: tuple[str, ...] | None
+) -> dict[str, Examples]:
+    if problem_type != SINGLE_LABEL:
+        raise InputError(
+            "--train_file, --dev_file or --predict_file",
+            f"a file (the built-in task is not a {problem_type})",
+            "none",
+        )
+    splits = {
+        split: Examples(texts, labels=labels)
+        for split, (texts, labels) in library_task().items()
+    }
+    names = splits["train"].label_names
+    if known_labels is not None and set(names) - set(known_labels):
+        raise InputError(
+            "--model",
+            f"a classifier of the built-in task ({', '.join(names)})",
+            f"one of {', '.join(known_labels)}",
+        )
+    return splits

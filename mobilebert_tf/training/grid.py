@@ -1,0 +1,266 @@
+"""Fine-tuning runs that are compared: which are made, and which is the best.
+
+A single run lives in the output folder, several in its `runs/`, one after the
+other. Each run is resumable, and a finished run is not repeated: a killed grid
+continues where it was, and a grid may be given more points later.
+"""
+
+import dataclasses
+import gc
+import itertools
+import json
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import keras
+
+from mobilebert_tf.config import read_json_object
+from mobilebert_tf.files import atomic_file
+from mobilebert_tf.modeling.folder import load_weights
+from mobilebert_tf.tasks.task import Hyperparameters
+from mobilebert_tf.training.evaluation import BEST_FOLDER
+from mobilebert_tf.training.fine_tuning import FineTuningRun, Point
+from mobilebert_tf.training.log import NonFiniteLoss
+from mobilebert_tf.training.loop import Run
+from mobilebert_tf.training.options import FineTuningOptions
+
+RESULT_FILE = "result.json"
+TABLE_FILE = "runs.tsv"
+RUNS_FOLDER = "runs"
+
+
+def grid_points(
+    options: FineTuningOptions,
+    defaults: Hyperparameters = Hyperparameters(),
+) -> list[Point]:
+    """Lists all combinations; seeds vary fastest.
+
+    Args:
+        options: rates, batch sizes, epochs and seeds.
+        defaults: stands in for those that are not given.
+    """
+    return [
+        Point(*values)
+        for values in itertools.product(
+            options.learning_rate or [defaults.learning_rate],
+            options.train_batch_size or [defaults.batch_size],
+            options.num_train_epochs or [defaults.num_epochs],
+            range(options.seed, options.seed + options.num_seeds),
+        )
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What became of a run.
+
+    Attributes:
+        point: its hyper-parameters and seed.
+        folder: its folder.
+        step: the one whose weights were kept.
+        score: ranks runs; None if it diverged, and without dev examples.
+        metrics: on dev, at that step.
+        diverged: why it stopped, if it diverged.
+    """
+
+    point: Point
+    folder: Path
+    step: int
+    score: float | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    diverged: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a command continues with after training, or without any.
+
+    Attributes:
+        model: with the best weights.
+        run: the command's run, which its results will finish.
+        best: the run that the weights are from; None without training.
+        results: of all runs.
+    """
+
+    model: keras.Model
+    run: Run
+    best: RunResult | None = None
+    results: Sequence[RunResult] = ()
+
+    def notes(self) -> dict[str, str]:
+        """Returns lines for the model card."""
+        if self.best is None:
+            return {}
+        trained = f"{self.best.point}, until step {self.best.step}"
+        notes = {"Trained with": trained}
+        if len(self.results) > 1:
+            table = "\n".join(f"      {line}" for line in summary(self.results))
+            notes["Chosen on dev"] = (
+                f"the best of {len(self.results)} runs, so its dev results "
+                f"flatter it; all of them:\n\n{table}\n"
+            )
+        return notes
+
+
+def run_grid(
+    points: Sequence[Point],
+    output_dir: str | os.PathLike,
+    start: Callable[[Point, Path], FineTuningRun],
+    settings: Mapping,
+) -> Outcome:
+    """Trains every point that is not done yet.
+
+    Of several runs only the best keeps its weights.
+
+    Args:
+        points: hyper-parameters and seeds.
+        output_dir: the command's folder.
+        start: makes the run of a point in a folder.
+        settings: what all runs have in common (see `Run`).
+
+    Returns:
+        The outcome with the best run's model. A process that is not the chief,
+        which has one run at most, gets the model as it was trained last.
+
+    Raises:
+        NonFiniteLoss: the only run, or every run, diverged.
+    """
+    output_dir = Path(output_dir)
+    if len(points) == 1:
+        run = start(points[0], output_dir)
+        result = _result(run, output_dir, points[0], may_diverge=False)
+        return _outcome(run, run.run, result, [result])
+    record = Run(output_dir, (), settings=settings)
+    results, best = [], None
+    for number, point in enumerate(points, start=1):
+        folder = output_dir / RUNS_FOLDER / point.name
+        print(f"Run {number} of {len(points)}: {point}", flush=True)
+        results.append(_result_in_grid(start, folder, point))
+        worse = results[-1]
+        if worse.score is not None and (
+            best is None or worse.score > best.score
+        ):
+            best, worse = worse, best
+        if worse is not None:
+            _drop_weights(worse.folder)
+        _write_table(output_dir / TABLE_FILE, results)
+    print("\n".join(summary(results)), flush=True)
+    if best is None:
+        raise NonFiniteLoss(f"every run diverged: {results[0].diverged}")
+    print(f"The best is {best.folder.name}, step {best.step}", flush=True)
+    return _outcome(start(best.point, best.folder), record, best, results)
+
+
+def summary(results: Sequence[RunResult]) -> list[str]:
+    """Returns a table: median and spread over the seeds of each setting."""
+    lines = [
+        "learning rate  batch  epochs  seeds  median  lowest  highest",
+        "------------------------------------------------------------",
+    ]
+    by_setting = {}
+    for result in results:
+        setting = dataclasses.replace(result.point, seed=0)
+        by_setting.setdefault(setting, []).append(result)
+    for setting, runs in by_setting.items():
+        scores = [run.score for run in runs if run.score is not None]
+        line = (
+            f"{setting.learning_rate:>13g}  {setting.batch_size:>5}  "
+            f"{setting.num_epochs:>6}  {len(runs):>5}"
+        )
+        if scores:
+            line += f"  {statistics.median(scores):6.4f}"
+            line += f"  {min(scores):6.4f}  {max(scores):7.4f}"
+        diverged = len(runs) - len(scores)
+        lines.append(line + (f"  {diverged} diverged" if diverged else ""))
+    return lines
+
+
+def _result_in_grid(
+    start: Callable[[Point, Path], FineTuningRun], folder: Path, point: Point
+) -> RunResult:
+    result = _read_result(folder, point)
+    if result is not None:
+        print(f"done before: score {result.score}", flush=True)
+        return result
+    run = start(point, folder)
+    result = _result(run, folder, point, may_diverge=True)
+    run.run.log.close()
+    del run
+    # Graphs and variables of a model are in cycles of references.
+    policy = keras.config.dtype_policy()
+    keras.backend.clear_session()
+    # Cleared as well: the next run would compute in float32.
+    keras.config.set_dtype_policy(policy)
+    gc.collect()
+    return result
+
+
+def _result(
+    run: FineTuningRun, folder: Path, point: Point, may_diverge: bool
+) -> RunResult:
+    """Trains, unless that is done, and records the result."""
+    devices = run.run.devices
+    result = _read_result(folder, point) if devices.is_chief else None
+    if devices.from_chief(int(result is not None)):
+        return result or RunResult(point, folder, 0)
+    try:
+        values = run.train()
+    except NonFiniteLoss as error:
+        if not may_diverge:
+            raise
+        print(f"diverged: {error}", flush=True)
+        values = {"diverged": str(error), "step": 0}
+    result = RunResult(point, folder, **values)
+    if devices.is_chief:
+        record = {
+            field.name: getattr(result, field.name)
+            for field in dataclasses.fields(result)
+            if field.name not in ("point", "folder")
+        }
+        with atomic_file(folder / RESULT_FILE) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+    return result
+
+
+def _read_result(folder: Path, point: Point) -> RunResult | None:
+    path = folder / RESULT_FILE
+    if not path.exists():
+        return None
+    return RunResult(point, folder, **read_json_object(path))
+
+
+def _outcome(
+    run: FineTuningRun,
+    record: Run,
+    best: RunResult,
+    results: Sequence[RunResult],
+) -> Outcome:
+    if run.run.devices.is_chief:
+        load_weights(run.model, best.folder / BEST_FOLDER)
+    return Outcome(run.model, record, best, results)
+
+
+def _drop_weights(folder: Path) -> None:
+    """Removes a run's checkpoints; its record and result stay."""
+    for path in sorted((folder / BEST_FOLDER).parent.rglob("*"), reverse=True):
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def _write_table(path: Path, results: Sequence[RunResult]) -> None:
+    """Writes a row for every run, with the metrics of all runs as columns."""
+    names = list(dict.fromkeys(n for run in results for n in run.metrics))
+    columns = [field.name for field in dataclasses.fields(Point)]
+    lines = ["\t".join([*columns, "step", "score", *names])]
+    for result in results:
+        values = [*dataclasses.astuple(result.point), result.step]
+        score = "diverged" if result.score is None else f"{result.score:.6f}"
+        values += [score]
+        values += [f"{result.metrics.get(name, 0.0):.6f}" for name in names]
+        lines.append("\t".join(map(str, values)))
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
