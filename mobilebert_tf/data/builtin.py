@@ -1,50 +1,99 @@
-"""The text everyone already has: a corpus and two tasks without a download.
+"""The built-in corpus and tasks, so that every command runs without files.
 
-Owns the default corpus, used when a user names no files: the documentation of
-the installed packages (`documentation.py`). Two tasks with true labels are
-made from the same source: which library a paragraph documents, and what an
-argument of a function means.
+The corpus is the English documentation of the installed packages, parsed and
+never imported or downloaded. Three tasks with true labels come from the same
+source: which library a paragraph documents (`library_task`), what an argument
+means (`argument_questions`), and which words are code (`code_task`).
 
-Whole documents are held out: the hash of a module's path decides its split.
-Since a paragraph stands in one document only, no split holds another's text.
+The same packages in the same versions give the same documents. A document is
+held out by the hash of its module's path, and a paragraph is kept only where it
+occurs first, so no split contains text of another.
 """
 
 import ast
+import gc
+import gzip
 import hashlib
+import importlib.metadata
 import importlib.util
+import json
+import os
 import re
+import sys
+import sysconfig
+import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from mobilebert_tf.data.docstrings import (
-    Docstring,
-    is_english,
-    read_docstrings,
-    strip_markup,
-)
-from mobilebert_tf.data.documentation import (
-    Document,
-    normalised,
-    read_documentation,
-)
+from mobilebert_tf.data import docstrings
+from mobilebert_tf.files import atomic_file
 
-# A paragraph with one of these gives its library away: names in any word, and
+# Folder and distribution of the packages that a default installation brings:
+# packages that only the tests need must not change the training text.
+PACKAGES = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "etils": "etils",
+    "fontTools": "fonttools",
+    "google/protobuf": "protobuf",
+    "h5py": "h5py",
+    "huggingface_hub": "huggingface-hub",
+    "joblib": "joblib",
+    "keras": "keras",
+    "matplotlib": "matplotlib",
+    "mpl_toolkits": "matplotlib",
+    "numpy": "numpy",
+    "optree": "optree",
+    "pyparsing": "pyparsing",
+    "requests": "requests",
+    "rich": "rich",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "tensorflow": "tensorflow",
+    "tensorflow_datasets": "tensorflow-datasets",
+    "tensorflow_model_optimization": "tensorflow-model-optimization",
+    "tensorflow_text": "tensorflow-text",
+    "tf_keras": "tf-keras",
+    "urllib3": "urllib3",
+}
+# The library that the modules below a path belong to; the longest prefix wins,
+# because TensorFlow contains an old copy of Keras.
+LIBRARIES = {
+    "keras": "keras",
+    "matplotlib": "matplotlib",
+    "mpl_toolkits": "matplotlib",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "stdlib": "stdlib",
+    "tensorflow": "tensorflow",
+    "tensorflow/python/keras": "keras",
+    "tf_keras": "keras",
+}
+MIN_PARAGRAPHS = 2
+_SKIPPED_FOLDERS = frozenset(
+    "__pycache__ _api _tf_keras _vendor dist-packages idlelib lib2to3 "
+    "site-packages test tests turtledemo".split()
+)
+_HELD_OUT_PERCENT = 12  # Of the documents, for dev and for test each.
+_NOT_LETTERS = re.compile(r"[\W\d_]+")
+_SENTENCE_BREAK = re.compile(r"(?<=[a-z)\"'][.!?])\s+(?=[A-Z\"'(])")
+
+# A paragraph that names a library gives its label away: names in any word, and
 # the usual aliases as words of their own.
 _NAMES = (
     "keras matplotlib mplot3d ndarray numpy pylab pyplot python scikit scipy "
     "sklearn tensorboard tensorflow tflite tfrecord".split()
 )
 _ALIASES = frozenset("mpl np plt sp tf tfds tfp".split())
-MIN_TASK_WORDS = 12
-# Of one library, so that none drowns the others.
-MAX_TRAIN_EXAMPLES = 3000
-MAX_HELD_OUT_EXAMPLES = 450
-
-_HELD_OUT_PERCENT = 12  # Of the documents, for dev and for test each.
-_MAX_ANSWER_WORDS = 25
-_SENTENCE_BREAK = re.compile(r"(?<=[a-z)\"'][.!?])\s+(?=[A-Z\"'(])")
 _WORD = re.compile("[a-z0-9]+")
+_MIN_TASK_WORDS = 12
+# Per library, so that none outweighs the others.
+_MAX_TRAIN_EXAMPLES, _MAX_HELD_OUT_EXAMPLES = 3000, 450
+
+_MAX_ANSWER_WORDS = 25
 _QUESTIONS = (
     "What does the argument {argument} of {function} mean?",
     "What is {argument} in {function}?",
@@ -52,76 +101,104 @@ _QUESTIONS = (
     "How is the argument {argument} of {function} described?",
 )
 
+# The packages that mark code thoroughly. ``code``, `code`, or :role:`code`,
+# whose target, <...>, is not displayed.
 _TAGGED_PACKAGES = ("numpy", "scipy", "sklearn")
-_MIN_TOKENS, _MAX_TOKENS = 5, 100
-# ``code`` or `code`, or :role:`code`, whose target, <...>, is not shown.
 _MARKED = re.compile(
     r"(?::[\w:+.-]+:)?(?P<sign>``?)(?P<code>[^`]+?)(?:\s*<[^`>]*>)?(?P=sign)_?"
 )
-_TOKEN = re.compile(r"\w+|[^\w\s]")
-_EXAMPLE_FOLLOWS = re.compile(r"\s*::$")
 _MARKED_SENTENCE_BREAK = re.compile(r"(?<=[a-z)`*][.!?])\s+(?=[A-Z`:])")
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_MIN_TOKENS, _MAX_TOKENS = 5, 100
 
 
-def load_documents() -> list[list[str]]:
-    """All text: documents of at least two paragraphs, one string each."""
-    return [document.paragraphs for document in read_documentation()]
+class Document(NamedTuple):
+    """The documentation of one module.
+
+    Attributes:
+        path: the module's path, beginning with its package's folder or
+            "stdlib".
+        paragraphs: those that no earlier module contains, one string each.
+        shared: indices of paragraphs that another library's modules repeat.
+        functions: (name, [(argument, description)]) of each function.
+        tagged: [tokens, tags] of each sentence that marks code, for packages
+            that mark it thoroughly.
+    """
+
+    path: str
+    paragraphs: list[str]
+    shared: list[int]
+    functions: list
+    tagged: list
+
+    @property
+    def library(self) -> str | None:
+        """The label in `library_task`, or None for other packages."""
+        parts = self.path.split("/")
+        prefixes = ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        found = (LIBRARIES[name] for name in prefixes if name in LIBRARIES)
+        return next(found, None)
+
+    @property
+    def split(self) -> str:
+        """The split: train, dev or test, by the hash of the path."""
+        percent = _hash(self.path) % 100
+        if percent < _HELD_OUT_PERCENT:
+            return "dev"
+        return "test" if percent < 2 * _HELD_OUT_PERCENT else "train"
 
 
 def pretraining_documents() -> list[list[str]]:
-    """The text to pre-train on: `load_documents` without held-out documents.
+    """Returns the paragraphs of the documents that are not held out.
 
-    No paragraph of the dev and test splits of `library_task` is in it, not even
-    a sentence of one, and no answer of the dev split of `argument_questions`.
+    They contain no sentence of the dev and test splits of `library_task`, and
+    no answer of the dev split of `argument_questions`.
     """
-    trained_on, _ = _documents()
-    return [document.paragraphs for document in trained_on]
-
-
-def split_of(path: str) -> str:
-    """The split of a document: train, dev or test, by the hash of its path."""
-    percent = _hash(path) % 100
-    if percent < _HELD_OUT_PERCENT:
-        return "dev"
-    return "test" if percent < 2 * _HELD_OUT_PERCENT else "train"
+    return [document.paragraphs for document in _split_documents()["train"]]
 
 
 def library_task() -> dict[str, tuple[list[str], list[str]]]:
-    """Returns (paragraphs, names of the libraries they document) by split.
+    """Returns (paragraphs, the libraries they document) by split.
 
-    So that the answer takes understanding and not a look-up, paragraphs that
-    name any of the libraries or its usual alias are left out (the standard
-    library's name is Python), and so are those found in two libraries and those
-    too short to tell. Dev and test have no sentence of the documents to train
-    on. Large libraries are cut to a cap, and the order is a fixed shuffle.
+    Left out are paragraphs of fewer than 12 words, those that name a library or
+    its usual alias (the standard library's name is Python), those found in two
+    libraries, and held-out paragraphs with a sentence of a training document.
+    Large libraries are capped; the order is a fixed shuffle.
     """
-    trained_on, held_out = _documents()
-    known = _sentences(trained_on)
-    texts = defaultdict(list)
-    for document in trained_on + held_out:
-        split = split_of(document.path)
-        if document.library:
-            texts[split, document.library] += [
-                paragraph
-                for index, paragraph in enumerate(document.paragraphs)
-                if index not in document.shared
-                and len(paragraph.split()) >= MIN_TASK_WORDS
-                and not names_a_library(paragraph)
-                and (
-                    split == "train"
-                    or known.isdisjoint(_normalised_sentences(paragraph))
-                )
-            ]
-    examples = {"train": [], "dev": [], "test": []}
-    for (split, library), paragraphs in texts.items():
-        cap = MAX_TRAIN_EXAMPLES if split == "train" else MAX_HELD_OUT_EXAMPLES
-        kept = sorted(paragraphs, key=_hash)[:cap]
-        examples[split] += [(paragraph, library) for paragraph in kept]
-    return {split: _shuffled(pairs) for split, pairs in examples.items()}
+    splits = _split_documents()
+    known = _sentences(splits["train"])
+    task = {}
+    for split, documents in splits.items():
+        texts = defaultdict(list)
+        for document in documents:
+            if document.library:
+                texts[document.library] += [
+                    paragraph
+                    for index, paragraph in enumerate(document.paragraphs)
+                    if index not in document.shared
+                    and len(paragraph.split()) >= _MIN_TASK_WORDS
+                    and not names_a_library(paragraph)
+                    and (
+                        split == "train"
+                        or known.isdisjoint(_normalised_sentences(paragraph))
+                    )
+                ]
+        cap = (
+            _MAX_TRAIN_EXAMPLES if split == "train" else _MAX_HELD_OUT_EXAMPLES
+        )
+        rows = [
+            (paragraph, library)
+            for library, paragraphs in texts.items()
+            for paragraph in sorted(paragraphs, key=_hash)[:cap]
+        ]
+        # Another hash than that of the cap, which kept the smallest.
+        rows.sort(key=lambda row: _hash(f"shuffle {row[0]}"))
+        task[split] = [text for text, _ in rows], [label for _, label in rows]
+    return task
 
 
 def names_a_library(paragraph: str) -> bool:
-    """Whether a name or alias of one of the task's libraries is in it."""
+    """Tells whether a paragraph contains a library's name or usual alias."""
     lowered = paragraph.lower()
     return any(name in lowered for name in _NAMES) or not _ALIASES.isdisjoint(
         _WORD.findall(lowered)
@@ -129,31 +206,272 @@ def names_a_library(paragraph: str) -> bool:
 
 
 def argument_questions() -> dict[str, dict]:
-    """Extractive questions about arguments; splits train and dev, SQuAD v1.1.
+    """Returns questions about arguments in SQuAD v1.1's format; train and dev.
 
-    A context is a function's argument descriptions in a row, an answer is the
-    first sentence of one of them. Dev is made of the documents that
-    `pretraining_documents` holds out, and asks for no sentence that is also
-    found there or in the training questions.
+    A context lists the arguments of a function with their descriptions; an
+    answer is the first sentence of a description. The dev split is made of all
+    held-out documents, without answers that occur in a training document.
     """
-    trained_on, held_out = _documents()
+    splits = _split_documents()
+    known = _sentences(splits["train"])
+    held_out = sorted(splits["dev"] + splits["test"])
     return {
-        "train": _squad(trained_on, excluded=set()),
-        "dev": _squad(held_out, excluded=_sentences(trained_on)),
+        "train": _squad(splits["train"], excluded=set()),
+        "dev": _squad(held_out, excluded=known),
     }
 
 
-def _documents() -> tuple[list[Document], list[Document]]:
-    """The documents of the training split and those of dev and test."""
-    trained_on, held_out = [], []
+def _squad(documents: list[Document], excluded: set[str]) -> dict:
+    articles = []
+    seen = set()
+    for document in documents:
+        paragraphs = []
+        for function, pairs in document.functions:
+            key = normalised(" ".join(text for _, text in pairs))
+            if len(pairs) < 2 or key in seen:
+                continue
+            seen.add(key)
+            context = " ".join(
+                f"{argument}: {text}" for argument, text in pairs
+            )
+            place = f"{document.path} {function}"
+            questions = [
+                question
+                for question in _questions(place, function, context, pairs)
+                if normalised(question["answers"][0]["text"]) not in excluded
+            ]
+            if questions:
+                paragraphs.append({"context": context, "qas": questions})
+        if paragraphs:
+            articles.append({"title": document.path, "paragraphs": paragraphs})
+    return {"version": "1.1", "data": articles}
+
+
+def _questions(
+    place: str, function: str, context: str, pairs: list
+) -> Iterator[dict]:
+    start = 0
+    for argument, text in pairs:
+        start += len(f"{argument}: ")
+        answer = _SENTENCE_BREAK.split(text)[0].rstrip(".")
+        if len(answer.split()) <= _MAX_ANSWER_WORDS:
+            number = _hash(f"{place} {argument} {context}")
+            question = _QUESTIONS[number % len(_QUESTIONS)].format(
+                argument=argument, function=function
+            )
+            yield {
+                "id": f"{number:016x}",
+                "question": question,
+                "answers": [{"text": answer, "answer_start": start}],
+            }
+        start += len(f"{text} ")
+
+
+def code_task() -> dict[str, tuple[list[list[str]], list[list[str]]]]:
+    """Returns (tokens by sentence, IOB2 tags by sentence) by split.
+
+    Tagged are the words that authors mark as code: PARAMETER is an argument of
+    the documented function, VALUE a Python literal such as None or 0.5, CODE
+    any other mark (one in ten is a formula, a link or a term of a glossary).
+    Sentences without a mark are left out, because their code may be unmarked.
+    """
+    task = {}
+    seen = set()
+    # The training split comes first: the others leave out its sentences.
+    for split, documents in _split_documents().items():
+        tokens, tags = task[split] = [], []
+        for document in documents:
+            for sentence, sentence_tags in document.tagged:
+                key = normalised(" ".join(sentence))
+                if key not in seen:
+                    seen.add(key)
+                    tokens.append(sentence)
+                    tags.append(sentence_tags)
+    return task
+
+
+def tagged_sentences(
+    docstring: docstrings.Docstring,
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Yields tokens and tags of the sentences of a docstring that mark code."""
+    for paragraph in docstring.text.split("\n\n"):
+        lines = paragraph.splitlines()
+        indents = {len(line) - len(line.lstrip()) for line in lines}
+        # Lists, tables and definitions have lines of several indentations.
+        if "`" not in paragraph or len(indents) > 1:
+            continue
+        raw = " ".join(line.strip() for line in lines)
+        raw = re.sub(r"\s*::$", ":", raw)
+        if not docstrings.is_english(docstrings.strip_markup(raw)):
+            continue
+        for sentence in _MARKED_SENTENCE_BREAK.split(raw):
+            tokens, tags = _tagged(sentence, docstring.parameters)
+            is_marked = any(tag != "O" for tag in tags)
+            if is_marked and _MIN_TOKENS <= len(tokens) <= _MAX_TOKENS:
+                if "`" not in tokens:  # An unbalanced mark.
+                    yield tokens, tags
+
+
+def _tagged(
+    sentence: str, parameters: frozenset[str]
+) -> tuple[list[str], list[str]]:
+    tokens, tags, end = [], [], 0
+    for match in [*_MARKED.finditer(sentence), None]:
+        start = match.start() if match else len(sentence)
+        plain = _TOKEN.findall(docstrings.strip_markup(sentence[end:start]))
+        tokens += plain
+        tags += ["O"] * len(plain)
+        if match:
+            code = match["code"].strip("~ ")
+            marked = _TOKEN.findall(code)
+            tokens += marked
+            label = _label(code, parameters)
+            tags += [f"B-{label}", *[f"I-{label}"] * len(marked)][: len(marked)]
+            end = match.end()
+    return tokens, tags
+
+
+def _label(code: str, parameters: frozenset[str]) -> str:
+    if code.lstrip("*") in parameters:
+        return "PARAMETER"
+    try:
+        ast.literal_eval(code)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return "CODE"
+    return "VALUE"
+
+
+def read_documentation() -> list[Document]:
+    """Returns the documents of all installed packages, sorted by path.
+
+    Reading all sources takes some twenty seconds, so the result is cached in
+    the user's cache folder, under a name made of the versions and of this code.
+    A damaged cache file is reported and built again.
+    """
+    versions = installed_versions()
+    key = hashlib.sha256(json.dumps(versions).encode())
+    for module in (__file__, docstrings.__file__):
+        key.update(Path(module).read_bytes())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = f"documentation-{key.hexdigest()[:16]}.json.gz"
+    path = root / "mobilebert_tf" / name
+    if path.exists():
+        try:
+            content = gzip.decompress(path.read_bytes())
+            return [Document(*fields) for fields in json.loads(content)]
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            print(f"{path}: damaged, building it again: {error}")
+    print(f"Reading the documentation of {len(versions)} installed packages")
+    documents = build_documents(_source_files(versions))
+    content = gzip.compress(json.dumps(documents).encode(), 6, mtime=0)
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        print(f"{path}: not cached: {error}")
+    return documents
+
+
+def installed_versions() -> dict[str, str]:
+    """Returns the versions of Python and the installed `PACKAGES` by folder."""
+    versions = {"stdlib": sys.version.split()[0]}
+    for folder, distribution in PACKAGES.items():
+        try:
+            versions[folder] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return dict(sorted(versions.items()))
+
+
+def build_documents(files: list[tuple[str, Path]]) -> list[Document]:
+    """Reads (path in a document, source file) pairs into documents.
+
+    Paragraphs that differ only in case, digits, punctuation or spacing count as
+    one, which stays where it occurs first.
+
+    Returns:
+        The documents with at least two paragraphs.
+    """
+    first_seen: dict[str, tuple[Document, int]] = {}
+    documents = []
+    # Parsing makes millions of short-lived nodes without cycles: searching
+    # them for garbage would take as long as parsing does.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for name, file in files:
+            documents.append(_read_module(name, file.read_bytes(), first_seen))
+    finally:
+        if collecting:
+            gc.enable()
+    return [
+        document
+        for document in documents
+        if len(document.paragraphs) >= MIN_PARAGRAPHS
+    ]
+
+
+def normalised(paragraph: str) -> str:
+    """Returns the letters of a paragraph in lower case, which identify it."""
+    return _NOT_LETTERS.sub(" ", paragraph.lower()).strip()
+
+
+def _read_module(
+    path: str, source: bytes, first_seen: dict[str, tuple[Document, int]]
+) -> Document:
+    document = Document(path, [], [], [], [])
+    for docstring in docstrings.read_docstrings(source):
+        for paragraph in docstrings.prose(docstring.text):
+            original, index = first_seen.setdefault(
+                normalised(paragraph), (document, len(document.paragraphs))
+            )
+            if original is document and index == len(document.paragraphs):
+                document.paragraphs.append(paragraph)
+            elif original.library != document.library:
+                if index not in original.shared:
+                    original.shared.append(index)
+        described = docstrings.described_arguments(docstring)
+        if described:
+            document.functions.append((docstring.name, described))
+        if path.split("/")[0] in _TAGGED_PACKAGES:
+            document.tagged.extend(tagged_sentences(docstring))
+    return document
+
+
+def _source_files(versions: dict[str, str]) -> list[tuple[str, Path]]:
+    """Returns names and paths of all modules but tests, sorted by name."""
+    files = []
+    for folder in versions:
+        root = _package_root(folder)
+        for path in root.rglob("*.py"):
+            relative = path.relative_to(root)
+            if not _SKIPPED_FOLDERS.intersection(relative.parts[:-1]):
+                files.append((f"{folder}/{relative.as_posix()}", path))
+    return sorted(files)
+
+
+def _package_root(folder: str) -> Path:
+    if folder == "stdlib":
+        return Path(sysconfig.get_path("stdlib"))
+    top, *rest = folder.split("/")
+    # Finding the spec of a top-level package does not import it.
+    spec = importlib.util.find_spec(top)
+    for location in spec.submodule_search_locations:
+        root = Path(location, *rest)
+        if root.is_dir():
+            return root
+    raise FileNotFoundError(f"package {folder} has no folder in {spec.origin}")
+
+
+def _split_documents() -> dict[str, list[Document]]:
+    splits = {"train": [], "dev": [], "test": []}
     for document in read_documentation():
-        in_train = split_of(document.path) == "train"
-        (trained_on if in_train else held_out).append(document)
-    return trained_on, held_out
+        splits[document.split].append(document)
+    return splits
 
 
 def _sentences(documents: list[Document]) -> set[str]:
-    """All sentences of paragraphs and argument descriptions, normalised."""
+    """Returns all sentences of paragraphs and descriptions, normalised."""
     sentences = set()
     for document in documents:
         for paragraph in document.paragraphs:
@@ -168,165 +486,7 @@ def _normalised_sentences(paragraph: str) -> list[str]:
     return [normalised(part) for part in _SENTENCE_BREAK.split(paragraph)]
 
 
-def _squad(documents: list[Document], excluded: set[str]) -> dict:
-    """Questions in the structure of SQuAD v1.1, contexts each once."""
-    articles = []
-    seen = set()
-    for document in documents:
-        paragraphs = []
-        for function, pairs in document.functions:
-            key = normalised(" ".join(text for _, text in pairs))
-            if len(pairs) < 2 or key in seen:
-                continue
-            seen.add(key)
-            paragraph = _squad_paragraph(
-                document.path, function, pairs, excluded
-            )
-            if paragraph["qas"]:
-                paragraphs.append(paragraph)
-        if paragraphs:
-            articles.append({"title": document.path, "paragraphs": paragraphs})
-    return {"version": "1.1", "data": articles}
-
-
-def _squad_paragraph(
-    path: str,
-    function: str,
-    pairs: list[tuple[str, str]],
-    excluded: set[str],
-) -> dict:
-    context = " ".join(f"{argument}: {text}" for argument, text in pairs)
-    questions = []
-    start = 0
-    for argument, text in pairs:
-        start += len(f"{argument}: ")
-        answer = _SENTENCE_BREAK.split(text)[0].rstrip(".")
-        number = _hash(f"{path} {function} {argument} {context}")
-        if (
-            len(answer.split()) <= _MAX_ANSWER_WORDS
-            and normalised(answer) not in excluded
-        ):
-            question = _QUESTIONS[number % len(_QUESTIONS)].format(
-                argument=argument, function=function
-            )
-            questions.append(
-                {
-                    "id": f"{number:016x}",
-                    "question": question,
-                    "answers": [{"text": answer, "answer_start": start}],
-                }
-            )
-        start += len(f"{text} ")
-    return {"context": context, "qas": questions}
-
-
-def _shuffled(pairs: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    # Another hash than the one that the cap kept the smallest of.
-    pairs = sorted(pairs, key=lambda pair: _hash(f"shuffle {pair[0]}"))
-    return [text for text, _ in pairs], [label for _, label in pairs]
-
-
-def code_task() -> dict[str, tuple[list[list[str]], list[list[str]]]]:
-    """Returns (tokens by sentence, IOB2 tags by sentence) by split.
-
-    PARAMETER is an argument of the function that is documented, VALUE a
-    Python literal such as None or 0.5, CODE anything else that is marked: one
-    mark in ten is no code but a formula, a link or a term of a glossary. Each
-    sentence is there once; dev and test have none of the modules of the
-    other splits.
-    """
-    found = {"train": [], "dev": [], "test": []}
-    seen = set()
-    modules = [
-        document.path
-        for document in read_documentation()
-        if document.path.split("/")[0] in _TAGGED_PACKAGES
-    ]
-    print(
-        f"Reading the documentation of {', '.join(_TAGGED_PACKAGES)}",
-        flush=True,
-    )
-    # Train first: what it has is not asked for later.
-    for split in found:
-        for tokens, tags in _in_modules(
-            path for path in modules if split_of(path) == split
-        ):
-            key = normalised(" ".join(tokens))
-            if key not in seen:
-                seen.add(key)
-                found[split].append((tokens, tags))
-    return {
-        split: ([tokens for tokens, _ in rows], [tags for _, tags in rows])
-        for split, rows in found.items()
-    }
-
-
-def tagged_sentences(
-    docstring: Docstring,
-) -> Iterator[tuple[list[str], list[str]]]:
-    """Tokens and tags of the sentences of a docstring that mark code."""
-    for paragraph in docstring.text.split("\n\n"):
-        lines = paragraph.splitlines()
-        indents = {len(line) - len(line.lstrip()) for line in lines}
-        # Lists, tables and definitions have lines of several indentations.
-        if "`" not in paragraph or len(indents) > 1:
-            continue
-        raw = " ".join(line.strip() for line in lines)
-        raw = _EXAMPLE_FOLLOWS.sub(":", raw)
-        if not is_english(strip_markup(raw)):
-            continue
-        for sentence in _MARKED_SENTENCE_BREAK.split(raw):
-            tokens, tags = _tagged(sentence, docstring.parameters)
-            is_marked = any(tag != "O" for tag in tags)
-            if is_marked and _MIN_TOKENS <= len(tokens) <= _MAX_TOKENS:
-                if "`" not in tokens:  # A mark that was not understood.
-                    yield tokens, tags
-
-
-def _in_modules(paths: Iterable[str]) -> Iterator[tuple[list[str], list[str]]]:
-    for path in paths:
-        for docstring in read_docstrings(_source(path)):
-            yield from tagged_sentences(docstring)
-
-
-def _tagged(
-    sentence: str, parameters: frozenset[str]
-) -> tuple[list[str], list[str]]:
-    tokens, tags, end = [], [], 0
-    for match in _MARKED.finditer(sentence):
-        _add(tokens, tags, strip_markup(sentence[end : match.start()]), None)
-        code = match["code"].strip("~ ")
-        _add(tokens, tags, code, _kind(code, parameters))
-        end = match.end()
-    _add(tokens, tags, strip_markup(sentence[end:]), None)
-    return tokens, tags
-
-
-def _add(tokens: list, tags: list, text: str, kind: str | None) -> None:
-    """Adds the tokens of a text, all of one kind, with their tags."""
-    for index, token in enumerate(_TOKEN.findall(text)):
-        tokens.append(token)
-        tags.append(f"{'I' if index else 'B'}-{kind}" if kind else "O")
-
-
-def _kind(code: str, parameters: frozenset[str]) -> str:
-    if code.lstrip("*") in parameters:
-        return "PARAMETER"
-    try:
-        ast.literal_eval(code)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return "CODE"
-    return "VALUE"
-
-
-def _source(path: str) -> bytes:
-    package, _, rest = path.partition("/")
-    # Finding the spec of a top-level package does not import it.
-    spec = importlib.util.find_spec(package)
-    return Path(spec.submodule_search_locations[0], rest).read_bytes()
-
-
 def _hash(text: str) -> int:
-    """A 64-bit number that is the same in every process and Python."""
+    """Returns a 64-bit hash that is the same in every process and Python."""
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big")

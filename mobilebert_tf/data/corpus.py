@@ -1,7 +1,7 @@
-"""Corpora: cutting documents into sentences, and tokenizing them.
+"""Tokenized corpora: documents cut into sentences, then into word pieces.
 
-Documents come and go one at a time (`text_files` reads them); the tokenized
-corpus is four bytes a piece, in three flat arrays.
+A corpus takes four bytes a piece, in three flat arrays; the text itself passes
+through one document at a time.
 """
 
 import dataclasses
@@ -12,15 +12,13 @@ import numpy as np
 
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
-# Lines tokenized at a time.
 _LINES_AT_A_TIME = 8192
 
-# Where a sentence may end: a stop, closing quotes or brackets, white space.
+# A possible end of a sentence: a stop, closing quotes or brackets, white space.
 _SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*\s+""")
 _INITIALS = re.compile(r"(?:\w\.)*[A-Z]")
 _OPENING_SIGNS = "\"'“‘(["
-# What commonly stands before a full stop that ends no sentence: titles, and
-# initials, which are single capital letters.
+# Words before a full stop that does not end a sentence.
 _ABBREVIATIONS = frozenset(
     "Mr Mrs Ms Dr Prof St Sr Jr Rev Hon Gen Col Maj Capt Lt Sgt Gov Sen Rep "
     "vs cf eg ie e.g i.e etc Inc Ltd Co Corp Mt approx ca".split()
@@ -29,16 +27,13 @@ _ABBREVIATIONS_BEFORE_NUMBERS = frozenset("No Nos no Vol vol p pp Fig".split())
 
 
 def sentences(line: str) -> list[str]:
-    """Cuts a paragraph into sentences, by a simple rule.
+    """Cuts a paragraph into sentences without surrounding white space.
 
-    A sentence ends at ".", "!" or "?", closing quotes or brackets included,
+    A sentence ends at ".", "!" or "?", including closing quotes or brackets,
     before white space and a capital letter or digit, which quotes or brackets
-    may open. A full stop after an initial ("J. Smith") or a common abbreviation
-    ("Dr. Smith", "No. 5") ends none. The rule is made for European languages;
-    what it does not cut stays together.
-
-    Returns:
-        The sentences in order, without surrounding white space.
+    may precede. A full stop after an initial ("J. Smith") or a common
+    abbreviation ("Dr. Smith", "No. 5") does not end it. The rule is made for
+    European languages; other text is not cut.
     """
     spans = []
     start = 0
@@ -58,7 +53,7 @@ def sentences(line: str) -> list[str]:
 
 
 def _is_abbreviation(before_stop: str, following: str) -> bool:
-    # Twelve characters are more than any abbreviation has.
+    # No abbreviation is longer than twelve characters.
     words = before_stop[-12:].split()
     if not words:
         return False
@@ -71,10 +66,10 @@ def _is_abbreviation(before_stop: str, following: str) -> bool:
 def split_into_sentences(
     documents: Iterable[list[str]],
 ) -> Iterator[list[str]]:
-    """Makes the lines of every document sentences.
+    """Cuts the lines of every document into sentences.
 
-    BERT's pre-training recipe fills a segment line by line; where a line is a
-    paragraph, a segment could only be very long or be cut anywhere.
+    BERT's pre-training recipe fills a segment line by line: with paragraphs as
+    lines, segments would be very long or cut anywhere.
     """
     for document in documents:
         yield [part for line in document for part in sentences(line)]
@@ -82,14 +77,14 @@ def split_into_sentences(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenizedCorpus:
-    """A corpus as word pieces: documents of lines of pieces.
+    """A corpus as documents of lines of word pieces.
 
     Attributes:
         tokens: int32 [num_tokens], all pieces in order.
         line_starts: int64 [num_lines + 1]; line i is
-            `tokens[line_starts[i]:line_starts[i + 1]]`, never empty.
-        document_starts: int64 [num_documents + 1]; document j has the lines
-            `document_starts[j]` to `document_starts[j + 1]`, at least one.
+            `tokens[line_starts[i]:line_starts[i + 1]]` and never empty.
+        document_starts: int64 [num_documents + 1]; document j has at least one
+            line, `document_starts[j]` up to `document_starts[j + 1]`.
     """
 
     tokens: np.ndarray
@@ -98,21 +93,18 @@ class TokenizedCorpus:
 
     @property
     def num_tokens(self) -> int:
-        """Number of pieces."""
         return len(self.tokens)
 
     @property
     def num_lines(self) -> int:
-        """Number of lines, over all documents."""
         return len(self.line_starts) - 1
 
     @property
     def num_documents(self) -> int:
-        """Number of documents."""
         return len(self.document_starts) - 1
 
     def line(self, index: int) -> np.ndarray:
-        """The pieces of one line, int32 [(pieces)]; a view, not a copy."""
+        """Returns a view of one line's pieces, int32 [pieces]."""
         if not 0 <= index < self.num_lines:
             raise IndexError(f"line {index} of {self.num_lines}")
         return self.tokens[
@@ -122,8 +114,8 @@ class TokenizedCorpus:
     def split_lines(self, max_pieces: int) -> "TokenizedCorpus":
         """Cuts lines of more than `max_pieces` into nearly equal parts.
 
-        For what has no sentence ends, such as lists: `split_into_sentences`
-        on the text comes first. A cut may fall inside a word.
+        This is for lines without sentence ends, such as lists; a cut may fall
+        inside a word.
         """
         if max_pieces < 1:
             raise ValueError(
@@ -149,15 +141,10 @@ class TokenizedCorpus:
 def tokenize_documents(
     documents: Iterable[list[str]], tokenizer: WordpieceTokenizer
 ) -> TokenizedCorpus:
-    """Tokenizes documents, without special tokens.
+    """Tokenizes documents as they come, without special tokens.
 
-    Lines without a single piece (of control characters, say) and documents
+    Lines without pieces (for example of control characters only) and documents
     without lines are dropped.
-
-    Args:
-        documents: lists of lines, as `read_documents` yields them; text is
-            read as it is needed.
-        tokenizer: gives the pieces.
     """
     tokens, lengths, line_documents = [], [], []
     for texts, document_indices in _line_batches(documents):
@@ -179,7 +166,7 @@ def tokenize_documents(
 def _line_batches(
     documents: Iterable[list[str]],
 ) -> Iterator[tuple[list[str], list[int]]]:
-    """Lines of many documents, each with the index of its document."""
+    """Yields lines of many documents and the index of each line's document."""
     texts, document_indices = [], []
     for index, document in enumerate(documents):
         texts += document

@@ -1,33 +1,31 @@
-"""Plain English out of Python documentation strings.
+"""Extracts prose and argument descriptions from Python docstrings.
 
-Owns the way from one source file to paragraphs of prose: the file is parsed,
-never imported, and everything in its docstrings that is not a sentence (code,
-tables, types, section titles, markup) is dropped. What remains reads like a
-manual, which is what a language model should be trained on.
-
-Four notations are understood, since the libraries mix them: plain text,
-reStructuredText, the NumPy sections and the Google sections.
+Sources are parsed, never imported. Everything in a docstring that is not a
+sentence (code, tables, types, section titles, markup) is dropped; the rest
+reads like a manual. Plain text, reStructuredText, NumPy sections and Google
+sections are understood, because the libraries mix them.
 """
 
 import ast
 import inspect
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
-MIN_WORDS = 8
-MAX_WORDS = 200
+MIN_WORDS, MAX_WORDS = 8, 200
+_MIN_ARGUMENT_WORDS, _MAX_ARGUMENT_WORDS = 5, 50
 
 _DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
-# Directives whose content is prose; the content of all others is code, tables,
-# pictures, formulas or version history.
+# The content of all other directives is code, tables, pictures, formulas or
+# version history.
 _PROSE_DIRECTIVES = frozenset(
     "admonition attention caution danger hint important note seealso tip "
     "warning".split()
 )
-# A sentence of eight words or more without two of these is not English.
+# An English sentence of eight words or more has at least two of these.
 _FUNCTION_WORDS = frozenset(
     "a an and any are as at be been but by can do does each for from has have "
     "if in into is it its may must no not of on only or other should so such "
@@ -67,12 +65,33 @@ _WORD = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?:][\"')\]]*$")
 
+# The body of an argument list: in Google's notation the lines that are indented
+# deeper than the title, in NumPy's the lines down to the next underline.
+_ARGUMENT_LIST = re.compile(
+    r"^( *)(?:Args|Arguments|Parameters):\n(?P<google>(?:\1 +.*\n| *\n)*)"
+    r"|^(?:Other )?Parameters\n---.*\n(?P<numpy>(?:(?!---).*\n)*)",
+    re.MULTILINE,
+)
+# The rest of a description's first paragraph, up to a list, code or a table.
+_INDENTED = r"(?P<rest>(?:\n +(?!(?:[-*+•]|\d+[.)]) |>>>|```|\.\. |\|)\S.*)*)"
+_GOOGLE_ARGUMENT = re.compile(
+    r"^`{0,2}\*{0,2}(?P<name>\w+)`{0,2}(?: ?\([^()\n]*\))?: (?P<first>.*)"
+    + _INDENTED,
+    re.MULTILINE,
+)
+_NUMPY_ARGUMENT = re.compile(
+    rf"^\*{{0,2}}(?P<name>\w+)(?: +:.*)?(?P<first>){_INDENTED}$", re.MULTILINE
+)
+
 
 class Docstring(NamedTuple):
-    """A docstring as written, indentation removed.
+    """A docstring as written, without its indentation.
 
-    `name` is the definition's own name, or the owning class for `__init__`,
-    and empty for a module; `parameters` are the names in its signature.
+    Attributes:
+        name: name of the function or class (the class for `__init__`), or
+            "" for a module.
+        text: the docstring.
+        parameters: names in the signature, without self and cls.
     """
 
     name: str
@@ -81,17 +100,17 @@ class Docstring(NamedTuple):
 
 
 def read_docstrings(source: bytes) -> list[Docstring]:
-    """The docstrings of a module in the order of its text, by parsing it.
+    """Returns the docstrings of a module in the order of its text.
 
-    Definitions inside functions are left out: nobody can call them. A source
-    that this Python cannot parse (a template, another version's syntax) has
-    no docstrings.
+    Definitions inside functions are left out, because nobody can call them. A
+    source that this Python cannot parse (a template, another version's syntax)
+    has no docstrings.
     """
     if b'"""' not in source and b"'''" not in source:
         return []
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Other people's escape sequences.
+            warnings.simplefilter("ignore")  # Invalid escape sequences.
             tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return []
@@ -126,14 +145,40 @@ def _parameters(node: ast.AST) -> frozenset[str]:
 
 
 def prose(text: str) -> list[str]:
-    """The paragraphs of English in one docstring, in order, one line each."""
+    """Returns the English paragraphs of a docstring, each on one line."""
     paragraphs = []
     for raw in _raw_paragraphs(text):
-        if raw.count(" ") >= MIN_WORDS - 1:  # Markup removal adds no words.
+        if raw.count(" ") >= MIN_WORDS - 1:  # Removing markup adds no words.
             paragraph = strip_markup(raw)
             if is_english(paragraph):
                 paragraphs.append(paragraph)
     return paragraphs
+
+
+def described_arguments(docstring: Docstring) -> list[tuple[str, str]]:
+    """Returns (argument, description) pairs, each argument of a function once.
+
+    A description is the first paragraph about an argument of the signature,
+    without markup, if it has 5 to 50 words.
+    """
+    described = {}
+    for section in _ARGUMENT_LIST.finditer(docstring.text.expandtabs() + "\n"):
+        if section["google"]:
+            body = textwrap.dedent(section["google"])
+            arguments = _GOOGLE_ARGUMENT.finditer(body)
+        else:
+            arguments = _NUMPY_ARGUMENT.finditer(section["numpy"] or "")
+        for argument in arguments:
+            name = argument["name"]
+            if name not in docstring.parameters or name in described:
+                continue
+            text = strip_markup(argument["first"] + argument["rest"])
+            text = text[:1].upper() + text[1:]
+            if text[-1:].isalnum():
+                text += "."
+            if _is_text(text, _MIN_ARGUMENT_WORDS, _MAX_ARGUMENT_WORDS):
+                described[name] = text
+    return list(described.items())
 
 
 def strip_markup(text: str) -> str:
@@ -145,23 +190,16 @@ def strip_markup(text: str) -> str:
 
 
 def is_english(paragraph: str) -> bool:
-    """Whether a paragraph reads as English sentences, at least 8 words long.
-
-    Besides what `is_text` asks, it has two different function words, starts
-    with a capital and ends with a stop.
-    """
+    """Tells whether a paragraph is at least 8 words of English sentences."""
     return (
-        is_text(paragraph, MIN_WORDS, MAX_WORDS)
+        _is_text(paragraph, MIN_WORDS, MAX_WORDS)
         and (paragraph[0].isupper() or paragraph[0] in "\"'(")
         and len(_FUNCTION_WORDS.intersection(paragraph.lower().split())) >= 2
     )
 
 
-def is_text(paragraph: str, min_words: int, max_words: int) -> bool:
-    """Whether this is text and not code or a formula, and ends with a stop.
-
-    Three quarters of its words must be purely alphabetic.
-    """
+def _is_text(paragraph: str, min_words: int, max_words: int) -> bool:
+    """Tells complete sentences from code, formulas and fragments."""
     num_words = len(paragraph.split())
     if not min_words <= num_words <= max_words:
         return False
@@ -172,7 +210,7 @@ def is_text(paragraph: str, min_words: int, max_words: int) -> bool:
 
 
 def _raw_paragraphs(text: str) -> Iterator[str]:
-    """Joins lines that belong together; list items and entries are split."""
+    """Joins the lines of a paragraph; list items and entries are separate."""
     lines: list[str] = []
     start = 0  # Indentation of the paragraph's first line.
     labelled = False
@@ -189,22 +227,22 @@ def _raw_paragraphs(text: str) -> Iterator[str]:
             line = line[:1].upper() + line[1:]
         elif len(lines) == 1 and indent > start and not labelled:
             if not _SENTENCE_END.search(lines[0]) and lines[0].count(" ") < 6:
-                lines = []  # A defined term or a type, now comes its text.
+                lines = []  # A defined term or a type: its text follows.
         if not lines:
             start, labelled = indent, bool(label)
         lines.append(line)
 
 
 def _label(line: str, indent: int) -> re.Match | None:
-    """The bullet, argument name or notice that opens a line, if one does."""
+    """Matches the bullet, argument name or field that opens a line."""
     entry = _GOOGLE_ENTRY.match(line) if indent else None
     return entry or _BULLET.match(line) or _FIELD.match(line)
 
 
 def _text_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Indentation and content of lines of text; "" where anything else was."""
-    skipped_indent = None  # Deeper lines than this belong to a dropped block.
-    in_example = False  # Lasts until a blank line, so it covers the output.
+    """Yields indentation and content of each line, "" for lines not of text."""
+    skipped_indent = None  # Lines deeper than this belong to a dropped block.
+    in_example = False  # Up to a blank line, so that output is dropped too.
     fence = ""
     for line in text.expandtabs().splitlines():
         stripped = line.strip()
@@ -233,9 +271,9 @@ def _text_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _line_kind(stripped: str) -> tuple[str, str]:
-    """What a line is (text, or what drops it) and the text it leaves."""
+    """Returns what a line is, and the text in it that is kept."""
     if stripped.startswith("```"):
-        # A fence that opens and closes in one line hides nothing below it.
+        # A fence closed on the same line hides nothing below it.
         return ("break" if stripped.count("```") == 2 else "fence"), ""
     if stripped.startswith((">>>", "In [", "$ ", "% ")):
         return "example", ""

@@ -1,15 +1,8 @@
-"""Text files as documents: all of them, or a shard's part.
+"""Sources of pre-training text: files, TensorFlow Datasets or built-in text.
 
-A file holds one sentence or paragraph a line and a blank line between
-documents, as the original BERT's pre-training data does. Reading streams.
-
-Text of TensorFlow Datasets: Wikipedia and others, by name.
-
-Reads what has been prepared on this machine and never downloads: the large
-dumps take hours and packages of their own, which a training run should not
-start by surprise.
-
-Where pre-training text comes from, and what part of it is held out.
+Each source yields documents, one at a time. A text file holds a sentence or
+paragraph a line and a blank line between documents, like the original BERT's
+pre-training data.
 """
 
 import array
@@ -24,7 +17,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from mobilebert_tf.data.builtin import pretraining_documents
 from mobilebert_tf.data.corpus import (
@@ -35,26 +27,132 @@ from mobilebert_tf.data.corpus import (
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
+# wiki40b's markup: a title, a heading or paragraphs follow.
+_MARKER = re.compile(r"_START_(ARTICLE|SECTION|PARAGRAPH)_")
+_LINE_BREAK = "_NEWLINE_"
+
+
+def read_text(
+    input_files: Sequence[str],
+    tfds_name: str | None = None,
+    tfds_data_dir: str | None = None,
+) -> Iterator[list[str]]:
+    """Reads documents as lists of sentences, one at a time.
+
+    Args:
+        input_files: names or globs of text files.
+        tfds_name: a dataset instead (see `tfds_documents`). With neither, the
+            documentation of the installed packages is read.
+        tfds_data_dir: the folder in which the dataset was prepared.
+
+    Raises:
+        InputError: both sources are given, there is no such file or dataset,
+            or, when the iterator reaches it, a file cannot be read or contains
+            no text.
+    """
+    if input_files and tfds_name:
+        raise InputError("--input_files", "either this or --tfds_name", "both")
+    if tfds_name:
+        documents = tfds_documents(tfds_name, tfds_data_dir)
+    elif input_files:
+        documents = read_documents(list(input_files))
+    else:
+        documents = pretraining_documents()
+    return split_into_sentences(documents)
+
+
+def load_text(
+    input_files: Sequence[str],
+    tfds_name: str | None = None,
+    tfds_data_dir: str | None = None,
+) -> list[list[str]]:
+    """Returns all documents of `read_text`, with the same errors."""
+    return list(read_text(input_files, tfds_name, tfds_data_dir))
+
+
+def tokenize_split(
+    input_files: Sequence[str],
+    tokenizer: WordpieceTokenizer,
+    max_seq_length: int,
+    held_out_fraction: float = 0.02,
+    *,
+    tfds_name: str | None = None,
+    tfds_data_dir: str | None = None,
+) -> tuple[TokenizedCorpus, TokenizedCorpus]:
+    """Tokenizes text into a training corpus and a held-out corpus.
+
+    Lines longer than a sequence are cut. The text is read twice, so that memory
+    holds only its pieces and the held-out documents.
+
+    Raises:
+        InputError: as `read_text`, and for fewer than four documents.
+    """
+    source = (input_files, tfds_name, tfds_data_dir)
+    indices = held_out_documents(read_text(*source), held_out_fraction)
+    held_out = []
+
+    def training_documents() -> Iterator[list[str]]:
+        for index, document in enumerate(read_text(*source)):
+            if index in indices:
+                held_out.append(document)
+            else:
+                yield document
+
+    # In this order: reading the training documents collects the others.
+    train = tokenize_documents(training_documents(), tokenizer)
+    evaluation = tokenize_documents(held_out, tokenizer)
+    return (
+        train.split_lines(max_seq_length),
+        evaluation.split_lines(max_seq_length),
+    )
+
+
+def held_out_documents(
+    documents: Iterable[list[str]], held_out_fraction: float
+) -> set[int]:
+    """Returns the indices of the documents to evaluate on.
+
+    They are chosen by a hash of the text, so that a document stays on its side
+    when others are added or removed. Both sides get at least two documents,
+    which random next sentences need.
+
+    Raises:
+        InputError: there are fewer than four documents.
+    """
+    hashes = np.frombuffer(array.array("Q", map(_hash, documents)), np.uint64)
+    if len(hashes) < 4:
+        raise InputError(
+            "input files",
+            "at least 4 documents, separated by blank lines",
+            len(hashes),
+        )
+    num_held_out = max(2, round(held_out_fraction * len(hashes)))
+    ranked = np.argsort(hashes, stable=True)
+    return set(ranked[: min(num_held_out, len(hashes) - 2)].tolist())
+
+
+def _hash(document: list[str]) -> int:
+    """Returns a 64-bit hash that is the same in every process and Python."""
+    digest = hashlib.sha256("\n".join(document).encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
 
 def read_documents(
     patterns: str | os.PathLike | Sequence[str | os.PathLike],
 ) -> Iterator[list[str]]:
-    """Reads documents from text files, a document at a time.
+    """Reads documents of text files, one at a time, as lists of lines.
+
+    A document ends at a blank line and at the end of its file; lines come
+    without surrounding white space.
 
     Args:
-        patterns: file names or globs, several separated by commas or given as
-            a sequence. Names ending in ".gz" are decompressed. The files of a
-            pattern are read in sorted order, a file matched twice once.
-
-    Returns:
-        An iterator over documents, each the list of its lines without
-        surrounding white space. A document ends at a blank line and with its
-        file.
+        patterns: as for `matching_files`. Names ending in ".gz" are
+            decompressed.
 
     Raises:
         InputError: a pattern matches no file (at once), or, when the iterator
-            reaches it, a file cannot be read, is a broken gzip stream, is not
-            UTF-8 or holds no text.
+            reaches it, a file cannot be read, is a damaged gzip stream, is not
+            UTF-8 or contains no text.
     """
     return (
         document
@@ -66,7 +164,11 @@ def read_documents(
 def matching_files(
     patterns: str | os.PathLike | Sequence[str | os.PathLike],
 ) -> list[str]:
-    """Returns the files of names or globs, as `read_documents` reads them.
+    """Returns the files that match, each once, sorted within a pattern.
+
+    Args:
+        patterns: file names or globs, several separated by commas or given as
+            a sequence.
 
     Raises:
         InputError: a pattern matches no file.
@@ -77,7 +179,7 @@ def matching_files(
         patterns = [patterns]
     files = {}
     for pattern in map(os.fspath, patterns):
-        # A name that exists may well have brackets in it.
+        # The name of an existing file may contain brackets.
         matches = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
         matches = sorted(name for name in matches if os.path.isfile(name))
         if not matches:
@@ -95,21 +197,16 @@ def matching_files(
 def documents_of_shard(
     files: Sequence[str], shard: int, num_shards: int
 ) -> Iterator[list[str]]:
-    """Reads one of `num_shards` parts, alike in size, of all documents.
+    """Reads shard `shard` (from 0) of `num_shards`, alike in bytes.
 
-    A shard is a range of the bytes of all files in a row; a document is in the
-    shard where the blank line before it begins. Every document is so in one
-    shard, and reading a shard reads little else. A ".gz" file has no such
-    ranges: it goes to one shard as a whole.
-
-    Args:
-        files: of `matching_files`.
-        shard: from 0.
-        num_shards: what the text is divided into.
+    A shard is a range of the bytes of all files in a row. A document belongs to
+    the shard in which the blank line before it begins, so every document is in
+    one shard, and reading a shard reads little else. A ".gz" file cannot be
+    read from the middle: it belongs to one shard as a whole.
 
     Raises:
-        InputError: when the iterator reaches it, a file that cannot be read, is
-            a broken gzip stream or is not UTF-8.
+        InputError: when the iterator reaches it, a file cannot be read, is a
+            damaged gzip stream or is not UTF-8.
     """
     sizes = [file_size(name) for name in files]
     first = sum(sizes) * shard // num_shards
@@ -127,7 +224,7 @@ def file_size(name: str) -> int:
     """Returns a file's size in bytes.
 
     Raises:
-        InputError: there is no such file, or it cannot be looked at.
+        InputError: there is no such file, or it cannot be accessed.
     """
     try:
         return os.stat(name).st_size
@@ -149,7 +246,7 @@ def _whole_file(name: str) -> Iterator[list[str]]:
 def _documents_between(
     name: str, start: int, end: int | None
 ) -> Iterator[list[str]]:
-    """Documents whose blank line before them begins from `start` to `end`."""
+    """Yields documents after a blank line at a byte in [start, end)."""
     document = []
     is_ours = start == 0
     for position, line in _lines_from(name, start):
@@ -167,10 +264,7 @@ def _documents_between(
 
 
 def _lines_from(name: str, start: int) -> Iterator[tuple[int, str]]:
-    """Lines that begin at byte `start` or later, and where they begin.
-
-    Without surrounding white space.
-    """
+    """Yields (first byte, stripped text) of lines from byte `start` on."""
     position = start
     try:
         with _opened(name) as file:
@@ -188,8 +282,7 @@ def _lines_from(name: str, start: int) -> Iterator[tuple[int, str]]:
         raise InputError(
             name, "UTF-8 text", f"byte {byte:#04x}", _line_at(name, position)
         ) from error
-    # Python reports a damaged gzip stream in three ways, by where it is
-    # damaged: a stream cut short, a wrong header or checksum, wrong codes.
+    # Cut short; a wrong header or checksum; invalid codes.
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         after = _line_at(name, position) - 1
         raise InputError(
@@ -202,7 +295,7 @@ def _lines_from(name: str, start: int) -> Iterator[tuple[int, str]]:
 
 
 def _line_at(name: str, position: int) -> int:
-    """Number of the line that begins at a byte."""
+    """Returns the number of the line that begins at a byte, from 1."""
     number = 1
     with _opened(name) as file:
         while position > 0:
@@ -212,18 +305,11 @@ def _line_at(name: str, position: int) -> int:
 
 
 def _opened(name: str) -> BinaryIO:
-    if _is_compressed(name):
-        return gzip.open(name, "rb")
-    return open(name, "rb")
+    return gzip.open(name, "rb") if _is_compressed(name) else open(name, "rb")
 
 
 def _is_compressed(name: str) -> bool:
     return Path(name).suffix == ".gz"
-
-
-# wiki40b's own mark-up: what follows is a title, a heading or paragraphs.
-_MARKER = re.compile(r"_START_(ARTICLE|SECTION|PARAGRAPH)_")
-_LINE_BREAK = "_NEWLINE_"
 
 
 def tfds_documents(
@@ -233,39 +319,40 @@ def tfds_documents(
     shard: int = 0,
     num_shards: int = 1,
 ) -> Iterator[list[str]]:
-    """Reads the `text` feature of a dataset: one document an example.
+    """Reads the `text` feature of a dataset: each example is a document.
+
+    The dataset is never downloaded: the large dumps take hours to prepare and
+    need packages of their own.
 
     Args:
         name: such as "wikipedia/20230601.en" or "wiki40b/en".
-        data_dir: where it was prepared; None for ~/tensorflow_datasets.
-        split: of the dataset, such as "train" or "train[:10%]".
+        data_dir: the folder in which it was prepared; None for
+            ~/tensorflow_datasets.
+        split: such as "train" or "train[:10%]".
         shard: which of `num_shards` equal parts to read, from 0.
         num_shards: number of parts.
 
     Returns:
-        An iterator over documents, each the list of its paragraphs, as
-        `text_files.read_documents` gives them; in the same order every time.
+        An iterator over documents as lists of paragraphs, always in the same
+        order.
 
     Raises:
-        InputError: at once, if there is no dataset of that name, it is not
-            prepared, or it has no such split or no text.
+        InputError: at once, if no dataset has that name, it is not prepared,
+            or it has no such split or no text.
     """
-    builder = _builder(name, data_dir)
+    import tensorflow_datasets as tfds
+
+    builder = _tfds_builder(name, data_dir)
     place = f"--tfds_name={name}"
     features = builder.info.features
     if "text" not in features or not isinstance(
         features["text"], tfds.features.Text
     ):
         raise InputError(
-            place,
-            "a dataset with a feature named text",
-            ", ".join(features),
+            place, "a dataset with a feature named text", ", ".join(features)
         )
-    # The order of the files on disk, not that of the threads that read them.
-    config = tfds.ReadConfig(
-        interleave_cycle_length=1,
-        try_autocache=False,
-    )
+    # One file after another, in place of the order in which threads read them.
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     try:
         part = tfds.even_splits(split, num_shards)[shard]
         dataset = builder.as_dataset(split=part, read_config=config)
@@ -282,7 +369,9 @@ def tfds_documents(
     )
 
 
-def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def _tfds_builder(name: str, data_dir: str | None):
+    import tensorflow_datasets as tfds
+
     place = f"--tfds_name={name}"
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -293,7 +382,7 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             "wikipedia/20230601.en or wiki40b/en",
             "an unknown one",
         ) from None
-    # An unknown configuration or version; a malformed name.
+    # An unknown configuration or version, or a malformed name.
     except (ValueError, AssertionError) as error:
         raise InputError(
             place,
@@ -312,10 +401,10 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 
 def paragraphs(text: str) -> list[str]:
-    """Cuts an article into lines without surrounding white space.
+    """Splits an article into its non-blank lines, without surrounding space.
 
-    Of wiki40b's articles only the paragraphs stay: titles and headings are no
-    sentences, and its markers are no text.
+    Of wiki40b's articles only the paragraphs are kept: titles and headings are
+    not sentences.
     """
     kinds_and_parts = _MARKER.split(text)
     if len(kinds_and_parts) > 1:
@@ -327,120 +416,3 @@ def paragraphs(text: str) -> list[str]:
             if kind == "PARAGRAPH"
         ).replace(_LINE_BREAK, "\n")
     return [line for line in map(str.strip, text.split("\n")) if line]
-
-
-def read_text(
-    input_files: Sequence[str],
-    tfds_name: str | None = None,
-    tfds_data_dir: str | None = None,
-) -> Iterator[list[str]]:
-    """Reads documents as lists of sentences, one at a time.
-
-    Args:
-        input_files: names or globs of text files.
-        tfds_name: instead, a dataset of TensorFlow Datasets; see
-            `tfds_text.tfds_documents`. With neither, the documentation of the
-            installed packages.
-        tfds_data_dir: where the dataset was prepared.
-
-    Raises:
-        InputError: if both are named, there is no such file or dataset, or,
-            when the iterator reaches it, a file cannot be read or holds no
-            text.
-    """
-    if input_files and tfds_name:
-        raise InputError("--input_files", "either this or --tfds_name", "both")
-    if tfds_name:
-        # An import that only those who need it should wait for.
-
-        documents = tfds_documents(tfds_name, tfds_data_dir)
-    elif input_files:
-        documents = read_documents(list(input_files))
-    else:
-        documents = pretraining_documents()
-    return split_into_sentences(documents)
-
-
-def load_text(
-    input_files: Sequence[str],
-    tfds_name: str | None = None,
-    tfds_data_dir: str | None = None,
-) -> list[list[str]]:
-    """Returns all documents of `read_text`.
-
-    Raises:
-        InputError: as `read_text`.
-    """
-    return list(read_text(input_files, tfds_name, tfds_data_dir))
-
-
-def held_out_documents(
-    documents: Iterable[list[str]], held_out_fraction: float
-) -> set[int]:
-    """Chooses the documents that are not trained on but evaluated.
-
-    By a hash of the text, so that a document stays on its side when others
-    come or go. Both sides get at least two documents, which random next
-    sentences need.
-
-    Returns:
-        Indices of documents.
-
-    Raises:
-        InputError: if there are fewer than four documents.
-    """
-    hashes = np.frombuffer(array.array("Q", map(_hash, documents)), np.uint64)
-    if len(hashes) < 4:
-        raise InputError(
-            "input files",
-            "at least 4 documents, separated by blank lines",
-            len(hashes),
-        )
-    num_held_out = max(2, round(held_out_fraction * len(hashes)))
-    ranked = np.argsort(hashes, stable=True)
-    return set(ranked[: min(num_held_out, len(hashes) - 2)].tolist())
-
-
-def tokenize_split(
-    input_files: Sequence[str],
-    tokenizer: WordpieceTokenizer,
-    max_seq_length: int,
-    held_out_fraction: float = 0.02,
-    *,
-    tfds_name: str | None = None,
-    tfds_data_dir: str | None = None,
-) -> tuple[TokenizedCorpus, TokenizedCorpus]:
-    """Reads text and returns it tokenized: to train on, to evaluate on.
-
-    Lines that no sequence could hold are cut. The text is read twice, so that
-    memory need not hold it: only its pieces, and the held-out documents.
-
-    Raises:
-        InputError: as `read_text`, and for fewer than four documents.
-    """
-    source = (input_files, tfds_name, tfds_data_dir)
-    indices = held_out_documents(read_text(*source), held_out_fraction)
-    held_out = []
-
-    def trained_on() -> Iterator[list[str]]:
-        for index, document in enumerate(read_text(*source)):
-            if index in indices:
-                held_out.append(document)
-            else:
-                yield document
-
-    # In this order: reading one side collects the other.
-    sides = [
-        tokenize_documents(trained_on(), tokenizer),
-        tokenize_documents(held_out, tokenizer),
-    ]
-    train, held_out_corpus = (
-        side.split_lines(max_seq_length) for side in sides
-    )
-    return train, held_out_corpus
-
-
-def _hash(document: list[str]) -> int:
-    """A 64-bit number that is the same in every process and Python."""
-    digest = hashlib.sha256("\n".join(document).encode()).digest()
-    return int.from_bytes(digest[:8], "big")

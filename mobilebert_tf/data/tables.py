@@ -1,7 +1,7 @@
-"""Rows of a user's table: .tsv as GLUE has it, .csv and .jsonl.
+"""Rows of a user's table: .tsv as GLUE has it, .csv or .jsonl.
 
-Owns decoding and splitting. What cannot be decoded or split is an `InputError`
-that names the file and the line; no row is skipped or repaired.
+A row that cannot be decoded or split is an `InputError` that names the file and
+the line; no row is skipped or repaired.
 """
 
 import csv
@@ -22,21 +22,21 @@ def read_rows(
     columns: Sequence[str],
     header: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, dict]]:
-    """Yields line number and values by column, in the order of the file.
+    """Yields (line number, values by column) in the order of the file.
 
-    A row may have more columns than the ones asked for. Blank lines are
-    allowed at the end of the file only.
+    Rows may have more columns than requested. Blank lines are allowed at the
+    end of the file only.
 
     Args:
-        path: its ending decides the format. In .tsv a tab always separates
-            and a quote is an ordinary character; .csv is RFC 4180; both need a
+        path: its ending decides the format. In .tsv a tab always separates and
+            a quote is an ordinary character; .csv is RFC 4180; both need a
             header line. In .jsonl each line is an object. UTF-8, with or
             without a byte order mark.
         columns: names that the header, or each object, must have.
-        header: the columns of a table whose first line is a row already.
+        header: the columns of a table without a header line.
 
     Raises:
-        InputError: the file or a row is not like that.
+        InputError: the file or a row is malformed, or a column is missing.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -62,7 +62,7 @@ def _read_text(path: Path) -> str:
 
 
 def _tsv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    # Not splitlines(): it also cuts at characters that belong to a text.
+    # splitlines() would also cut at characters that belong to a text.
     for number, line in enumerate(text.split("\n"), start=1):
         yield number, line.removesuffix("\r").split("\t")
 

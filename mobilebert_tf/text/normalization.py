@@ -1,18 +1,17 @@
-"""Text cleaning exactly as the original BERT tokenizer does it.
+"""BERT's text normalization and word splitting, with offsets into the text.
 
-WordPiece kernels differ in how they normalise: the TensorFlow ones fold case
-with NFKC, the phone libraries lower-case ASCII only. One normaliser of our own,
-used in training, evaluation and export alike, is what keeps token ids equal to
-those the published models were trained on. Splitting at punctuation and CJK
-characters is left to the kernel, except where we count words ourselves.
+WordPiece kernels normalise differently: TensorFlow's fold case with NFKC, those
+on phones lower-case ASCII only. This one follows the original BERT and serves
+training, evaluation and pipelines, so that token ids equal those the published
+models were trained on. The kernel splits at punctuation and CJK characters; the
+splitting here is for counting words.
 """
 
 import unicodedata
 
 import numpy as np
 
-# Blocks that BERT calls Chinese characters: Han only; Kana and Hangul are
-# spelled with spaces or treated as ordinary words.
+# What BERT calls Chinese characters: Han only, without Kana and Hangul.
 _CJK_RANGES = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -26,7 +25,7 @@ _CJK_RANGES = (
 
 
 class _CharacterTable(dict):
-    """A `str.translate` table that is worked out as characters turn up."""
+    """A `str.translate` table, computed for characters as they occur."""
 
     def __init__(self, rule):
         super().__init__()
@@ -41,8 +40,8 @@ def _cleaned(character: str) -> str:
     if character in "\t\n\r":
         return " "
     category = unicodedata.category(character)
-    # Lone surrogates (from JSON escapes) cannot be encoded at all: like the
-    # replacement character, they are what is left of undecodable text.
+    # Like the replacement character, lone surrogates (from JSON escapes) are
+    # remains of undecodable text, and cannot be encoded.
     if category in ("Cc", "Cf", "Cs") or character == "\ufffd":
         return ""
     return " " if category == "Zs" else character
@@ -63,10 +62,10 @@ _ISOLATE = _CharacterTable(_isolated)
 
 
 def is_word_by_itself(character: str) -> bool:
-    """Whether BERT makes this character a word: punctuation or CJK.
+    """Tells whether BERT makes a character a word: punctuation or CJK.
 
-    All ASCII signs count as punctuation, "$" and "^" included, although
-    Unicode files them under symbols.
+    All ASCII signs are punctuation, including "$" and "^", which are symbols
+    in Unicode.
     """
     code = ord(character)
     if code < 128:
@@ -77,16 +76,16 @@ def is_word_by_itself(character: str) -> bool:
 
 
 def normalize(text: str, do_lower_case: bool = True) -> str:
-    """Cleans `text`; for uncased vocabularies also lower-cases it.
+    """Cleans `text` like the original BERT's `BasicTokenizer`.
 
     NUL, U+FFFD, control and format characters are dropped; tabs, line ends and
-    Unicode spaces become a space. With `do_lower_case`, text is lower-cased,
-    decomposed (NFD) and freed of combining marks, as `BasicTokenizer` of the
-    original BERT does, in that order.
+    Unicode spaces become a space. With `do_lower_case`, for uncased
+    vocabularies, the text is then lower-cased, decomposed (NFD) and stripped of
+    combining marks, in that order.
     """
     if text.isascii():
-        # Tabs aside, ASCII text nearly always is clean already, and
-        # `isprintable` is several times faster than translating.
+        # ASCII text is nearly always clean already, and `isprintable` is
+        # several times faster than `translate`.
         if not text.isprintable():
             text = text.translate(_CLEAN_ASCII)
         return text.lower() if do_lower_case else text
@@ -100,11 +99,11 @@ def normalize(text: str, do_lower_case: bool = True) -> str:
 def normalize_with_offsets(
     text: str, do_lower_case: bool = True
 ) -> tuple[str, np.ndarray]:
-    """As `normalize`, and says where each character came from.
+    """Normalises like `normalize` and locates each character in `text`.
 
     Returns:
-        The normalised text and `origin`, int64 [len(normalised)]: normalised
-        character i was made from `text[origin[i]]`.
+        The normalised text and int64 [len(normalised)] `origin`: normalised
+        character i comes from `text[origin[i]]`.
     """
     if text.isascii() and text.isprintable():
         normalized = text.lower() if do_lower_case else text
@@ -122,10 +121,10 @@ def normalize_with_offsets(
 
 
 def _lower_and_strip(kept: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Lower case, NFD and mark removal on (origin, character) pairs."""
+    """Lower-cases, decomposes and strips (origin, character) pairs."""
     lowered = "".join(character for _, character in kept).lower()
-    # Whole-string lower-casing knows a final sigma. Only the dotted capital I
-    # becomes two characters, so origins follow by counting.
+    # Lower-casing the whole string handles a final sigma. Only the dotted
+    # capital I becomes two characters, so origins follow by counting.
     origins = [
         index
         for index, character in kept
@@ -160,15 +159,12 @@ def _canonical_order(pairs: list[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 def split_words(normalized: str) -> list[str]:
-    """Splits normalised text into BERT's words, before WordPiece.
-
-    At white space, and around every punctuation or CJK character.
-    """
+    """Splits normalised text at spaces and around punctuation and CJK."""
     return normalized.translate(_ISOLATE).split()
 
 
 def word_spans(normalized: str, min_size: int) -> list[tuple[int, int]]:
-    """The (start, end) of the words of at least `min_size` characters."""
+    """Returns (start, end) of the words of at least `min_size` characters."""
     spans = []
     start = None
     for index, character in enumerate(normalized + " "):

@@ -1,16 +1,13 @@
-"""The tokenizer of a model folder: its pieces and its casing, from any form.
+"""WordPiece tokenizer: text to ids, with offsets back into the text.
 
-Published folders have `vocab.txt` and, mostly, `tokenizer_config.json`; Hugging
-Face's transformers 5 writes `tokenizer.json` in place of the first. Only
-BERT's own normalisation is implemented: a file that asks for another would
-silently give other tokens than the model was trained on, and is refused.
+The text is normalised by `normalization` and split by TensorFlow Text's fast
+WordPiece kernel. The library's whole BERT tokenizer would normalise again,
+which takes more than half of its time.
 
-The tokenizer: text to WordPiece ids, with offsets back into the text.
-
-TensorFlow Text's fast kernel does the splitting, fed with text that we have
-normalised ourselves (see `normalization`). The kernel alone, without the fast
-BERT tokenizer's own normaliser around it: after ours that one has nothing left
-to do, yet takes more than half of the time.
+A model folder holds `vocab.txt` and usually `tokenizer_config.json`;
+transformers 5 writes `tokenizer.json` in place of `vocab.txt`. A file that asks
+for another tokenizer than BERT's is refused: it would silently give other
+tokens than the model was trained on.
 """
 
 import functools
@@ -18,10 +15,9 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_text
 
 from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError
@@ -34,26 +30,227 @@ from mobilebert_tf.text.normalization import (
 )
 from mobilebert_tf.text.vocabulary import (
     CONTINUATION_PREFIX,
+    SPECIAL_TOKENS,
     check_vocabulary,
     read_vocabulary,
 )
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 VOCAB_FILE = "vocab.txt"
 CONFIG_FILE = "tokenizer_config.json"
 JSON_FILE = "tokenizer.json"
 _MODEL_CONFIG_FILE = "config.json"
 
+# A longer word is unknown as a whole: Hugging Face's limit (BERT's own code has
+# 200). It counts characters; the kernel counts bytes, up to four a character.
+MAX_WORD_CHARACTERS = 100
+_MAX_WORD_BYTES = 4 * MAX_WORD_CHARACTERS
+# Texts given to the kernel at a time: enough to hide the call, few enough that
+# a large corpus is not copied at once.
+_BATCH_SIZE = 4096
 
-def read_tokenizer_files(folder: Path) -> tuple[list[str], bool]:
-    """Returns the pieces of a folder, and whether they are uncased.
 
-    `vocab.txt` wins where `tokenizer.json` is there too; the casing is what
-    `tokenizer_config.json` says, else what `tokenizer.json` says, else uncased.
+class WordpieceTokenizer:
+    """BERT's WordPiece tokenizer, token for token.
+
+    Special tokens written in the text ("[MASK]") are ordinary text, as in the
+    original, so that a user's sentence cannot forge a separator.
+
+    Args:
+        vocab: the pieces, in the order of their ids.
+        do_lower_case: whether the vocabulary is uncased.
 
     Raises:
-        InputError: if there is neither file, one is malformed or asks for
-            another tokenizer than BERT's, or the number of pieces is not the
-            `vocab_size` of the folder's model.
+        InputError: `vocab` is not a vocabulary (see `check_vocabulary`).
+
+    Example:
+        tokenizer = WordpieceTokenizer.from_vocab_file("vocab.txt")
+        ids = tokenizer.tokenize(["Hello, world!"])  # ragged [1, (pieces)]
+        tokenizer.detokenize(ids[0])                 # "hello , world !"
+    """
+
+    def __init__(self, vocab: Sequence[str], do_lower_case: bool = True):
+        check_vocabulary(vocab)
+        self.vocab = tuple(vocab)
+        self.vocab_size = len(self.vocab)
+        self.do_lower_case = do_lower_case
+        # In the order of SPECIAL_TOKENS.
+        self.special_ids = tuple(map(self.vocab.index, SPECIAL_TOKENS))
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            self.special_ids
+        )
+
+    @classmethod
+    def from_vocab_file(
+        cls, path: str | os.PathLike, do_lower_case: bool = True
+    ) -> "WordpieceTokenizer":
+        """Reads a file of one piece a line, as `read_vocabulary` does."""
+        return cls(read_vocabulary(path), do_lower_case)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike) -> "WordpieceTokenizer":
+        """Reads the tokenizer of a model folder.
+
+        Raises:
+            InputError: a file is missing or malformed, asks for another
+                tokenizer than BERT's, or has another number of pieces than the
+                folder's model.
+        """
+        pieces, do_lower_case = read_tokenizer_files(Path(folder))
+        return cls(pieces, do_lower_case)
+
+    def write(
+        self, folder: str | os.PathLike, model_max_length: int = 512
+    ) -> None:
+        """Writes the files that Hugging Face's AutoTokenizer opens.
+
+        Args:
+            folder: created if missing; its other files stay.
+            model_max_length: number of positions of the model.
+        """
+        config = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": self.do_lower_case,
+            "strip_accents": None,
+            "tokenize_chinese_chars": True,
+            "model_max_length": model_max_length,
+            # "pad_token": "[PAD]" and so on.
+            **{
+                f"{token[1:-1].lower()}_token": token
+                for token in SPECIAL_TOKENS
+            },
+        }
+        with atomic_files(folder) as temporary:
+            (temporary / VOCAB_FILE).write_text(
+                "".join(f"{piece}\n" for piece in self.vocab),
+                encoding="utf-8",
+                newline="\n",
+            )
+            (temporary / CONFIG_FILE).write_text(
+                json.dumps(config, indent=2) + "\n", encoding="utf-8"
+            )
+
+    @functools.cached_property
+    def continuation_mask(self) -> np.ndarray:
+        """Boolean [vocab_size], true for pieces that continue a word."""
+        return np.array(
+            [piece.startswith(CONTINUATION_PREFIX) for piece in self.vocab]
+        )
+
+    def tokenize(self, texts: Sequence[str]) -> "tf.RaggedTensor":
+        """Tokenizes texts without adding special tokens.
+
+        Returns:
+            int32 ragged [len(texts), (pieces)].
+        """
+        flat_ids, lengths = [], []
+        for batch in _batches(texts):
+            ids = self._kernel.tokenize(
+                [self._prepared(text)[0] for text in batch]
+            )
+            flat_ids.append(ids.flat_values.numpy())
+            lengths.append(ids.row_lengths().numpy())
+        return _ragged(flat_ids, lengths, np.int32)
+
+    def tokenize_with_offsets(
+        self, texts: Sequence[str]
+    ) -> "tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]":
+        """Tokenizes like `tokenize` and locates each piece in its text.
+
+        Returns:
+            Ragged [len(texts), (pieces)] int32 ids, int64 `starts` and int64
+            `ends`. Piece i of a text was made from `text[starts[i]:ends[i]]`,
+            in characters of the text as given, not as normalised.
+        """
+        flat_ids, flat_starts, flat_ends, lengths = [], [], [], []
+        for batch in _batches(texts):
+            normalized, origins = zip(
+                *(self._prepared(text, with_origin=True) for text in batch),
+                strict=True,
+            )
+            ids, starts, ends = self._kernel.tokenize_with_offsets(normalized)
+            flat_ids.append(ids.flat_values.numpy())
+            lengths.append(ids.row_lengths().numpy())
+            characters = _CharacterIndex(normalized, lengths[-1])
+            origin = np.concatenate(origins)
+            first = characters.at(starts.flat_values.numpy())
+            last = characters.at(ends.flat_values.numpy() - 1)
+            flat_starts.append(origin[first])
+            flat_ends.append(origin[last] + 1)
+        return (
+            _ragged(flat_ids, lengths, np.int32),
+            _ragged(flat_starts, lengths, np.int64),
+            _ragged(flat_ends, lengths, np.int64),
+        )
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Joins pieces into words with single spaces, for display."""
+        text = " ".join(self.vocab[int(index)] for index in ids)
+        return text.replace(f" {CONTINUATION_PREFIX}", "")
+
+    @functools.cached_property
+    def _kernel(self):
+        import tensorflow as tf
+        import tensorflow_text
+
+        return tensorflow_text.FastWordpieceTokenizer(
+            list(self.vocab),
+            suffix_indicator=CONTINUATION_PREFIX,
+            max_bytes_per_word=_MAX_WORD_BYTES,
+            token_out_type=tf.int32,
+            unknown_token="[UNK]",
+        )
+
+    def _prepared(
+        self, text: str, with_origin: bool = False
+    ) -> tuple[str, np.ndarray | None]:
+        """Normalises a text for the kernel and locates its characters.
+
+        Words over BERT's limit of characters are lengthened past the kernel's
+        limit of bytes by repeating their last character.
+        """
+        origin = None
+        if with_origin:
+            text, origin = normalize_with_offsets(text, self.do_lower_case)
+        else:
+            text = normalize(text, self.do_lower_case)
+        if not _may_have_overlong_word(text):
+            return text, origin
+        for start, end in reversed(word_spans(text, MAX_WORD_CHARACTERS + 1)):
+            surplus = _MAX_WORD_BYTES + 1 - (end - start)
+            if surplus <= 0:
+                continue
+            text = text[:end] + text[end - 1] * surplus + text[end:]
+            if with_origin:
+                tail = np.repeat(origin[end - 1], surplus)
+                origin = np.insert(origin, end, tail)
+        return text, origin
+
+
+def load_tokenizer(name_or_path: str | os.PathLike) -> WordpieceTokenizer:
+    """Reads the tokenizer of a model.
+
+    Args:
+        name_or_path: a folder, or a name on the hub, as for `load`.
+
+    Raises:
+        InputError: there is none, or it is not BERT's.
+    """
+    return WordpieceTokenizer.from_folder(model_folder(name_or_path))
+
+
+def read_tokenizer_files(folder: Path) -> tuple[list[str], bool]:
+    """Returns the pieces of a folder and whether they are uncased.
+
+    Pieces come from `vocab.txt`, else from `tokenizer.json`; the casing from
+    `tokenizer_config.json`, else from `tokenizer.json`, else it is uncased.
+
+    Raises:
+        InputError: both vocabularies are missing, a file is malformed or asks
+            for another tokenizer than BERT's, or the number of pieces is not
+            the `vocab_size` of the folder's model.
     """
     vocab_file, json_file = folder / VOCAB_FILE, folder / JSON_FILE
     casing = None
@@ -69,7 +266,7 @@ def read_tokenizer_files(folder: Path) -> tuple[list[str], bool]:
 
 
 def _casing(path: Path, default: bool | None) -> bool:
-    """`do_lower_case` of a tokenizer_config.json, checked with its company."""
+    """Returns the casing of a tokenizer_config.json, if it is consistent."""
     values = read_json_object(path) if path.exists() else {}
     do_lower_case = values.get("do_lower_case")
     if do_lower_case is None:
@@ -89,7 +286,7 @@ def _casing(path: Path, default: bool | None) -> bool:
 
 
 def _casing_of_json(path: Path) -> bool:
-    """Whether a tokenizer.json's normaliser, BERT's, lower-cases."""
+    """Tells whether a tokenizer.json, which must be BERT's, lower-cases."""
     normalizer = _part(path, read_json_object(path), "normalizer")
     _require(path, normalizer, "type", ("BertNormalizer",), "normalizer")
     _require(path, normalizer, "lowercase", (True, False), "normalizer")
@@ -104,12 +301,12 @@ def _casing_of_json(path: Path) -> bool:
 
 
 def _pieces_of_json(path: Path) -> list[str]:
-    """The vocabulary of a tokenizer.json, in the order of its ids."""
+    """Returns the pieces of a tokenizer.json in the order of their ids."""
     values = read_json_object(path)
     splitter = _part(path, values, "pre_tokenizer")
     _require(path, splitter, "type", ("BertPreTokenizer",), "pre_tokenizer")
     model = _part(path, values, "model")
-    # Old files leave the type unsaid, and can be no other with this prefix.
+    # Old files have no type; with this prefix it can only be WordPiece.
     _require(path, model, "type", (None, "WordPiece"), "model")
     for name, usual in (
         ("continuing_subword_prefix", "##"),
@@ -137,7 +334,7 @@ def _pieces_of_json(path: Path) -> list[str]:
 
 
 def _check_size(config_file: Path, source: Path, num_pieces: int) -> None:
-    """Refuses another number of pieces than the model beside them has."""
+    """Checks the number of pieces against the model in the same folder."""
     if not config_file.exists():
         return
     vocab_size = read_json_object(config_file).get("vocab_size", num_pieces)
@@ -159,227 +356,16 @@ def _part(path: Path, values: dict, name: str) -> dict:
 def _require(
     path: Path, values: dict, name: str, allowed: tuple, part: str = ""
 ) -> None:
-    """Refuses a value that is not, to the type, among those allowed."""
+    """Checks that a value is one of `allowed`, types included."""
     value = values.get(name)
-    if (type(value), value) not in [(type(one), one) for one in allowed]:
+    if (type(value), value) not in [(type(item), item) for item in allowed]:
         expected = " or ".join(map(json.dumps, allowed))
         place = f"{part}.{name}" if part else name
         raise InputError(path, expected, json.dumps(value), place)
 
 
-# A longer word is unknown as a whole: Hugging Face's limit (BERT's own code has
-# 200). It counts characters, the kernel bytes, up to four a character.
-MAX_WORD_CHARACTERS = 100
-_MAX_WORD_BYTES = 4 * MAX_WORD_CHARACTERS
-# Texts handed to the kernel at a time: enough to hide the call, few enough
-# that paragraphs of a large corpus never lie in memory twice.
-_BATCH_SIZE = 4096
-
-
-class WordpieceTokenizer:
-    """BERT's WordPiece tokenizer, token for token.
-
-    Special tokens written in the text ("[MASK]") are text like any other, as
-    in the original: a user's sentence cannot forge a separator.
-
-    Args:
-        vocab: the pieces, in the order of their ids.
-        do_lower_case: whether the vocabulary is uncased.
-
-    Raises:
-        InputError: `vocab` is not a vocabulary (see `check_vocabulary`).
-
-    Example:
-        tokenizer = WordpieceTokenizer.from_vocab_file("vocab.txt")
-        ids = tokenizer.tokenize(["Hello, world!"])  # ragged [1, (pieces)]
-        tokenizer.detokenize(ids[0])                 # "hello , world !"
-    """
-
-    def __init__(self, vocab: Sequence[str], do_lower_case: bool = True):
-        check_vocabulary(vocab)
-        self.vocab = tuple(vocab)
-        self.vocab_size = len(self.vocab)
-        self.do_lower_case = do_lower_case
-        self.pad_id = self.vocab.index("[PAD]")
-        self.unk_id = self.vocab.index("[UNK]")
-        self.cls_id = self.vocab.index("[CLS]")
-        self.sep_id = self.vocab.index("[SEP]")
-        self.mask_id = self.vocab.index("[MASK]")
-        self._kernel = tensorflow_text.FastWordpieceTokenizer(
-            list(self.vocab),
-            suffix_indicator=CONTINUATION_PREFIX,
-            max_bytes_per_word=_MAX_WORD_BYTES,
-            token_out_type=tf.int32,
-            unknown_token="[UNK]",
-        )
-
-    @classmethod
-    def from_vocab_file(
-        cls, path: str | os.PathLike, do_lower_case: bool = True
-    ) -> "WordpieceTokenizer":
-        """Reads a vocabulary file, one piece a line.
-
-        Raises:
-            InputError: the file is missing or not a vocabulary.
-        """
-        return cls(read_vocabulary(path), do_lower_case)
-
-    @classmethod
-    def from_folder(cls, folder: str | os.PathLike) -> "WordpieceTokenizer":
-        """Reads the tokenizer of a model folder (see `tokenizer_files`).
-
-        Raises:
-            InputError: a file is missing or malformed, asks for another
-                normalisation than BERT's, or has not as many pieces as the
-                folder's model.
-        """
-        pieces, do_lower_case = read_tokenizer_files(Path(folder))
-        return cls(pieces, do_lower_case)
-
-    def write(
-        self, folder: str | os.PathLike, model_max_length: int = 512
-    ) -> None:
-        """Writes both files, so that Hugging Face's AutoTokenizer opens them.
-
-        Args:
-            folder: made if it is not there; its other files stay.
-            model_max_length: number of positions of the model it belongs to.
-        """
-        config = {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": self.do_lower_case,
-            "strip_accents": None,
-            "tokenize_chinese_chars": True,
-            "model_max_length": model_max_length,
-            "pad_token": "[PAD]",
-            "unk_token": "[UNK]",
-            "cls_token": "[CLS]",
-            "sep_token": "[SEP]",
-            "mask_token": "[MASK]",
-        }
-        with atomic_files(folder) as temporary:
-            (temporary / VOCAB_FILE).write_text(
-                "".join(f"{piece}\n" for piece in self.vocab),
-                encoding="utf-8",
-                newline="\n",
-            )
-            (temporary / CONFIG_FILE).write_text(
-                json.dumps(config, indent=2) + "\n", encoding="utf-8"
-            )
-
-    @property
-    def special_ids(self) -> tuple[int, ...]:
-        """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
-        return (
-            self.pad_id,
-            self.unk_id,
-            self.cls_id,
-            self.sep_id,
-            self.mask_id,
-        )
-
-    @functools.cached_property
-    def continuation_mask(self) -> np.ndarray:
-        """Boolean [vocab_size], true for pieces that continue a word."""
-        return np.array(
-            [piece.startswith(CONTINUATION_PREFIX) for piece in self.vocab]
-        )
-
-    def tokenize(self, texts: Sequence[str]) -> tf.RaggedTensor:
-        """Tokenizes texts, without adding special tokens.
-
-        Returns:
-            int32 ragged [len(texts), (pieces)].
-        """
-        flat_ids, lengths = [], []
-        for batch in _batches(texts):
-            ids = self._kernel.tokenize(
-                [self._prepared(text)[0] for text in batch]
-            )
-            flat_ids.append(ids.flat_values.numpy())
-            lengths.append(ids.row_lengths().numpy())
-        lengths = _joined(lengths, np.int64)
-        return _ragged(_joined(flat_ids, np.int32), lengths)
-
-    def tokenize_with_offsets(
-        self, texts: Sequence[str]
-    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        """As `tokenize`, and says where in its text each piece stands.
-
-        Returns:
-            Three ragged tensors [len(texts), (pieces)]: int32 ids, and int64
-            `starts` and `ends`. Piece i of a text was made from
-            `text[starts[i]:ends[i]]`; both count characters of the text as
-            given, not as normalised.
-        """
-        flat_ids, flat_starts, flat_ends, lengths = [], [], [], []
-        for batch in _batches(texts):
-            normalized, origins = zip(
-                *(self._prepared(text, with_origin=True) for text in batch),
-                strict=True,
-            )
-            ids, starts, ends = self._kernel.tokenize_with_offsets(normalized)
-            row_lengths = ids.row_lengths().numpy()
-            flat_ids.append(ids.flat_values.numpy())
-            lengths.append(row_lengths)
-            characters = _CharacterIndex(normalized, row_lengths)
-            origin = np.concatenate(origins)
-            first = characters.at(starts.flat_values.numpy())
-            last = characters.at(ends.flat_values.numpy() - 1)
-            flat_starts.append(origin[first])
-            flat_ends.append(origin[last] + 1)
-        lengths = _joined(lengths, np.int64)
-        return (
-            _ragged(_joined(flat_ids, np.int32), lengths),
-            _ragged(_joined(flat_starts, np.int64), lengths),
-            _ragged(_joined(flat_ends, np.int64), lengths),
-        )
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """Joins pieces into words with single spaces, for display."""
-        text = " ".join(self.vocab[int(index)] for index in ids)
-        return text.replace(f" {CONTINUATION_PREFIX}", "")
-
-    def _prepared(
-        self, text: str, with_origin: bool = False
-    ) -> tuple[str, np.ndarray | None]:
-        """Text for the kernel and, if wanted, where its characters are from.
-
-        Words over BERT's limit of characters are lengthened past the kernel's
-        limit of bytes by repeating their last character.
-        """
-        origin = None
-        if with_origin:
-            text, origin = normalize_with_offsets(text, self.do_lower_case)
-        else:
-            text = normalize(text, self.do_lower_case)
-        if not _may_have_overlong_word(text):
-            return text, origin
-        for start, end in reversed(word_spans(text, MAX_WORD_CHARACTERS + 1)):
-            surplus = _MAX_WORD_BYTES + 1 - (end - start)
-            if surplus <= 0:
-                continue
-            text = text[:end] + text[end - 1] * surplus + text[end:]
-            if with_origin:
-                tail = np.repeat(origin[end - 1], surplus)
-                origin = np.insert(origin, end, tail)
-        return text, origin
-
-
-def load_tokenizer(name_or_path: str | os.PathLike) -> WordpieceTokenizer:
-    """Returns the tokenizer of a model: its vocabulary and its casing.
-
-    Args:
-        name_or_path: a folder, or a name on the hub, as for `load`.
-
-    Raises:
-        InputError: if there is none, or it is not BERT's.
-    """
-    return WordpieceTokenizer.from_folder(model_folder(name_or_path))
-
-
 class _CharacterIndex:
-    """Finds characters of a batch of strings by the bytes of each string."""
+    """Converts byte offsets within each text to characters of all texts."""
 
     def __init__(self, texts: Sequence[str], row_lengths: np.ndarray):
         encoded = [text.encode("utf-8") for text in texts]
@@ -391,12 +377,12 @@ class _CharacterIndex:
         self._characters = np.cumsum((content & 0xC0) != 0x80) - 1
 
     def at(self, byte_index: np.ndarray) -> np.ndarray:
-        """Index, over all texts joined, of the characters at these bytes."""
+        """Returns indices of characters in the concatenated texts."""
         return self._characters[byte_index + self._offsets]
 
 
 def _may_have_overlong_word(text: str) -> bool:
-    """Whether some stretch over the limit has no space; cheap on prose."""
+    """Tells cheaply whether a stretch over the limit has no space."""
     start = 0
     while len(text) - start > MAX_WORD_CHARACTERS:
         space = text.rfind(" ", start, start + MAX_WORD_CHARACTERS + 1)
@@ -413,9 +399,13 @@ def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[start : start + _BATCH_SIZE]
 
 
-def _joined(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
-    return np.concatenate([np.zeros(0, dtype), *arrays])
+def _ragged(
+    values: list[np.ndarray], lengths: list[np.ndarray], dtype: type
+) -> "tf.RaggedTensor":
+    import tensorflow as tf
 
-
-def _ragged(values: np.ndarray, lengths: np.ndarray) -> tf.RaggedTensor:
-    return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
+    return tf.RaggedTensor.from_row_lengths(
+        np.concatenate([np.zeros(0, dtype), *values]),
+        np.concatenate([np.zeros(0, np.int64), *lengths]),
+        validate=False,
+    )

@@ -1,7 +1,7 @@
 """WordPiece vocabularies: reading, checking and learning them.
 
-A vocabulary is an ordered list of pieces; a piece's place is its id, and pieces
-that continue a word start with "##". The file form is one piece a line.
+A vocabulary is an ordered list of pieces. The place of a piece is its id, and
+pieces that continue a word start with "##". A file has one piece a line.
 """
 
 import math
@@ -9,10 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from tensorflow_text.tools.wordpiece_vocab import (
-    wordpiece_tokenizer_learner_lib as learner,
-)
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.normalization import (
@@ -24,26 +20,26 @@ from mobilebert_tf.text.normalization import (
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION_PREFIX = "##"
 
-# The learner looks at every substring of every word, in Python, several times.
-# The most frequent words are enough to choose pieces by.
+# The learner visits every substring of every word several times, in Python; the
+# most frequent words suffice to choose pieces.
 _MAX_WORDS = 30_000
-# A threshold is good enough when it gives no more than this much above the
-# size asked for; the surplus is cut off.
+# The search for a threshold stops at this share of pieces above the requested
+# size; the surplus is cut off.
 _SURPLUS = 0.08
 _MAX_TRIALS = 6
-# Vocabulary size falls about with this power of the count threshold (measured
-# on English prose); only the first guesses depend on it.
+# The size of a vocabulary falls with about this power of the count threshold
+# (measured on English prose). It only affects the first guesses.
 _SIZE_EXPONENT = -0.65
 
 
 def read_vocabulary(path: str | os.PathLike) -> list[str]:
-    """Reads and checks a vocabulary file.
+    """Reads a file of one piece a line, ended by line feeds.
 
-    Only a line feed ends a line: Unicode's other separators may be pieces.
+    Unicode's other line separators may be pieces.
 
     Raises:
         InputError: the file is missing, not UTF-8, or not a vocabulary (see
-            `check_vocabulary`); the message has the line number.
+            `check_vocabulary`).
     """
     try:
         content = Path(path).read_bytes()
@@ -68,15 +64,15 @@ def read_vocabulary(path: str | os.PathLike) -> list[str]:
 def check_vocabulary(
     pieces: Sequence[str], source: str | os.PathLike = "vocabulary"
 ) -> None:
-    """Refuses what cannot serve as a vocabulary.
+    """Checks that pieces, in the order of their ids, are a vocabulary.
 
     Args:
-        pieces: the pieces in the order of their ids.
-        source: where they come from, for the message.
+        pieces: the pieces.
+        source: the file they come from, for the message.
 
     Raises:
-        InputError: an empty piece, a line end within one, a piece given twice,
-            or one of `SPECIAL_TOKENS` missing.
+        InputError: a piece is empty, contains a line end or occurs twice, or
+            one of `SPECIAL_TOKENS` is missing.
     """
     first_line = {}
     for number, piece in enumerate(pieces, start=1):
@@ -104,33 +100,32 @@ def check_vocabulary(
 def learn_vocabulary(
     lines: Iterable[str], vocab_size: int, do_lower_case: bool = True
 ) -> list[str]:
-    """Learns a WordPiece vocabulary from text.
+    """Learns a WordPiece vocabulary from text, in whatever order of lines.
 
-    Words are counted after our own normalisation and BERT's splitting, then
-    TensorFlow Text's top-down learner chooses the pieces that occur at least a
-    threshold number of times; the threshold is searched for until it gives a
-    little more than `vocab_size`, and the rarest pieces are dropped. Every
-    single character of the alphabet stays (as first and, unless it always is a
-    word by itself, as continuing piece), so that no ordinary word is unknown.
-    The alphabet is limited to the most frequent characters, at most a twentieth
-    of the vocabulary each (a quarter, up to 128, of a small vocabulary). Where
-    the text has too few pieces that repeat, its most frequent whole words fill
-    up; where it has too few words, the vocabulary is smaller than asked.
+    Words are counted after normalization and BERT's splitting. TensorFlow
+    Text's top-down learner then chooses the pieces that occur at least a
+    threshold number of times; the threshold is searched until it gives slightly
+    more than `vocab_size` pieces, and the rarest are dropped.
 
-    The same lines give the same vocabulary, whatever their order.
+    Every character of the alphabet is a piece, also as a continuation unless it
+    is a word by itself, so that no ordinary word is unknown. The alphabet is
+    the most frequent characters, up to a twentieth of the vocabulary (a
+    quarter, up to 128, of a small one). A text with too few repeated pieces is
+    filled up with its most frequent words; with too few words, the vocabulary
+    is smaller than `vocab_size`.
 
     Returns:
         `SPECIAL_TOKENS`, the characters, then pieces from frequent to rare.
 
     Raises:
         InputError: `vocab_size` has no room for special tokens and characters,
-            or there is no text.
+            or the text contains no words.
     """
     counts = Counter()
     for line in lines:
         counts.update(split_words(normalize(line, do_lower_case)))
     if not counts:
-        raise InputError("training text", "words", "No words")
+        raise InputError("training text", "words", "none")
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     alphabet = _alphabet(ranked, vocab_size)
     characters = sorted(alphabet) + [
@@ -155,7 +150,7 @@ def learn_vocabulary(
 
 
 def _alphabet(ranked: list[tuple[str, int]], vocab_size: int) -> set[str]:
-    """The most frequent characters, as many as the vocabulary can carry."""
+    """Returns the most frequent characters that the vocabulary has room for."""
     counts = Counter()
     for word, count in ranked:
         for character in word:
@@ -171,11 +166,12 @@ def _learn_pieces(
     """Searches the threshold that gives just over `room` learned pieces.
 
     Size against threshold is close to a power law, so a few steps along it
-    do; the learner's own bisection takes some twenty passes.
+    suffice; the learner's own bisection takes about twenty passes.
     """
     trials = {}
     threshold = word_counts[min(len(word_counts) - 1, (2 * room) // 3)][1]
-    enough, too_few = 0, math.inf  # bracket: largest, smallest such threshold
+    # Largest threshold with enough pieces, smallest with too few.
+    enough, too_few = 0, math.inf
     while threshold not in trials and len(trials) < _MAX_TRIALS:
         trials[threshold] = pieces = _pieces_at(word_counts, threshold, fixed)
         if room <= len(pieces) <= room * (1 + _SURPLUS):
@@ -194,18 +190,22 @@ def _learn_pieces(
 def _pieces_at(
     word_counts: list[tuple[str, int]], threshold: int, fixed: set[str]
 ) -> list[str]:
-    """Learned pieces of at least `threshold` occurrences, frequent first."""
+    """Learns the pieces of at least `threshold` occurrences, frequent first."""
+    from tensorflow_text.tools.wordpiece_vocab import (
+        wordpiece_tokenizer_learner_lib as learner,
+    )
+
     learned = learner.learn(
         word_counts,
         vocab_size=0,
         reserved_tokens=[],
-        # Equal bounds make the learner try exactly this threshold.
+        # With equal bounds the learner tries exactly this threshold.
         upper_thresh=threshold,
         lower_thresh=threshold,
         max_unique_chars=len(fixed),
         joiner=CONTINUATION_PREFIX,
     )
-    # A continuing piece of one punctuation or CJK character cannot occur.
+    # Single characters that are words by themselves never continue a word.
     return [
         piece
         for piece in learned

@@ -4,9 +4,9 @@ import inspect
 
 import pytest
 
-from mobilebert_tf.data.argument_sections import described_arguments
 from mobilebert_tf.data.docstrings import (
     Docstring,
+    described_arguments,
     is_english,
     prose,
     read_docstrings,

@@ -1,16 +1,199 @@
-"""Text to train on and text to evaluate on."""
+"""Text files, whole and in shards; TensorFlow Datasets; the held-out choice.
+
+The datasets are written here as TFDS itself writes them.
+"""
+
+import gzip
+import random
 
 import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from mobilebert_tf.data.sources import (
+    documents_of_shard,
     held_out_documents,
     load_text,
+    matching_files,
+    paragraphs,
+    read_documents,
+    tfds_documents,
     tokenize_split,
 )
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.text.vocabulary import SPECIAL_TOKENS
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ARTICLE = (
+    "\n_START_ARTICLE_\nTitle {number}\n_START_SECTION_\nHistory"
+    "\n_START_PARAGRAPH_\nIt began in {number}. Then it went on._NEWLINE_Second"
+    " paragraph.\n_START_SECTION_\nLater\n_START_PARAGRAPH_\nThird."
+)
+PARAGRAPHS = [
+    "It began in {number}. Then it went on.",
+    "Second paragraph.",
+    "Third.",
+]
+
+
+def test_documents_end_at_blank_lines_and_files(tmp_path):
+    (tmp_path / "2.txt").write_bytes(b"\xef\xbb\xbfone\r\n two \r\n \t\r\n")
+    (tmp_path / "1.txt").write_text("\n\n\nthree\n\n\nfour\x85five\u2028six")
+    with gzip.open(tmp_path / "3.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("sévèn\n")
+    documents = list(read_documents(str(tmp_path / "*")))
+    assert documents == [
+        ["three"],
+        ["four\x85five\u2028six"],
+        ["one", "two"],
+        ["sévèn"],
+    ]
+
+
+def test_patterns_as_list_commas_and_paths(tmp_path):
+    for name in ("a.txt", "b.txt", "c[1].txt"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "d.txt").mkdir()
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    assert list(read_documents(f"{b}, {a}")) == [["b.txt"], ["a.txt"]]
+    assert list(read_documents([b, str(tmp_path / "[ab].txt")])) == (
+        [["b.txt"], ["a.txt"]]
+    )
+    assert list(read_documents(tmp_path / "c[1].txt")) == [["c[1].txt"]]
+    assert len(list(read_documents(f"{tmp_path}/*.txt"))) == 3
+
+
+def test_a_pattern_without_files_is_refused_at_once(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(InputError, match=r"b\*: expected .* no such file"):
+        read_documents([tmp_path / "a.txt", tmp_path / "b*"])
+    with pytest.raises(InputError, match="no such file"):
+        read_documents(f"{tmp_path}/a.txt,")
+    with pytest.raises(InputError, match="found none"):
+        read_documents([])
+
+
+def test_invalid_utf8_names_file_and_line(tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes("good é\n\ncafé\n".encode() + b"caf\xe9\n")
+    documents = read_documents(path)
+    assert next(documents) == ["good é"]
+    message = f"{path}, line 4: expected UTF-8 text, found byte 0xe9"
+    with pytest.raises(InputError) as error:
+        next(documents)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n\t\n", b"\xef\xbb\xbf\n"])
+def test_a_file_without_text_is_refused(tmp_path, content):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(InputError, match="a.txt: expected text, found blank"):
+        list(read_documents(tmp_path / "a.txt"))
+
+
+def damaged(content, kind):
+    if kind == "truncated":
+        return content[:-20]
+    if kind == "not gzip":
+        return b"plain text\n"
+    if kind == "checksum":
+        return content[:-8] + bytes(8)
+    # An impossible block type right behind the ten-byte header.
+    return content[:10] + b"\xff" + content[11:]
+
+
+@pytest.mark.parametrize(
+    "kind", ["truncated", "not gzip", "checksum", "corrupted"]
+)
+def test_a_damaged_gzip_file_is_refused(tmp_path, kind):
+    path = tmp_path / "a.gz"
+    lines = "".join(f"line {number}\n" for number in range(5000))
+    path.write_bytes(damaged(gzip.compress(lines.encode()), kind))
+    with pytest.raises(InputError, match="a whole gzip file") as error:
+        list(read_documents(path))
+    assert str(path) in str(error.value)
+
+
+def test_reading_streams(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    documents = read_documents([tmp_path / "a.txt"])
+    (tmp_path / "a.txt").unlink()
+    # The file is opened only when its turn comes.
+    with pytest.raises(InputError, match="readable file, found No such file"):
+        next(documents)
+    with pytest.raises(InputError, match="a.txt: expected a readable file"):
+        list(documents_of_shard([str(tmp_path / "a.txt")], 0, 1))
+
+
+def write_random_files(folder, seed):
+    """Files with blank lines of all kinds, and without an end of line."""
+    rng = random.Random(seed)
+    for name in range(rng.randint(1, 4)):
+        parts = []
+        for number in range(rng.randint(0, 12)):
+            parts.append(
+                "".join(
+                    f"doc {name} {number} é {'x' * rng.randint(0, 30)}\n"
+                    for _ in range(rng.randint(1, 3))
+                )
+            )
+        blanks = ["\n", "\n\n", " \t\n", "\r\n", "\u3000\n"]
+        text = rng.choice(["", "\ufeff", "\n"])
+        for part in parts:
+            text += part + rng.choice(blanks)
+        text += rng.choice(["", "last", "last\n"])
+        (folder / f"{name}.txt").write_text(text + "z", newline="")
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_shards_hold_every_document_once(tmp_path, seed):
+    write_random_files(tmp_path, seed)
+    files = matching_files(tmp_path / "*.txt")
+    expected = list(read_documents(files))
+    for num_shards in (1, 2, 3, 7, 40):
+        shards = [
+            list(documents_of_shard(files, shard, num_shards))
+            for shard in range(num_shards)
+        ]
+        assert sum(shards, []) == expected
+
+
+def test_shards_are_alike_in_size(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"line {n:04d}\n\n" for n in range(1000)))
+    for num_shards in (2, 3, 8):
+        sizes = [
+            len(list(documents_of_shard([str(path)], shard, num_shards)))
+            for shard in range(num_shards)
+        ]
+        assert sum(sizes) == 1000
+        assert max(sizes) - min(sizes) <= 2  # The first has no line before it.
+
+
+def test_a_shard_does_not_read_the_others(tmp_path):
+    path = tmp_path / "a.txt"
+    good = "".join(f"line {n:04d}\n\n" for n in range(1000)).encode()
+    path.write_bytes(good + b"\xff\n" + good)
+    files = [str(path)]
+    assert len(list(documents_of_shard(files, 0, 4))) == 501
+    assert len(list(documents_of_shard(files, 3, 4))) == 500
+    with pytest.raises(InputError) as error:
+        list(documents_of_shard(files, 1, 4))
+    assert str(error.value) == (
+        f"{path}, line 2001: expected UTF-8 text, found byte 0xff"
+    )
+
+
+def test_a_compressed_file_is_in_one_shard(tmp_path):
+    plain = "".join(f"plain {n}\n\n" for n in range(100))
+    (tmp_path / "a.txt").write_text(plain)
+    packed = "".join(f"packed {n}\n\n" for n in range(100))
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(packed.encode()))
+    files = matching_files(tmp_path / "*")
+    shards = [list(documents_of_shard(files, n, 5)) for n in range(5)]
+    assert sum(shards, []) == list(read_documents(files))
+    holding = [any(d[0].startswith("packed") for d in s) for s in shards]
+    assert sum(holding) == 1
 
 
 @pytest.fixture
@@ -23,15 +206,9 @@ def text_file(tmp_path):
     return str(path)
 
 
-def test_lines_become_sentences(text_file):
-    documents = load_text([text_file])
-    assert len(documents) == 100
-    assert documents[7] == ["w7.", "W7"]
-
-
 def test_every_document_is_on_one_side(text_file):
     tokenizer = WordpieceTokenizer(
-        [*SPECIAL, *(f"w{number}" for number in range(100)), "."]
+        [*SPECIAL_TOKENS, *(f"w{number}" for number in range(100)), "."]
     )
     train, held_out = tokenize_split([text_file], tokenizer, 16, 0.1)
     assert (train.num_documents, held_out.num_documents) == (90, 10)
@@ -54,3 +231,139 @@ def test_both_sides_get_two_documents():
     assert len(held_out_documents(documents, 0.5)) == 2
     with pytest.raises(InputError, match="at least 4 documents.*found 3"):
         held_out_documents(documents[:3], 0.1)
+
+
+def prepare(data_dir, name, texts, others):
+    """Writes a dataset of two files where `tfds build` would."""
+    builder = tfds.builder(name, data_dir=str(data_dir))
+    folder = builder.data_path
+    folder.mkdir(parents=True)
+    half = len(texts) // 2
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder,
+        dataset_name=builder.name,
+        split="train",
+        filetype_suffix="tfrecord",
+    )
+    features = builder.info.features
+    for number, part in enumerate((texts[:half], texts[half:])):
+        path = template.sharded_filepath(shard_index=number, num_shards=2)
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for text in part:
+                example = {"text": text} | dict.fromkeys(others, "Q1")
+                writer.write(features.serialize_example(example))
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=features,
+        split_infos=[
+            tfds.core.SplitInfo(
+                name="train",
+                shard_lengths=[half, len(texts) - half],
+                num_bytes=1,
+                filename_template=template,
+            )
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    prepare(
+        folder,
+        "wiki40b/en",
+        [ARTICLE.format(number=number) for number in range(10)],
+        ["version_id", "wikidata_id"],
+    )
+    prepare(
+        folder,
+        "wikipedia/20230601.en",
+        [f"First of {number}.\n\n Second. \nÉtude.\n" for number in range(4)],
+        ["title"],
+    )
+    return str(folder)
+
+
+def expected(numbers):
+    return [
+        [line.format(number=number) for line in PARAGRAPHS]
+        for number in numbers
+    ]
+
+
+def test_datasets_are_documents_of_paragraphs(data_dir):
+    wikipedia = list(tfds_documents("wikipedia/20230601.en", data_dir))
+    assert wikipedia == [
+        [f"First of {number}.", "Second.", "Étude."] for number in range(4)
+    ]
+    assert list(tfds_documents("wiki40b/en", data_dir)) == expected(range(10))
+    part = tfds_documents("wiki40b/en", data_dir, "train[:20%]")
+    assert list(part) == expected(range(2))
+
+
+def test_shards_of_a_dataset(data_dir):
+    parts = [
+        list(tfds_documents("wiki40b/en", data_dir, shard=n, num_shards=3))
+        for n in range(3)
+    ]
+    assert sum(parts, []) == expected(range(10))
+    assert {len(part) for part in parts} == {3, 4}
+
+
+def test_as_a_source_of_sentences(data_dir):
+    documents = load_text([], "wiki40b/en", data_dir)
+    assert len(documents) == 10
+    assert documents[3] == [
+        "It began in 3.",
+        "Then it went on.",
+        "Second paragraph.",
+        "Third.",
+    ]
+    with pytest.raises(InputError, match="--tfds_name, found both"):
+        load_text(["a.txt"], "wiki40b/en", data_dir)
+
+
+@pytest.mark.parametrize(
+    "name, split, message",
+    [
+        ("wikipedai", "train", "wikipedai: expected a name .* an unknown one"),
+        ("wiki40b/xx", "train", "expected NAME/CONFIGURATION.*not found"),
+        ("not a name!", "train", "expected NAME/CONFIGURATION"),
+        ("wiki40b/de", "train", "tfds build wiki40b/de --data_dir=.* nothing"),
+        ("wiki40b/en", "tset", "expected a split tset .there are train"),
+    ],
+)
+def test_what_is_not_there_is_refused(data_dir, name, split, message):
+    with pytest.raises(InputError, match=message) as error:
+        tfds_documents(name, data_dir, split)
+    assert str(error.value).startswith("--tfds_name=")
+    assert "\n" not in str(error.value)
+
+
+def test_a_dataset_without_text_is_refused(tmp_path):
+    builder = tfds.builder("mnist", data_dir=str(tmp_path))
+    builder.data_path.mkdir(parents=True)
+    (builder.data_path / "mnist-train.tfrecord-00000-of-00001").touch()
+    tfds.folder_dataset.write_metadata(
+        data_dir=builder.data_path,
+        features=builder.info.features,
+        split_infos=[
+            tfds.core.SplitInfo(name="train", shard_lengths=[0], num_bytes=0)
+        ],
+        check_data=False,
+    )
+    with pytest.raises(InputError, match="named text, found image, label"):
+        tfds_documents("mnist", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text, lines",
+    [
+        ("", []),
+        ("one\ntwo", ["one", "two"]),
+        ("_START_ARTICLE_\nTitle\n", []),
+        ("_START_PARAGRAPH_\na_NEWLINE__NEWLINE_b", ["a", "b"]),
+    ],
+)
+def test_paragraphs(text, lines):
+    assert paragraphs(text) == lines

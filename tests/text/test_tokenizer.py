@@ -1,103 +1,35 @@
-"""Normalisation and WordPiece, against lists worked out by hand.
+"""WordPiece tokenizers: pieces worked out by hand, and model folders.
 
-The expected lists follow from the original BERT's rules: clean, lower-case and
+The expected pieces follow from the original BERT's rules: clean, lower-case and
 strip accents if uncased, split at space, punctuation and CJK, then longest
-piece first.
+piece first. Equality with Hugging Face's tokenizer, and that the folders are
+its own, is tested in `tests/peers/test_tokens.py`.
 """
 
 import json
-import random
 import unicodedata
 
 import numpy as np
 import pytest
 
+import mobilebert_tf as mb
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.text import tokenizer as wordpiece
-from mobilebert_tf.text.normalization import (
-    is_word_by_itself,
-    normalize,
-    normalize_with_offsets,
-    split_words,
-    word_spans,
-)
+from mobilebert_tf.text import tokenizer as tokenizer_module
+from mobilebert_tf.text.normalization import normalize, split_words
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.text.vocabulary import SPECIAL_TOKENS
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = "want ##want ##ed wa un runn ##ing , ! ? hello how are you".split()
-ODD_CHARACTERS = (
-    "aB \t\n\r\x00\x05\x7f\u00a0\u00ad\u200b\u2028\u3000\ufeff\ufffd"
-    "éÉßİıſǅΣς\u0301\u0327\u0345\u1100각한博Åﬁ²½…’\U0001f600\U0001d15e"
-    "\u302e\U0001d165\U0001d16d\ud800"
-)
+JSON_PIECES = [*SPECIAL_TOKENS, "é", "e", "##e", "E"]
 
 
 def make(pieces, do_lower_case=True):
-    return WordpieceTokenizer([*SPECIAL, *pieces], do_lower_case)
+    return WordpieceTokenizer([*SPECIAL_TOKENS, *pieces], do_lower_case)
 
 
 def pieces_of(tokenizer, text):
     ids = tokenizer.tokenize([text]).to_list()[0]
     return [tokenizer.vocab[index] for index in ids]
-
-
-def original_bert_normalize(text, do_lower_case):
-    """The original algorithm, a character at a time."""
-    cleaned = ""
-    for character in text:
-        category = unicodedata.category(character)
-        if ord(character) in (0, 0xFFFD) or category == "Cs":
-            continue
-        if character in " \t\n\r" or category == "Zs":
-            cleaned += " "
-        elif category not in ("Cc", "Cf"):
-            cleaned += character
-    if not do_lower_case:
-        return cleaned
-    decomposed = unicodedata.normalize("NFD", cleaned.lower())
-    return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
-
-
-@pytest.mark.parametrize("do_lower_case", [True, False])
-def test_normalization_equals_the_original_algorithm(do_lower_case):
-    rng = random.Random(3)
-    texts = [
-        "".join(rng.choices(ODD_CHARACTERS, k=rng.randrange(12)))
-        for _ in range(5000)
-    ]
-    texts += [chr(code) for code in range(0x20000)]
-    for text in texts:
-        expected = original_bert_normalize(text, do_lower_case)
-        assert normalize(text, do_lower_case) == expected
-        normalized, origin = normalize_with_offsets(text, do_lower_case)
-        assert normalized == expected
-        assert len(origin) == len(expected)
-
-
-def test_origins_point_at_what_a_character_was_made_from():
-    text = "x\x00İ\tcafe\u0301É"
-    normalized, origin = normalize_with_offsets(text)
-    assert normalized == "xi cafee"
-    assert origin.tolist() == [0, 2, 3, 4, 5, 6, 7, 9]
-    normalized, origin = normalize_with_offsets(text, do_lower_case=False)
-    assert normalized == "xİ cafe\u0301É"
-    assert origin.tolist() == [0, 2, 3, 4, 5, 6, 7, 8, 9]
-
-
-def test_only_one_character_lowers_to_two():
-    """What the counting of origins relies on, in this Python's Unicode."""
-    longer = [c for c in map(chr, range(0x110000)) if len(c.lower()) != 1]
-    assert longer == ["\u0130"]
-    assert len("\u0130".lower()) == 2
-
-
-def test_words_by_themselves():
-    assert all(map(is_word_by_itself, "-$`.^~…’«博豈"))
-    assert not any(map(is_word_by_itself, "A9 é\u00a0あ한€²"))
-    assert split_words("ah博推zz, $5.0!") == (
-        ["ah", "博", "推", "zz", ",", "$", "5", ".", "0", "!"]
-    )
-    assert word_spans("ab, abc\u2028abcd博", 3) == [(4, 7), (8, 12)]
 
 
 def test_kernel_splits_where_we_count_words():
@@ -146,17 +78,13 @@ def test_uncased_pieces(text, expected):
     assert pieces_of(make(PIECES), text) == expected
 
 
-def test_cased_keeps_case_and_accents():
-    tokenizer = make(["Hello", "hello", "caf", "##é", "##e"], False)
-    text = "Hello hello HELLO café cafe\u0301"
-    assert pieces_of(tokenizer, text) == (
+def test_cased_pieces_and_final_sigma():
+    cased = make(["Hello", "hello", "caf", "##é", "##e"], do_lower_case=False)
+    assert pieces_of(cased, "Hello hello HELLO café cafe\u0301") == (
         ["Hello", "hello", "[UNK]", "caf", "##é", "[UNK]"]
     )
-
-
-def test_final_sigma_is_lowered_as_python_does():
-    tokenizer = make(["οδος", "οδοσ", "σ"])
-    assert pieces_of(tokenizer, "ΟΔΟΣ Σ") == ["οδος", "σ"]
+    greek = make(["οδος", "οδοσ", "σ"])
+    assert pieces_of(greek, "ΟΔΟΣ Σ") == ["οδος", "σ"]
 
 
 @pytest.mark.parametrize("character", ["a", "ж", "\U00010428"])
@@ -193,7 +121,7 @@ def test_results_do_not_depend_on_batching(monkeypatch):
     tokenizer = make(PIECES)
     texts = ["hello you", "", "é running", "un", "how"] * 3
     whole = [tokenizer.tokenize(texts), *tokenizer.tokenize_with_offsets(texts)]
-    monkeypatch.setattr(wordpiece, "_BATCH_SIZE", 4)
+    monkeypatch.setattr(tokenizer_module, "_BATCH_SIZE", 4)
     parts = [tokenizer.tokenize(texts), *tokenizer.tokenize_with_offsets(texts)]
     for one, other in zip(whole, parts, strict=True):
         assert one.to_list() == other.to_list()
@@ -235,7 +163,7 @@ def test_folder_round_trip(tmp_path, do_lower_case):
 
 
 def test_folder_without_configuration_is_uncased(tmp_path):
-    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, "a"]))
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "a"]))
     assert WordpieceTokenizer.from_folder(tmp_path).do_lower_case is True
 
 
@@ -258,3 +186,119 @@ def test_bad_configuration_names_file_and_field(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
         WordpieceTokenizer.from_folder(tmp_path)
     assert "tokenizer_config.json" in str(error.value)
+
+
+def tokenizer_json(**changes) -> dict:
+    """What a `tokenizer.json` of BERT's holds, as far as we read it."""
+    values = {
+        "added_tokens": [{"id": 0, "content": "[PAD]"}],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": False,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {piece: index for index, piece in enumerate(JSON_PIECES)},
+        },
+    }
+    for key, value in changes.items():
+        part, _, name = key.partition("__")
+        if name:
+            values[part][name] = value
+        else:
+            values[part] = value
+    return values
+
+
+def write(folder, values, name="tokenizer.json"):
+    (folder / name).write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_pieces_and_casing_of_a_json(lowercase, tmp_path):
+    """Ids decide the order, and old files have no type of the model."""
+    vocab = {piece: index for index, piece in enumerate(JSON_PIECES)}
+    values = tokenizer_json(
+        normalizer__lowercase=lowercase,
+        model__vocab=dict(sorted(vocab.items())),
+    )
+    if lowercase:
+        del values["model"]["type"]
+    write(tmp_path, values)
+    tokenizer = mb.load_tokenizer(tmp_path)
+    assert isinstance(tokenizer, mb.WordpieceTokenizer)
+    assert tokenizer.vocab == tuple(JSON_PIECES)
+    assert tokenizer.do_lower_case is lowercase
+    # Uncased, "É" loses its accent and "E" its size; cased, both stay.
+    expected = [[6, 6]] if lowercase else [[8, 1]]
+    assert tokenizer.tokenize(["E É"]).to_list() == expected
+
+
+def test_vocab_txt_wins_and_the_json_knows_the_casing(tmp_path):
+    write(tmp_path, tokenizer_json())
+    (tmp_path / "vocab.txt").write_text("\n".join([*JSON_PIECES, "more"]))
+    tokenizer = mb.load_tokenizer(tmp_path)
+    assert tokenizer.vocab == (*JSON_PIECES, "more")
+    assert tokenizer.do_lower_case is False
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"normalizer__type": "Sequence"}, "normalizer.type: expected"),
+        ({"normalizer": None}, "normalizer: expected BERT's WordPiece"),
+        ({"normalizer__lowercase": 1}, "lowercase: expected true or false"),
+        ({"normalizer__lowercase": None}, "lowercase: expected true or false"),
+        ({"normalizer__strip_accents": True}, "strip_accents: expected null"),
+        ({"normalizer__handle_chinese_chars": False}, "chars: expected true"),
+        ({"normalizer__clean_text": False}, "clean_text: expected true"),
+        ({"pre_tokenizer__type": "Whitespace"}, "pre_tokenizer.type: expected"),
+        ({"model__type": "BPE"}, 'model.type: expected null or "WordPiece"'),
+        ({"model__unk_token": "<unk>"}, 'unk_token: expected "[UNK]"'),
+        ({"model__continuing_subword_prefix": ""}, 'prefix: expected "##"'),
+        ({"model__max_input_chars_per_word": 200}, "expected 100, found 200"),
+        ({"model__vocab": ["[PAD]"]}, "vocab: expected pieces and ids"),
+        ({"model__vocab": {"[PAD]": "0"}}, "vocab: expected pieces and ids"),
+        ({"model__vocab": {"[PAD]": 1}}, "vocab: expected ids 0, 1, ..."),
+        ({"model__vocab": {"[PAD]": 0}}, "without [UNK] [CLS] [SEP] [MASK]"),
+        ({"added_tokens": [{"content": "<x>"}]}, "added_tokens: expected"),
+    ],
+)
+def test_what_a_json_may_not_say(changes, expected, tmp_path):
+    write(tmp_path, tokenizer_json(**changes))
+    with pytest.raises(InputError) as caught:
+        mb.load_tokenizer(tmp_path)
+    assert expected in str(caught.value)
+    assert str(tmp_path / "tokenizer.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+@pytest.mark.parametrize("vocab_size", [8, 10])
+def test_another_size_than_the_models(name, vocab_size, tmp_path):
+    write(tmp_path, {"vocab_size": vocab_size}, "config.json")
+    if name == "vocab.txt":
+        (tmp_path / name).write_text("\n".join(JSON_PIECES))
+    else:
+        write(tmp_path, tokenizer_json())
+    with pytest.raises(InputError) as caught:
+        mb.load_tokenizer(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / name}: expected {vocab_size} pieces, the vocab_size of "
+        "config.json, found 9"
+    )
+
+
+def test_missing_and_contradicting_files(tmp_path):
+    with pytest.raises(InputError, match="vocab.txt: expected a vocabulary"):
+        mb.load_tokenizer(tmp_path)
+    write(tmp_path, tokenizer_json())
+    write(tmp_path, {"do_lower_case": True}, "tokenizer_config.json")
+    with pytest.raises(InputError, match="expected false, as tokenizer.json"):
+        mb.load_tokenizer(tmp_path)
