@@ -1,6 +1,5 @@
-"""Text to batches: WordPiece tokens, corpora, pre-training and task examples.
+"""Text to batches: corpora, pre-training examples, records, tables, batches.
 
-This room knows nothing of the models it feeds. It may use TensorFlow for what
-TensorFlow is good at here (WordPiece kernels, `tf.data`); everything random
-takes its generator as an argument.
+Nothing here knows the models that it feeds. Everything random takes its
+generator as an argument.
 """
