@@ -18,7 +18,6 @@ run an operation.
 Weights and ids are random, and each row is a process of its own.
 """
 
-import functools
 import json
 import math
 import os
@@ -71,7 +70,7 @@ def train_batch(vocab_size: int) -> dict:
 def build_pair(teacher):
     """Returns a `Distiller` of a teacher and the student's preset."""
     import mobilebert_tf as mb
-    from mobilebert_tf.distillation.objectives import TransferWeights
+    from mobilebert_tf.distillation.schedule import TransferWeights
     from mobilebert_tf.training.distillation import build_distiller
 
     student = mb.MobileBertConfig.from_preset(FLAGS.student)
@@ -88,19 +87,17 @@ def random_teacher():
 
 def stage_step(distiller, stage, lower_block_multiplier=SOFT):
     """Returns the train step of a stage."""
+    from mobilebert_tf.distillation.schedule import TransferOptions
     from mobilebert_tf.training.distillation import build_stage
-    from mobilebert_tf.training.optimizers import Lamb, WarmupPolynomialDecay
+    from mobilebert_tf.training.options import OptimizerOptions
 
-    step = build_stage(
+    return build_stage(
         distiller,
         stage,
-        optimizer_class=Lamb,
-        optimizer_settings={"global_clipnorm": 1.0},
-        build_schedule=functools.partial(WarmupPolynomialDecay, 1e-3),
-        transfer_learning_rate=3e-3,
-        lower_block_multiplier=lower_block_multiplier,
+        learning_rate=1e-3,
+        optimizer=OptimizerOptions("lamb", warmup_proportion=0.0),
+        transfer=TransferOptions(lower_block_multiplier=lower_block_multiplier),
     )
-    return step
 
 
 def everything_step(distiller, heads: bool):

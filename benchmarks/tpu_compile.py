@@ -39,8 +39,10 @@ from benchmarks.absent_tpu import (  # noqa: E402
 )
 from mobilebert_tf.config import MobileBertConfig  # noqa: E402
 from mobilebert_tf.distillation.distiller import check_pair  # noqa: E402
-from mobilebert_tf.distillation.objectives import TransferWeights  # noqa: E402
-from mobilebert_tf.distillation.schedule import TransferStage  # noqa: E402
+from mobilebert_tf.distillation.schedule import (  # noqa: E402
+    TransferStage,
+    TransferWeights,
+)
 from mobilebert_tf.distillation.teachers import (  # noqa: E402
     TEACHER_DTYPES,
     build_teacher,
@@ -56,13 +58,11 @@ from mobilebert_tf.training.distillation import (  # noqa: E402
 )
 from mobilebert_tf.training.optimizers import (  # noqa: E402
     OPTIMIZERS,
-    WarmupPolynomialDecay,
+    build_optimizer,
 )
+from mobilebert_tf.training.options import OptimizerOptions  # noqa: E402
 from mobilebert_tf.training.pretraining import pretraining_loss  # noqa: E402
-from mobilebert_tf.training.step import (  # noqa: E402
-    TrainStep,
-    build_train_step,
-)
+from mobilebert_tf.training.step import TrainStep  # noqa: E402
 
 GIB = 2.0**30
 # The paper's schedule: steps and batch sizes of the teacher (section 4.1) and
@@ -92,13 +92,13 @@ def build_step(kind: str, options: argparse.Namespace) -> TrainStep:
         options: of the command line.
     """
     config = MobileBertConfig.from_preset(options.teacher_preset)
-    optimizer_class = OPTIMIZERS[options.optimizer]
+    optimizer = OptimizerOptions(options.optimizer, bias_correction=False)
     if kind == "pretraining":
         model = MobileBertForPretraining(config)
-        return build_train_step(
+        return TrainStep(
             pretraining_loss(model),
             model.trainable_variables,
-            optimizer_class(_schedule(_NUM_STEPS), global_clipnorm=1.0),
+            build_optimizer(optimizer, 1e-3, _NUM_STEPS),
         )
     if kind == "distillation":
         stage = TransferStage(kind, _NUM_STEPS, pretraining_distillation=True)
@@ -114,18 +114,8 @@ def build_step(kind: str, options: argparse.Namespace) -> TrainStep:
             [stage],
         )
     return build_stage(
-        distiller,
-        stage,
-        optimizer_class=optimizer_class,
-        optimizer_settings={"global_clipnorm": 1.0},
-        build_schedule=_schedule,
-        transfer_learning_rate=1e-3,
-        lower_block_multiplier=0.1,
+        distiller, stage, learning_rate=1e-3, optimizer=optimizer
     )
-
-
-def _schedule(num_steps: int) -> WarmupPolynomialDecay:
-    return WarmupPolynomialDecay(1e-3, num_steps, num_steps // 10)
 
 
 def batch_spec(batch_size: int, length: int) -> dict[str, tf.TensorSpec]:

@@ -101,10 +101,12 @@ def build_step(options: dict, laps: Laps):
 def build_transfer(kind: str, config, laps: Laps):
     """Returns the step of a stage of distillation."""
     import mobilebert_tf as mb
-    from mobilebert_tf.distillation.objectives import TransferWeights
-    from mobilebert_tf.distillation.schedule import TransferStage
+    from mobilebert_tf.distillation.schedule import (
+        TransferStage,
+        TransferWeights,
+    )
     from mobilebert_tf.training import distillation
-    from mobilebert_tf.training import optimizers as optimization
+    from mobilebert_tf.training.options import OptimizerOptions
 
     laps.lap("import, s")
     middle = config.num_hidden_layers // 2 - 1
@@ -121,18 +123,12 @@ def build_transfer(kind: str, config, laps: Laps):
             config, teacher, TransferWeights(), [stage]
         )
     laps.lap("models, s")
-    step = distillation.build_stage(
+    return distillation.build_stage(
         distiller,
         stage,
-        optimizer_class=optimization.OPTIMIZERS["adamw"],
-        optimizer_settings={"global_clipnorm": 1.0},
-        build_schedule=lambda num_steps: optimization.WarmupPolynomialDecay(
-            1e-3, num_steps
-        ),
-        transfer_learning_rate=1e-3,
-        lower_block_multiplier=0.1,
+        learning_rate=1e-3,
+        optimizer=OptimizerOptions(warmup_proportion=0.0),
     )
-    return step
 
 
 def measure(row: str, started: float) -> dict:

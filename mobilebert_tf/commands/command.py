@@ -168,6 +168,8 @@ class Command:
 def command_line() -> str:
     """Returns the command of this process as the user could type it again."""
     script = Path(sys.argv[0])
+    if script.name.startswith("mobilebert "):
+        return f"{script.name} {shlex.join(sys.argv[1:])}"
     name = [script.name]
     if script.parent.name == "commands":
         name = ["-m", f"mobilebert_tf.commands.{script.stem}"]

@@ -7,19 +7,19 @@ from keras import ops
 
 from mobilebert_tf.distillation.objectives import (
     BlockPair,
-    LegacyObjectives,
-    Objectives,
-    TransferWeights,
+    distillation_terms,
     frozen,
+    transfer_terms,
 )
 from mobilebert_tf.distillation.schedule import (
     TransferStage,
+    TransferWeights,
     check_teacher_blocks,
     uniform_teacher_blocks,
 )
 from mobilebert_tf.modeling.models import MobileBertForPretraining
 
-# What a student takes over from its teacher, or is compared with it by.
+# Fields that copying or comparing needs to be equal.
 _SHARED_FIELDS = (
     "vocab_size",
     "embedding_size",
@@ -35,10 +35,10 @@ _SHARED_FIELDS = (
 class Distiller(keras.Model):
     """Pairs a student with a teacher and computes a stage's loss.
 
-    A stage runs only the blocks, and the heads, that its loss needs. The
-    teacher runs in inference mode and gets no gradient. The student runs
-    without dropout, as in the release, unless its loss does not read the
-    teacher at all (pre-training distillation with a `pd_alpha` of 1).
+    A stage runs only the blocks and heads that its loss needs. The teacher runs
+    in inference mode and gets no gradient. The student runs without dropout, as
+    in the release, unless its loss does not read the teacher at all
+    (pre-training distillation with a `pd_alpha` of 1).
 
     Calling the model on a batch returns its loss terms, so our own loop, which
     calls it, and Keras' `fit`, through `compute_loss`, train alike. The
@@ -49,10 +49,9 @@ class Distiller(keras.Model):
         student: a `MobileBertForPretraining`.
         teacher: a `MobileBertForPretraining` with the same embeddings, feature
             map width, heads and vocabulary.
-        weights: `TransferWeights`.
-        teacher_blocks: for each of the student's blocks, the number of the
-            teacher's that it learns from; `uniform_teacher_blocks` when None.
-        legacy_release_losses: compute the terms exactly as the release does.
+        weights: of the loss terms.
+        teacher_blocks: for each student block the number of the teacher block
+            it learns from; `uniform_teacher_blocks` when None.
 
     Call arguments:
         inputs: a pre-training batch (`input_ids`, `input_mask`, `segment_ids`,
@@ -60,21 +59,21 @@ class Distiller(keras.Model):
             `next_sentence_labels`).
 
     Returns:
-        A dict of scalars: `loss` and the terms it was summed from, by the name
-        of their function; transfer terms end in `_block_NN`, the student's.
+        A dict of scalars: `loss` and the terms it was summed from, named after
+        their functions; names of transfer terms end in `_block_NN`, the
+        student's.
 
     Raises:
-        ValueError: if the two do not fit each other.
+        ValueError: the two do not fit each other.
     """
 
     def __init__(
         self,
         student: MobileBertForPretraining,
         teacher: MobileBertForPretraining,
-        weights: TransferWeights | None = None,
+        weights: TransferWeights = TransferWeights(),
         *,
         teacher_blocks: Sequence[int] | None = None,
-        legacy_release_losses: bool = False,
         **kwargs,
     ):
         # Autocasting would round the batch's weights to bfloat16.
@@ -88,26 +87,25 @@ class Distiller(keras.Model):
         self.student = student
         self.teacher = teacher
         self.teacher.trainable = False
-        make = LegacyObjectives if legacy_release_losses else Objectives
-        self.objectives = make(weights or TransferWeights())
+        self.transfer_weights = weights
         self.stage = None
         self.built = True
 
     def set_stage(
         self, stage: TransferStage, freeze_lower_blocks: bool = False
     ) -> None:
-        """Makes `stage` current and marks what it trains as trainable.
+        """Makes `stage` current and marks its variables as trainable.
 
-        Transfer stages train the blocks up to their highest one, and neither
+        Transfer stages train the blocks up to their highest one, but neither
         embeddings nor heads, which were copied from the teacher. Recompile or
         retrace after a change.
 
         Args:
-            stage: what to train.
-            freeze_lower_blocks: train the stage's own blocks only.
+            stage: the stage to train next.
+            freeze_lower_blocks: train only the stage's own blocks.
 
         Raises:
-            ValueError: if the student has no such block, or all terms of the
+            ValueError: the student has no such block, or all terms of the
                 stage's loss have weight 0.
         """
         blocks = self.student.encoder.blocks
@@ -116,7 +114,7 @@ class Distiller(keras.Model):
                 f"the student has {len(blocks)} blocks. Received: a stage for "
                 f"block {max(stage.transfer_blocks)}"
             )
-        weights = self.objectives.weights
+        weights = self.transfer_weights
         whole = self._distils = bool(
             stage.pretraining_distillation and weights.pretraining_distillation
         )
@@ -139,9 +137,9 @@ class Distiller(keras.Model):
             )
 
     def lower_block_variables(self) -> list[keras.Variable]:
-        """The variables that a progressive stage trains at a lower rate.
+        """Returns the variables that a transfer stage trains at a lower rate.
 
-        These are the blocks below the one being transferred, whose own
+        They belong to the blocks below the one being transferred, whose own
         stages are over.
         """
         if self.stage.pretraining_distillation:
@@ -156,7 +154,7 @@ class Distiller(keras.Model):
     def call(self, inputs, training=None):
         if self.stage is None:
             raise ValueError("set_stage must be called first")
-        soft_labels = self._distils and self.objectives.weights.soft_labels
+        soft_labels = self._distils and self.transfer_weights.soft_labels
         reads_teacher = self._transfers or soft_labels
         student = self.student.encoder(
             inputs,
@@ -190,26 +188,24 @@ class Distiller(keras.Model):
         return y_pred["loss"]
 
     def _num_teacher_blocks(self, soft_labels) -> int | None:
-        if soft_labels or self.objectives.reads_all_teacher_maps:
+        if soft_labels:
             return None
         return self.teacher_blocks[max(self.stage.transfer_blocks)] + 1
 
     def _transfer_terms(self, student, teacher, input_mask) -> dict:
         share = 1.0 / len(self.student.encoder.blocks)
-        teacher_maps = [frozen(maps) for maps in teacher.feature_maps]
         terms = {}
         for block in self.stage.transfer_blocks:
             theirs = self.teacher_blocks[block]
             pair = BlockPair(
                 ops.cast(student.feature_maps[block + 1], "float32"),
-                teacher_maps[theirs + 1],
+                frozen(teacher.feature_maps[theirs + 1]),
                 ops.cast(student.attention_logits[block], "float32"),
                 frozen(teacher.attention_logits[theirs]),
-                teacher_maps,
                 input_mask,
             )
-            for name, term in self.objectives.transfer_terms(pair).items():
-                weight, value = term
+            found = transfer_terms(self.transfer_weights, pair)
+            for name, (weight, value) in found.items():
                 terms[f"{name}_block_{block:02d}"] = (weight * share, value)
         return terms
 
@@ -217,13 +213,11 @@ class Distiller(keras.Model):
         positions = inputs["masked_lm_positions"]
         teacher_logits = None
         if teacher is not None:
-            features = self.objectives.soften(teacher.sequence_output)
-            theirs = self.teacher.heads(
-                teacher._replace(sequence_output=features), positions
-            )
+            theirs = self.teacher.heads(teacher, positions)
             teacher_logits = frozen(theirs["masked_lm_logits"])
-        return self.objectives.distillation_terms(
-            self.student.heads(student, positions), teacher_logits, inputs
+        heads = self.student.heads(student, positions)
+        return distillation_terms(
+            self.transfer_weights, heads, teacher_logits, inputs
         )
 
 
@@ -231,7 +225,7 @@ def check_pair(student, teacher) -> None:
     """Checks that two configs can be paired.
 
     Raises:
-        ValueError: naming the field that differs.
+        ValueError: a field differs.
     """
     for name in _SHARED_FIELDS:
         ours, theirs = getattr(student, name), getattr(teacher, name)

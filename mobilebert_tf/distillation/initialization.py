@@ -1,4 +1,4 @@
-"""What the student takes over from the teacher before the first step."""
+"""What a student copies from its teacher before the first step."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from mobilebert_tf.modeling.models import MobileBertForPretraining
 
 
 class CopiedVariables(NamedTuple):
-    """Which of a student's variables outside its blocks were copied.
+    """Paths of a student's variables outside its blocks.
 
     Attributes:
-        copied: their paths.
-        left: the paths of the others.
+        copied: those copied from the teacher.
+        left: the others.
     """
 
     copied: list[str]
@@ -32,16 +32,13 @@ class CopiedVariables(NamedTuple):
 def copy_from_teacher(
     student: MobileBertForPretraining, teacher: MobileBertForPretraining
 ) -> CopiedVariables:
-    """Copies everything outside the blocks that the two have in common.
+    """Copies every variable outside the blocks that both models have.
 
-    By name: embedding tables and projection, masked LM head and next sentence
-    head (paper, section 3.6: "embedding and classifier are copied"). The
-    norm of the embeddings is not the same function in a NoNorm student;
-    `match_embedding_norm` takes care of it. Pooler and norms are copied where
-    both have the same kind.
-
-    Returns:
-        The paths that were copied and those that were not.
+    These are the embedding tables and projection, the masked LM head and the
+    next sentence head (paper, section 3.6: "embedding and classifier are
+    copied"), and the pooler where both have one. The embeddings' norm is
+    copied only between norms of the same type; for the others there is
+    `match_embedding_norm`.
     """
     same_norm = (
         student.config.normalization_type == teacher.config.normalization_type
@@ -67,28 +64,28 @@ def match_embedding_norm(
 ) -> None:
     """Sets a NoNorm student's embedding norm to the teacher's average one.
 
-    The teacher's layer norm computes gamma * (h - mean) / std + beta with a
-    token's own mean and std. With both replaced by their averages over a
-    batch it is a NoNorm, so the student's first feature map starts on the
-    teacher's scale instead of that of raw embeddings (which is smaller by the
-    order of `initializer_range`, and which the release makes block 0 undo).
+    The teacher's layer norm computes gamma * (h - mean) / std + beta with each
+    token's own mean and std. With averages over a batch in their place it is a
+    NoNorm, so the student's first feature map starts on the teacher's scale.
+    The scale of raw embeddings is far smaller (about `initializer_range`); in
+    the release, block 0 has to undo that.
 
-    Does nothing for any other pair of norms: equal ones were copied.
+    Does nothing for other pairs of norms: equal ones were copied.
 
     Args:
-        student: a student whose tables were copied from `teacher`.
+        student: a new student, whose tables were copied from `teacher`.
         teacher: its teacher.
-        inputs: one batch of encoder inputs.
+        inputs: one batch of encoder inputs; padding is not averaged.
     """
-    kinds = [m.config.normalization_type for m in (student, teacher)]
-    if kinds != ["no_norm", "layer_norm"]:
+    norms = [m.config.normalization_type for m in (student, teacher)]
+    if norms != ["no_norm", "layer_norm"]:
         return
     ours, theirs = student.encoder.embeddings, teacher.encoder.embeddings
-    mask = inputs["input_mask"]
-    raw = _input_of_norm(ours, inputs)
+    # A new NoNorm is the identity, so this is the input of the norm.
+    raw = ours(inputs["input_ids"], inputs["segment_ids"])
     mean = ops.mean(raw, axis=-1)
     inverse_std = ops.rsqrt(ops.var(raw, axis=-1) + theirs.norm.epsilon)
-    weight = ops.cast(mask, raw.dtype)
+    weight = ops.cast(inputs["input_mask"], raw.dtype)
     total = ops.sum(weight)
     scale = ops.sum(inverse_std * weight) / total
     shift = ops.sum(mean * inverse_std * weight) / total
@@ -96,15 +93,6 @@ def match_embedding_norm(
     beta = ops.cast(theirs.norm.beta, raw.dtype)
     ours.norm.gamma.assign(gamma * scale)
     ours.norm.beta.assign(beta - gamma * shift)
-
-
-def _input_of_norm(embeddings, inputs):
-    """The embedding sum before its norm; the student's norm must be identity.
-
-    A fresh NoNorm (gamma 1, beta 0) is the identity, so the embedding output
-    of a student that was just made is the norm's input.
-    """
-    return embeddings(inputs["input_ids"], inputs["segment_ids"])
 
 
 def _outside_blocks(model: MobileBertForPretraining) -> list[keras.Variable]:

@@ -1,24 +1,24 @@
-"""Transfer losses as pure functions: student first, teacher second.
+"""Losses of feature maps, attention and soft labels: student before teacher.
 
-Each is zero, with a zero gradient, where student equals teacher. Means run over
+Each is zero, with zero gradient, where student equals teacher. Means run over
 real tokens only.
 """
 
 from keras import ops
 
-from mobilebert_tf.modeling.losses import weighted_mean
+from mobilebert_tf.modeling.losses import kl_divergence, weighted_mean
 
-# The layer norm inside the feature map loss; the release's epsilon.
+# Of the layer norm inside the feature map loss, as in the release.
 _EPSILON = 1e-12
-# Variances that differ by less than this part are equal up to rounding.
+# Variances whose relative difference is below this are equal up to rounding.
 _ROUNDING = 1e-6
 
 
 def feature_map_transfer_loss(student, teacher, input_mask):
     """Mean squared difference of feature maps (paper, equation 2).
 
-    The paper's formula as it stands. The release, and our default, trains on
-    the three losses below instead, into which the paper says to split it.
+    The release, and our default, trains on the three losses below instead,
+    into which the paper says to split it.
 
     Args:
         student: [B, S, D].
@@ -35,18 +35,11 @@ def feature_map_transfer_loss(student, teacher, input_mask):
 def normalized_feature_map_loss(student, teacher, input_mask):
     """Mean squared difference of feature maps after a parameter-free norm.
 
-    The part of feature map transfer (paper, equation 2) that ignores each
-    token's mean and scale, which the two statistics losses below carry.
-
-    Args:
-        student: [B, S, D].
-        teacher: [B, S, D].
-        input_mask: [B, S], 1 for real tokens.
-
-    Returns:
-        A scalar.
+    The part of feature map transfer that ignores each token's mean and scale,
+    which the two losses below compare. Shapes are those of
+    `feature_map_transfer_loss`.
     """
-    difference = without_statistics(student) - without_statistics(teacher)
+    difference = _without_statistics(student) - _without_statistics(teacher)
     return weighted_mean(ops.mean(ops.square(difference), axis=-1), input_mask)
 
 
@@ -59,9 +52,9 @@ def feature_mean_loss(student, teacher, input_mask):
 def feature_variance_loss(student, teacher, input_mask):
     """Mean absolute difference of each token's variance over its features.
 
-    Rounding is no difference: compilers may compute two equal variances in
-    different orders, and an absolute value would turn the sign of that noise
-    into a gradient of full size.
+    Differences at the level of rounding count as zero: compilers may compute
+    two equal variances in different orders, and the absolute value would turn
+    the sign of that noise into a gradient of full size.
     """
     teacher_variance = ops.var(teacher, axis=-1)
     difference = ops.abs(ops.var(student, axis=-1) - teacher_variance)
@@ -70,58 +63,43 @@ def feature_variance_loss(student, teacher, input_mask):
 
 
 def attention_transfer_loss(student_logits, teacher_logits, input_mask):
-    """KL(teacher || student) of the attention, per head and real query.
-
-    Paper, equation 3.
+    """KL(teacher || student) of attention (paper, equation 3), in nats.
 
     Args:
         student_logits: [B, N, S, S], masked, before softmax.
-        teacher_logits: the same of the teacher.
+        teacher_logits: [B, N, S, S].
         input_mask: [B, S], 1 for real tokens.
 
     Returns:
-        The mean over sequences' real queries and heads, in nats.
+        The mean over heads and real queries, a scalar.
     """
-    divergence = _kl_divergence(student_logits, teacher_logits)  # [B, N, S]
+    divergence = kl_divergence(student_logits, teacher_logits)  # [B, N, S]
     return weighted_mean(ops.mean(divergence, axis=1), input_mask)
 
 
 def masked_lm_distillation_loss(
     student_logits, teacher_logits, masked_lm_weights, temperature: float = 1.0
 ):
-    """Soft cross-entropy of the student against the teacher's predictions.
+    """KL(teacher || student) of the masked LM's predictions, in nats.
 
-    Written as KL(teacher || student), which differs from the cross-entropy by
-    the teacher's own entropy: a constant that only hides progress.
+    It differs from the paper's soft cross-entropy by the teacher's own
+    entropy, a constant that would only hide progress.
 
     Args:
         student_logits: [B, P, V].
         teacher_logits: [B, P, V].
-        masked_lm_weights: [B, P].
-        temperature: divides both logits; the result is multiplied by its
-            square, so that gradients keep their size.
+        masked_lm_weights: [B, P], 1 for a prediction, 0 for an unused slot.
+        temperature: see `kl_divergence`.
 
     Returns:
-        The mean over predictions, in nats.
+        The mean over predictions, a scalar.
     """
-    divergence = _kl_divergence(
-        student_logits / temperature, teacher_logits / temperature
-    )
-    return temperature**2 * weighted_mean(divergence, masked_lm_weights)
+    divergence = kl_divergence(student_logits, teacher_logits, temperature)
+    return weighted_mean(divergence, masked_lm_weights)
 
 
-def _kl_divergence(student_logits, teacher_logits):
-    """KL(teacher || student) over the last axis, in nats, unreduced."""
-    student_log_probs = ops.log_softmax(student_logits, axis=-1)
-    teacher_log_probs = ops.log_softmax(teacher_logits, axis=-1)
-    return ops.sum(
-        ops.exp(teacher_log_probs) * (teacher_log_probs - student_log_probs),
-        axis=-1,
-    )
-
-
-def without_statistics(features):
-    """Layer norm over the last axis without parameters, as the release's."""
+def _without_statistics(features):
+    """Layer norm over the last axis without parameters, as in the release."""
     centered = features - ops.mean(features, axis=-1, keepdims=True)
     variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
     return centered * ops.rsqrt(variance + _EPSILON)

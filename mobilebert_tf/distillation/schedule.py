@@ -1,12 +1,15 @@
-"""The order of knowledge transfer, as a list of stages (paper, section 3.6).
+"""Knowledge transfer as a list of stages (paper, section 3.6); pure Python.
 
-Pure Python: what is transferred at each stage and for how long. Blocks are
-numbered from 0, below.
+A stage says what is trained, for how long and with which loss. Blocks are
+numbered from 0, starting at the bottom.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
+
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.options import Options, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,12 +17,12 @@ class TransferStage:
     """A stretch of training with one loss.
 
     Attributes:
-        name: for logs, e.g. `transfer_block_03`.
+        name: shown in logs, for example `transfer_block_03`.
         num_steps: its length.
-        transfer_blocks: the blocks whose feature maps and attention are
-            matched to the teacher's.
-        pretraining_distillation: whether the pre-training distillation loss
-            is part of the stage's loss.
+        transfer_blocks: blocks whose feature maps and attention are fitted to
+            the teacher's.
+        pretraining_distillation: whether the loss includes pre-training
+            distillation.
     """
 
     name: str
@@ -37,7 +40,7 @@ class TransferStage:
 
     @property
     def num_blocks(self) -> int | None:
-        """How many blocks the stage has to run; None for all and the heads."""
+        """Blocks that the stage runs; None for all of them and the heads."""
         if self.pretraining_distillation:
             return None
         return max(self.transfer_blocks) + 1
@@ -46,23 +49,21 @@ class TransferStage:
 def progressive_stages(
     num_blocks: int, transfer_steps: int, distillation_steps: int
 ) -> list[TransferStage]:
-    """PKT: one block after the other from below, then distillation.
+    """PKT: one block after the other, bottom first; then distillation.
 
     Args:
         num_blocks: L.
-        transfer_steps: in all; each block gets an equal share of them.
+        transfer_steps: total over all blocks, split evenly among them.
         distillation_steps: steps of pre-training distillation.
     """
     share, rest = divmod(transfer_steps, num_blocks)
     stages = [
         TransferStage(
-            f"transfer_block_{block:02d}",
-            share + (block < rest),
-            transfer_blocks=(block,),
+            f"transfer_block_{block:02d}", share + (block < rest), (block,)
         )
         for block in range(num_blocks)
     ]
-    return _drop_empty([*stages, _distillation(distillation_steps)])
+    return _without_empty([*stages, _distillation(distillation_steps)])
 
 
 def joint_stages(
@@ -70,28 +71,21 @@ def joint_stages(
 ) -> list[TransferStage]:
     """JKT: all blocks at once, then distillation."""
     blocks = tuple(range(num_blocks))
-    return _drop_empty(
-        [
-            TransferStage("transfer_all_blocks", transfer_steps, blocks),
-            _distillation(distillation_steps),
-        ]
-    )
+    transfer = TransferStage("transfer_all_blocks", transfer_steps, blocks)
+    return _without_empty([transfer, _distillation(distillation_steps)])
 
 
 def auxiliary_stages(
     num_blocks: int, transfer_steps: int, distillation_steps: int
 ) -> list[TransferStage]:
-    """AKT: a single stage, transfer losses added to distillation."""
-    return _drop_empty(
-        [
-            TransferStage(
-                "distillation_with_transfer",
-                transfer_steps + distillation_steps,
-                tuple(range(num_blocks)),
-                pretraining_distillation=True,
-            )
-        ]
+    """AKT: one stage, with transfer losses added to distillation."""
+    stage = TransferStage(
+        "distillation_with_transfer",
+        transfer_steps + distillation_steps,
+        tuple(range(num_blocks)),
+        pretraining_distillation=True,
     )
+    return _without_empty([stage])
 
 
 STRATEGIES = {
@@ -105,17 +99,143 @@ STRATEGIES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class TransferOptions(Options):
+    """Which stages there are, and how fast they learn."""
+
+    strategy: str = option(
+        "progressive",
+        "progressive (pkt): block by block, then distillation; joint (jkt): "
+        "all blocks at once, then distillation; auxiliary (akt): everything "
+        "at once.",
+        flag="transfer_strategy",
+        choices=tuple(STRATEGIES),
+        everyday=True,
+    )
+    num_transfer_steps: int = option(
+        1000,
+        "Steps of knowledge transfer, total over all blocks.",
+        min=0,
+        everyday=True,
+    )
+    num_train_steps: int = option(
+        1000, "Steps of pre-training distillation.", min=0, everyday=True
+    )
+    learning_rate: float = option(
+        3e-3,
+        "Peak learning rate of the block being transferred.",
+        flag="transfer_learning_rate",
+        min=0.0,
+    )
+    lower_block_multiplier: float = option(
+        0.1,
+        "Learning rate of the blocks below, relative to "
+        "--transfer_learning_rate (soft freezing); 0 freezes them.",
+        min=0.0,
+    )
+
+    def stages(self, num_blocks: int) -> list[TransferStage]:
+        """Returns the stages for a student of `num_blocks` blocks."""
+        return STRATEGIES[self.strategy](
+            num_blocks, self.num_transfer_steps, self.num_train_steps
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferWeights(Options):
+    """Weights of the loss terms, by default the release's.
+
+    The weights of transfer terms are divided by the number of the student's
+    blocks. A term of weight 0 is not computed.
+    """
+
+    normalized_feature_map: float = option(
+        100.0,
+        "Weight of the difference of normalised feature maps.",
+        flag="normalized_feature_map_weight",
+        min=0.0,
+    )
+    feature_mean: float = option(
+        5000.0,
+        "Weight of the difference of feature means.",
+        flag="feature_mean_weight",
+        min=0.0,
+    )
+    feature_variance: float = option(
+        5.0,
+        "Weight of the difference of feature variances.",
+        flag="feature_variance_weight",
+        min=0.0,
+    )
+    feature_map_transfer: float = option(
+        0.0,
+        "Weight of the plain difference of feature maps, the paper's formula, "
+        "which the three terms above replace.",
+        flag="feature_map_transfer_weight",
+        min=0.0,
+    )
+    attention_transfer: float = option(
+        1.0,
+        "Weight of attention transfer.",
+        flag="attention_transfer_weight",
+        min=0.0,
+    )
+    pretraining_distillation: float = option(
+        1.0,
+        "Weight of pre-training distillation as a whole.",
+        flag="pretraining_distillation_weight",
+        min=0.0,
+    )
+    pd_alpha: float = option(
+        0.5,
+        "Share of the true label, against the teacher's soft label, within "
+        "pre-training distillation.",
+        min=0.0,
+        max=1.0,
+    )
+    next_sentence: float = option(
+        1.0,
+        "Weight of next sentence prediction within pre-training distillation.",
+        flag="next_sentence_weight",
+        min=0.0,
+    )
+    temperature: float = option(
+        1.0, "Temperature of the soft labels; above 0.", min=0.0
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.temperature:
+            raise InputError("--temperature", "a number above 0", 0.0)
+
+    @property
+    def transfer(self) -> bool:
+        """Whether any term compares blocks."""
+        return bool(
+            self.normalized_feature_map
+            or self.feature_mean
+            or self.feature_variance
+            or self.feature_map_transfer
+            or self.attention_transfer
+        )
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether pre-training distillation reads the teacher."""
+        return self.pretraining_distillation > 0 and self.pd_alpha < 1
+
+
 def uniform_teacher_blocks(
     num_student_blocks: int, num_teacher_blocks: int
 ) -> tuple[int, ...]:
-    """Returns the teacher's block that each student block learns from.
+    """Returns the teacher block that each student block learns from.
 
     Each student block stands for an equal run of teacher blocks and learns
     from the last of them, so that the last learns from the last: 6 blocks
-    against 24 learn from 3, 7, 11, 15, 19 and 23.
+    learn from blocks 3, 7, 11, 15, 19 and 23 of 24.
 
     Raises:
-        ValueError: if the runs cannot be equal.
+        ValueError: the runs cannot be equal.
     """
     if num_teacher_blocks % num_student_blocks:
         raise ValueError(
@@ -132,11 +252,11 @@ def check_teacher_blocks(
     num_student_blocks: int,
     num_teacher_blocks: int,
 ) -> tuple[int, ...]:
-    """Returns an explicit map from student to teacher blocks, checked.
+    """Checks an explicit map from student blocks to teacher blocks.
 
     Raises:
-        ValueError: unless it names one block for each of the student's, in
-            rising order, all of which the teacher has.
+        ValueError: it does not name one teacher block for each student block,
+            in rising order.
     """
     rising = all(
         lower < upper
@@ -154,14 +274,12 @@ def check_teacher_blocks(
 
 
 def transfer_rate(progress: float) -> float:
-    """The release's learning-rate curve within one transfer stage.
+    """Returns the release's learning-rate factor within a transfer stage.
+
+    A linear rise to 0.995 over the first tenth, then a slow fall to 0.9.
 
     Args:
-        progress: the part of the stage that is done, in [0, 1].
-
-    Returns:
-        A factor: a linear ramp to 0.995 over the first tenth, then a slow
-        fall to 0.9.
+        progress: finished share of the stage, in [0, 1].
     """
     return min(0.9 + 0.1 * math.sqrt(1.0 - progress), 10.0 * progress)
 
@@ -172,5 +290,5 @@ def _distillation(num_steps: int) -> TransferStage:
     )
 
 
-def _drop_empty(stages: list[TransferStage]) -> list[TransferStage]:
+def _without_empty(stages: list[TransferStage]) -> list[TransferStage]:
     return [stage for stage in stages if stage.num_steps]

@@ -1,8 +1,8 @@
-"""Training state on disk: whole, checked when read, never lost to a bad save.
+"""Training state on disk: complete, checked when read, safe from a bad save.
 
-A checkpoint is a pair of files, `ckpt-STEP.index` and its data, written in that
-way by TensorFlow: data first, the index last and by renaming. So an index that
-is there belongs to whole data, unless something happened to the files later.
+A checkpoint is a pair of files, `ckpt-STEP.index` and its data. TensorFlow
+writes the data first and the index last, by renaming it, so an index that
+exists belongs to complete data unless the files were damaged later.
 """
 
 import json
@@ -16,11 +16,10 @@ import tensorflow as tf
 
 from mobilebert_tf.errors import RunError
 
-CHECKPOINTS = "checkpoints"
 _STATE = "state"
 
-# What TensorFlow's reader raises for files that are cut short, altered or
-# missing: the index error is its word for data that end too early.
+# Raised by TensorFlow's reader for files that are cut short (IndexError),
+# altered or missing.
 _UNREADABLE = (tf.errors.OpError, IndexError)
 
 
@@ -34,7 +33,7 @@ class Checkpoint(NamedTuple):
     Attributes:
         step: its number.
         prefix: its path without `.index`.
-        state: the values it was saved with.
+        state: JSON values it was saved with.
     """
 
     step: int
@@ -46,9 +45,9 @@ class CheckpointFolder:
     """Saves and restores, keeping the newest checkpoints.
 
     Args:
-        folder: where; made with the first checkpoint.
-        is_chief: whether this process writes. Others read only.
-        max_to_keep: newest checkpoints that are kept.
+        folder: made with the first checkpoint.
+        is_chief: whether this process writes; others only read.
+        max_to_keep: number of newest checkpoints to keep.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class CheckpointFolder:
         self._max_to_keep = max_to_keep
 
     def steps(self) -> list[int]:
-        """Returns the steps that there are checkpoints of, ascending."""
+        """Returns the steps of all checkpoints, ascending."""
         return sorted(
             int(path.stem.removeprefix("ckpt-"))
             for path in self.folder.glob("ckpt-*.index")
@@ -73,10 +72,10 @@ class CheckpointFolder:
         return self.folder / f"ckpt-{step}"
 
     def newest(self) -> Checkpoint | None:
-        """Returns the newest readable checkpoint, None if there is none.
+        """Returns the newest intact checkpoint, None if there is none.
 
-        Every byte is read against its checksum. Checkpoints that fail are
-        named and renamed: what follows will be saved in their place.
+        Every byte is read against its checksum. Damaged checkpoints are
+        reported and renamed, since the run will save in their place again.
         """
         for step in reversed(self.steps()):
             try:
@@ -91,7 +90,7 @@ class CheckpointFolder:
         return None
 
     def read(self, step: int) -> Checkpoint:
-        """Reads a checkpoint through, against its checksums."""
+        """Reads all of a checkpoint, against its checksums."""
         reader = tf.train.load_checkpoint(str(self.prefix(step)))
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
@@ -109,11 +108,11 @@ class CheckpointFolder:
         Args:
             step: its number.
             state: JSON values.
-            variables: by part, `model` and `optimizer` say.
+            variables: by part, for example `model` and `optimizer`.
 
         Raises:
-            CannotSave: if it could not be written whole, the disk being full
-                say. Nothing of it is left behind.
+            CannotSave: it could not be written, for example because the disk
+                is full. Nothing of it is left behind.
         """
         if not self._is_chief:
             return
@@ -139,12 +138,12 @@ class CheckpointFolder:
         checkpoint: Checkpoint,
         variables: dict[str, Sequence[keras.Variable | tf.Variable]],
     ) -> None:
-        """Gives variables their saved values, part by part."""
+        """Assigns saved values to variables, part by part."""
         status = _trackable(variables).read(str(checkpoint.prefix))
         status.assert_existing_objects_matched().expect_partial()
 
     def remove_leftovers(self) -> None:
-        """Removes what a save that was killed has left behind."""
+        """Removes the files of a save that was killed."""
         if not self._is_chief:
             return
         whole = {f"ckpt-{step}" for step in self.steps()}

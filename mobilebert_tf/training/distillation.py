@@ -1,33 +1,43 @@
-"""From a teacher to its student's stages, and from a stage to its step."""
+"""Teaching a student: from stages to phases of a run, with attention images."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import keras
-import tensorflow as tf
+import numpy as np
 
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.distillation.distiller import Distiller, check_pair
 from mobilebert_tf.distillation.initialization import copy_from_teacher
-from mobilebert_tf.distillation.objectives import TransferWeights
-from mobilebert_tf.distillation.schedule import TransferStage
+from mobilebert_tf.distillation.schedule import (
+    TransferOptions,
+    TransferStage,
+    TransferWeights,
+)
 from mobilebert_tf.modeling.models import MobileBertForPretraining
 from mobilebert_tf.training.evaluation import Evaluation
 from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import (
     TransferStageSchedule,
+    build_schedule,
     describe_parameters,
+    optimizer_with,
 )
-from mobilebert_tf.training.options import StepOptions
+from mobilebert_tf.training.options import OptimizerOptions, StepOptions
 from mobilebert_tf.training.step import TrainStep
 
-# What the progress line shows of a stage's terms, where the stage has them.
-SHOWN_TERMS = (
-    "loss",
-    "masked_lm_loss",
-    "masked_lm_distillation_loss",
-    "mixed_masked_lm_loss",
-)
+# Terms that the progress line shows, where a stage has them.
+SHOWN_TERMS = ("loss", "masked_lm_loss", "masked_lm_distillation_loss")
+
+IMAGE_NAME = "attention"
+
+# Longer sentences would be too small to see.
+_LONGEST = 32
+_NUM_BLOCKS, _NUM_HEADS = 3, 4
+# Pixels: the smallest width of a map, and the gaps between maps and blocks.
+_MAP_PIXELS = 96
+_GAP, _WIDE_GAP = 4, 16
+_WHITE, _BETWEEN = 255.0, 128.0
 
 
 def build_distiller(
@@ -35,26 +45,28 @@ def build_distiller(
     teacher: MobileBertForPretraining,
     weights: TransferWeights,
     stages: Sequence[TransferStage],
-    **settings,
+    teacher_blocks: Sequence[int] | None = None,
 ) -> Distiller:
     """Makes a student, copies into it, and pairs it with its teacher.
 
-    Prints what was copied, and what the optimizer will not decay.
+    Prints what was copied, and which variables the optimizer will not decay.
 
     Args:
         config: the student's.
         teacher: see `load_teacher`.
-        weights: of the loss.
-        stages: what the pair is for, checked here rather than hours later.
-        **settings: of `Distiller`.
+        weights: of the loss terms.
+        stages: checked here rather than hours later.
+        teacher_blocks: see `Distiller`.
 
     Raises:
-        ValueError: if student, teacher, weights and stages do not fit.
+        ValueError: student, teacher, weights and stages do not fit.
     """
     check_pair(config, teacher.config)
     student = MobileBertForPretraining(config)
     copied = copy_from_teacher(student, teacher)
-    distiller = Distiller(student, teacher, weights, **settings)
+    distiller = Distiller(
+        student, teacher, weights, teacher_blocks=teacher_blocks
+    )
     for stage in stages:
         distiller.set_stage(stage)
     print(copied, flush=True)
@@ -62,42 +74,34 @@ def build_distiller(
     return distiller
 
 
-def run_stages(
-    run: Run,
-    distiller: Distiller,
+def stage_phases(
     stages: Sequence[TransferStage],
-    dataset_from: Callable[[int, int], tf.data.Dataset],
-    *,
+    build: Callable[[TransferStage], TrainStep],
+    batches: Callable[[int], Iterable[dict]],
     evaluation: Evaluation | None = None,
     every: Sequence[tuple[int, Callable[[Run], None]]] = (),
-    **settings,
-) -> None:
-    """Runs all stages, or what is left of them.
+) -> Iterator[Phase]:
+    """Yields the phases of a run, one for each stage.
 
     Args:
-        run: the run they are phases of.
-        distiller: the pair.
-        stages: of `distillation.schedule`.
-        dataset_from: from the steps of the stages before, and of the current
-            one, to endless batches from there on.
-        evaluation: how pre-training distillation is judged. Before it there
-            is no masked LM yet.
-        every: see `Phase`, in all stages.
-        **settings: of `build_stage`.
+        stages: see `distillation.schedule`.
+        build: makes the step of a stage (see `build_stage`).
+        batches: maps the number of a step, counted over all stages, to endless
+            batches from there on.
+        evaluation: of pre-training distillation. Transfer stages have no
+            masked LM yet.
+        every: see `Phase`.
     """
     first_step = 0
     for stage in stages:
-        distils = stage.pretraining_distillation
-        run.train(
-            Phase(
-                stage.name,
-                stage.num_steps,
-                functools.partial(build_stage, distiller, stage, **settings),
-                functools.partial(dataset_from, first_step),
-                shown=SHOWN_TERMS,
-                evaluation=evaluation if distils else None,
-                every=every,
-            )
+        yield Phase(
+            stage.name,
+            stage.num_steps,
+            functools.partial(build, stage),
+            lambda step, first_step=first_step: batches(first_step + step),
+            shown=SHOWN_TERMS,
+            evaluation=evaluation if stage.pretraining_distillation else None,
+            every=every,
         )
         first_step += stage.num_steps
 
@@ -106,52 +110,134 @@ def build_stage(
     distiller: Distiller,
     stage: TransferStage,
     *,
-    optimizer_class: type[keras.optimizers.Optimizer],
-    optimizer_settings: dict,
-    build_schedule: Callable,
-    transfer_learning_rate: float,
-    lower_block_multiplier: float,
-    step_options: StepOptions = StepOptions(),
+    learning_rate: float,
+    optimizer: OptimizerOptions = OptimizerOptions(),
+    transfer: TransferOptions = TransferOptions(),
+    options: StepOptions = StepOptions(),
 ) -> TrainStep:
     """Returns the train step of a stage, with a fresh optimizer.
 
-    What is the release's here: moments start afresh at every stage; in a
-    transfer stage embeddings, heads and blocks above have no rate, the block
-    itself has the one of `TransferStageSchedule`, blocks below a tenth of it
-    (`lower_block_multiplier`), decay included. The release has this under
-    LAMB only; here it holds under every optimizer. With a multiplier of 0 the
-    lower blocks are not trained at all, and no gradient is computed for them.
+    As in the release, moments start afresh at every stage. In a transfer stage
+    embeddings, heads and the blocks above have no learning rate, the block
+    itself has that of `TransferStageSchedule`, and the blocks below a tenth of
+    it (`transfer.lower_block_multiplier`), weight decay included. The release
+    does this under LAMB only; here it holds under every optimizer. With a
+    multiplier of 0 the lower blocks are not trained, and their gradients are
+    not computed.
 
     Args:
         distiller: the pair; `stage` becomes its current stage.
-        stage: what to train.
-        optimizer_class: of `training.optimization`.
-        optimizer_settings: its arguments besides schedule and multipliers.
-        build_schedule: from the steps of the distillation stage to the
-            schedule of its learning rate.
-        transfer_learning_rate: peak within a transfer stage.
-        lower_block_multiplier: rate of the blocks below, relative to it.
-        step_options: how a step is carried out.
+        stage: the stage to train.
+        learning_rate: peak within pre-training distillation.
+        optimizer: its kind, and the schedule of pre-training distillation.
+        transfer: learning rates of transfer stages.
+        options: how a step is carried out.
     """
-    distiller.set_stage(stage, freeze_lower_blocks=not lower_block_multiplier)
+    distiller.set_stage(
+        stage, freeze_lower_blocks=not transfer.lower_block_multiplier
+    )
     if stage.pretraining_distillation:
-        schedule = build_schedule(stage.num_steps)
+        schedule = build_schedule(optimizer, learning_rate, stage.num_steps)
     else:
         schedule = TransferStageSchedule(
-            transfer_learning_rate, stage.num_steps
+            transfer.learning_rate, stage.num_steps
         )
-    optimizer = optimizer_class(
-        schedule,
-        multipliers=[
-            (variable, lower_block_multiplier)
-            for variable in distiller.lower_block_variables()
-        ],
-        **optimizer_settings,
-    )
+    multipliers = [
+        (variable, transfer.lower_block_multiplier)
+        for variable in distiller.lower_block_variables()
+    ]
     return TrainStep(
-        # Dropout is the distiller's to switch off.
+        # The distiller itself switches dropout off where it must.
         functools.partial(distiller, training=True),
         distiller.student.trainable_variables,
-        optimizer,
-        step_options,
+        optimizer_with(optimizer, schedule, multipliers),
+        options,
     )
+
+
+def attention_drawer(
+    distiller: Distiller, batch: Mapping
+) -> Callable[[Run], None]:
+    """Returns a function that shows attention in a run's TensorBoard.
+
+    The teacher's pattern grows into the student block by block; a curve of the
+    attention loss does not show which, an image does. The maps are computed
+    outside the train step and without a graph: tracing two encoders would take
+    longer than all images of a run.
+
+    Args:
+        distiller: the pair.
+        batch: a pre-training batch, of which the first sequence is shown.
+    """
+    inputs = sentence_inputs(batch)
+    student, teacher = distiller.student.encoder, distiller.teacher.encoder
+    number = len(student.blocks)
+    blocks = sorted({0, number // 2, number - 1})[:_NUM_BLOCKS]
+    theirs = [distiller.teacher_blocks[block] for block in blocks]
+
+    def draw(run: Run) -> None:
+        image = attention_image(
+            _attention_maps(student, inputs, blocks),
+            _attention_maps(teacher, inputs, theirs),
+        )
+        run.log.write_image(
+            IMAGE_NAME,
+            image,
+            run.global_step,
+            f"Top: heads of the student's blocks {_list(blocks)}. Bottom: of "
+            f"the teacher's {_list(theirs)}. A row is a query; dark means "
+            "much attention.",
+        )
+
+    return draw
+
+
+def sentence_inputs(batch: Mapping) -> dict[str, np.ndarray]:
+    """Returns encoder inputs of a batch's first sequence, [1, S]."""
+    length = min(int(np.sum(batch["input_mask"][0])), _LONGEST)
+    return {
+        name: np.asarray(batch[name])[:1, :length]
+        for name in ("input_ids", "input_mask", "segment_ids")
+    }
+
+
+def attention_image(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Draws the student's maps above the teacher's.
+
+    Args:
+        student: attention probabilities, [blocks, heads, S, S].
+        teacher: the same of its teacher.
+
+    Returns:
+        Grey levels, [height, width, 1], uint8.
+    """
+    factor = max(1, _MAP_PIXELS // student.shape[-1])
+    rows = []
+    for maps in (student, teacher):
+        # The root spreads small probabilities, so that they can be told apart.
+        grey = _WHITE * (1.0 - np.sqrt(maps[:, :_NUM_HEADS]))
+        large = grey.repeat(factor, axis=-2).repeat(factor, axis=-1)
+        blocks = [_joined(heads, _GAP, axis=1) for heads in large]
+        rows.append(_joined(blocks, _WIDE_GAP, axis=1))
+    image = _joined(rows, _WIDE_GAP, axis=0)
+    return image.round().astype("uint8")[..., None]
+
+
+def _joined(images: Sequence[np.ndarray], gap: int, axis: int) -> np.ndarray:
+    """Joins images along an axis, with a grey line between."""
+    shape = list(images[0].shape)
+    shape[axis] = gap
+    between = np.full(shape, _BETWEEN)
+    parts = [part for image in images for part in (between, image)]
+    return np.concatenate(parts[1:], axis=axis)
+
+
+def _attention_maps(encoder, inputs, blocks: Sequence[int]) -> np.ndarray:
+    """Returns attention probabilities, [blocks, heads, S, S]."""
+    probs = encoder(inputs, training=False).attention_probs
+    chosen = [keras.ops.cast(probs[block][0], "float32") for block in blocks]
+    return np.stack([keras.ops.convert_to_numpy(heads) for heads in chosen])
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

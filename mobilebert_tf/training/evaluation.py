@@ -1,7 +1,7 @@
 """Evaluations while a phase trains: recorded, and the best one's weights kept.
 
-Which is the best, and when it is no use going on, follows from the record
-alone, so that a run that was killed decides as if it had not been.
+Which is the best, and when patience ends, follows from the record alone, so a
+run that was killed decides as if it had not been.
 """
 
 import dataclasses
@@ -10,29 +10,30 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mobilebert_tf.training.checkpoints import CHECKPOINTS
-from mobilebert_tf.training.log import METRICS_FILE, MetricsLog, read_metrics
-
-# Of a run's folder: the weights of its best evaluation.
-BEST_FOLDER = f"{CHECKPOINTS}/best"
-EVALUATION = "evaluation"
+from mobilebert_tf.training.log import MetricsLog
+from mobilebert_tf.training.run_folder import (
+    BEST_FOLDER,
+    EVALUATION,
+    METRICS_FILE,
+    read_metrics,
+)
 
 _NOT_METRICS = {"phase", "step", "global_step", "score"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How a phase is judged while it trains.
+    """Measures a model while a phase trains it.
 
     Attributes:
-        every: steps from one evaluation to the next; the last step of the
-            phase has one too.
+        every: steps from one evaluation to the next. There is also one after
+            the last step of the phase.
         measure: returns metrics by name.
-        score: of metrics, larger where they are better.
-        keep: writes the weights into a folder; called with `BEST_FOLDER` when
-            none before had so good a score.
-        patience: evaluations without a better score before the phase ends;
-            None: it goes to its end.
+        score: maps metrics to a number, larger if they are better.
+        keep: writes the weights into a folder; called with `BEST_FOLDER` for a
+            better score than all before.
+        patience: evaluations without a better score after which the phase
+            ends; None trains it to its end.
     """
 
     every: int
@@ -42,7 +43,7 @@ class Evaluation:
     patience: int | None = None
 
     def is_due(self, step: int, num_steps: int) -> bool:
-        """Whether there is one after `step` steps of a phase."""
+        """Whether there is one after `step` of a phase's `num_steps`."""
         return step > 0 and (step % self.every == 0 or step == num_steps)
 
     def evaluate(
@@ -55,14 +56,14 @@ class Evaluation:
     ) -> None:
         """Evaluates, keeps the weights if they are the best so far, records.
 
-        In this order: what is recorded has been kept.
+        In this order: whatever is recorded has been kept.
 
         Args:
             folder: the run's.
             log: its record.
-            phase: what is training, for the line that is printed.
-            step: of the phase.
-            global_step: of the run.
+            phase: name of the phase, for the line that is printed.
+            step: steps of the phase.
+            global_step: steps of the run.
         """
         before = recorded(folder, global_step)
         metrics = self.measure()
@@ -77,13 +78,12 @@ class Evaluation:
         print(f"{phase}  step {step}  {shown}{best}", flush=True)
 
     def is_hopeless(self, lines: Sequence[Mapping]) -> bool:
-        """Whether patience has ended with the last of recorded evaluations."""
+        """Whether patience has ended with the last of `recorded` lines."""
         if self.patience is None:
             return False
         best = best_of(lines)["step"]
-        return sum(line["global_step"] > best for line in lines) >= (
-            self.patience
-        )
+        since = sum(line["global_step"] > best for line in lines)
+        return since >= self.patience
 
 
 def recorded(folder: str | os.PathLike, global_step: int) -> list[dict]:
@@ -99,10 +99,13 @@ def recorded(folder: str | os.PathLike, global_step: int) -> list[dict]:
 
 
 def best_of(lines: Sequence[Mapping]) -> dict:
-    """Returns `step`, `score` and `metrics` of the best; of equals the first.
+    """Returns the best evaluation, the first among equals.
 
     Args:
-        lines: of `recorded`, at least one. `step` is that of the run.
+        lines: see `recorded`; at least one.
+
+    Returns:
+        Its `step` (of the run), `score` and `metrics`.
     """
     best = max(lines, key=lambda line: _rank(line["score"]))
     return {
@@ -113,5 +116,5 @@ def best_of(lines: Sequence[Mapping]) -> dict:
 
 
 def _rank(score: float) -> float:
-    """The score; the worst if it is no number, a constant's correlation say."""
+    """The score, or -inf for NaN (e.g. the correlation of a constant)."""
     return -math.inf if math.isnan(score) else score

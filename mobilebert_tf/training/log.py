@@ -1,6 +1,7 @@
-"""The steps between two log lines: averaged, and checked one by one.
+"""The record of a run: `metrics.jsonl`, TensorBoard and progress lines.
 
-The record of a run: `metrics.jsonl`, TensorBoard, and lines to read.
+A line averages the steps since the one before, each of which is checked for
+NaN and infinite values.
 """
 
 import json
@@ -15,6 +16,11 @@ import tensorflow as tf
 
 from mobilebert_tf.errors import RunError
 from mobilebert_tf.files import atomic_file
+from mobilebert_tf.training.run_folder import (
+    METRICS_FILE,
+    RESULTS,
+    read_metrics,
+)
 from mobilebert_tf.training.step import NO_VARIABLE, TrainStep
 
 
@@ -26,12 +32,12 @@ class Window:
     """Averages the values of steps, without waiting for them as they come.
 
     Args:
-        phase: for messages.
-        train_step: whose values these are.
-        step: the steps of the phase that are done.
-        max_skipped: steps with values that are not finite that a run may
-            leave out, in all. Their updates have not been made.
-        state: of the window that an earlier process had begun.
+        phase: name of the phase, for messages.
+        train_step: the step that computes the values.
+        step: steps of the phase taken before.
+        max_skipped: number of steps with NaN or infinite values that a run
+            tolerates in total. Their updates have not been made.
+        state: see `state`, of an earlier process; {} if there was none.
     """
 
     def __init__(
@@ -53,18 +59,19 @@ class Window:
         self._pending = []
 
     def add(self, values: tf.Tensor, variables: tf.Tensor) -> None:
-        """Takes what `TrainStep.run` returned."""
-        # Not read yet: that would wait for the steps.
+        """Takes the results of `TrainStep.run`."""
+        # Reading them now would wait for the steps.
         self._pending.append((values, variables))
 
     def read(self, last_good: str) -> None:
-        """Waits for all steps so far and checks them.
+        """Waits for all steps so far and checks their values.
 
         Args:
-            last_good: what to name if a value is not finite.
+            last_good: names the last good checkpoint, for the error.
 
         Raises:
-            NonFiniteLoss: if one is not, and no more may be left out.
+            NonFiniteLoss: a value is NaN or infinite, and as many steps as
+                tolerated have been left out.
         """
         pending, self._pending = self._pending, []
         for values, variables in pending:
@@ -72,17 +79,17 @@ class Window:
             indices = variables.numpy().tolist()
             for row, variable in zip(rows, indices, strict=True):
                 self._step += 1
-                # The rate is a schedule's, the rest was computed.
+                # The last value, the learning rate, is not computed from data.
                 if all(map(math.isfinite, row[:-1])):
                     self._sum(row)
                 else:
                     self._skip(row, variable, last_good)
 
     def averages(self) -> dict[str, float]:
-        """Returns the means since the last call, and begins anew.
+        """Returns the means since the last call, and starts anew.
 
-        The learning rate is the last step's. Nothing if every step was left
-        out.
+        The learning rate is that of the last step. Empty if every step was
+        left out.
         """
         means = [value / self._number for value in self._sums]
         averages = dict(zip(self._train_step.names, means, strict=False))
@@ -92,7 +99,7 @@ class Window:
         return averages
 
     def state(self) -> dict:
-        """Returns what a later process needs to go on, as JSON values."""
+        """Returns JSON values with which a later process continues."""
         return {
             "skipped": self._skipped,
             "number": self._number,
@@ -101,8 +108,7 @@ class Window:
         }
 
     def _sum(self, row: Sequence[float]) -> None:
-        # One after the other, so that a window that was interrupted adds up
-        # to the same bits.
+        # One by one, so that an interrupted window sums to the same bits.
         sums = self._sums or [0.0] * len(row)
         self._sums = [old + new for old, new in zip(sums, row, strict=True)]
         self._number += 1
@@ -115,14 +121,14 @@ class Window:
             raise NonFiniteLoss(f"{where}; {last_good}")
         self._skipped += 1
         print(
-            f"{where}: its update is left out ({self._skipped} of at most "
+            f"{where}: update left out ({self._skipped} of at most "
             f"{self._max_skipped})",
             flush=True,
         )
 
     def _culprit(self, row, variable: int) -> str:
         *terms, norm, _ = zip(self._train_step.names, row, strict=True)
-        # The total last: what it was summed from says more.
+        # The total comes last: one of its terms tells more.
         for name, value in [*terms[1:], terms[0]]:
             if not math.isfinite(value):
                 return f"{name} is {value}"
@@ -132,22 +138,17 @@ class Window:
         return f"the gradient of {path} is not finite"
 
 
-METRICS_FILE = "metrics.jsonl"
-RESULTS = "results"
-
-
 class MetricsLog:
     """Appends a run's metrics to a JSON-lines file and to TensorBoard.
 
     Each line holds `phase`, `step` (within the phase), `global_step` and the
-    values by name. A resumed run drops the lines behind its checkpoint, so
-    that the record of an interrupted run is one unbroken sequence, and the
-    results of an earlier end.
+    values by name. A resumed run drops the lines after its checkpoint and
+    earlier results, so that the record is one unbroken sequence.
 
     Args:
         folder: the run's output folder.
-        global_step: where the run goes on; later lines are dropped.
-        is_chief: whether this process writes; others keep silent.
+        global_step: step from which the run continues.
+        is_chief: whether this process writes; others stay silent.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class MetricsLog:
         if not self._is_chief:
             return
         line = {"phase": phase, "step": step, "global_step": global_step}
-        # Opened anew each time: a run may end without a chance to close.
+        # Reopened each time: a run may be killed before it can close.
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line | dict(values)) + "\n")
         with self._writer.as_default(step=global_step):
@@ -191,14 +192,7 @@ class MetricsLog:
     def write_image(
         self, name: str, image: np.ndarray, global_step: int, description: str
     ) -> None:
-        """Shows an image in TensorBoard.
-
-        Args:
-            name: of the image.
-            image: [height, width, channels], uint8.
-            global_step: when it was made.
-            description: what it shows.
-        """
+        """Shows an image, uint8 [height, width, channels], in TensorBoard."""
         if not self._is_chief:
             return
         with self._writer.as_default(step=global_step):
@@ -221,12 +215,6 @@ class MetricsLog:
             temporary.write_text(
                 "".join(json.dumps(line) + "\n" for line in kept)
             )
-
-
-def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """Reads a `metrics.jsonl`; a last line cut short by a crash is dropped."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class Progress:

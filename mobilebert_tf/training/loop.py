@@ -17,11 +17,7 @@ from pathlib import Path
 
 import keras
 
-from mobilebert_tf.training.checkpoints import (
-    CHECKPOINTS,
-    Checkpoint,
-    CheckpointFolder,
-)
+from mobilebert_tf.training.checkpoints import Checkpoint, CheckpointFolder
 from mobilebert_tf.training.devices import Distribution
 from mobilebert_tf.training.evaluation import Evaluation, best_of, recorded
 from mobilebert_tf.training.log import (
@@ -32,6 +28,7 @@ from mobilebert_tf.training.log import (
 )
 from mobilebert_tf.training.options import RunOptions
 from mobilebert_tf.training.run_folder import (
+    CHECKPOINTS,
     SETTINGS_FILE,
     check_settings,
     make_folder,

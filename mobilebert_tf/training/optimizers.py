@@ -383,26 +383,40 @@ class Lamb(_AdamCore):
 OPTIMIZERS = {"adamw": AdamW, "lamb": Lamb}
 
 
-def build_optimizer(
+def build_schedule(
     options: OptimizerOptions, learning_rate: float, num_steps: int
-) -> keras.optimizers.Optimizer:
-    """Returns an optimizer whose schedule ends after `num_steps`.
-
-    Gradients are clipped to a global norm of 1.
-    """
-    schedule = WarmupPolynomialDecay(
+) -> WarmupPolynomialDecay:
+    """Returns the schedule that the options describe, over `num_steps`."""
+    return WarmupPolynomialDecay(
         learning_rate,
         num_steps,
         round(options.warmup_proportion * num_steps),
         options.end_learning_rate_factor,
         options.decay_power,
     )
+
+
+def optimizer_with(
+    options: OptimizerOptions,
+    schedule: keras.optimizers.schedules.LearningRateSchedule,
+    multipliers: Iterable[tuple[keras.Variable, float]] = (),
+) -> keras.optimizers.Optimizer:
+    """Returns an optimizer with any schedule, clipping to a norm of 1."""
     return OPTIMIZERS[options.optimizer](
         schedule,
         decay_rate=options.weight_decay,
         bias_correction=options.bias_correction,
+        multipliers=multipliers,
         global_clipnorm=1.0,
     )
+
+
+def build_optimizer(
+    options: OptimizerOptions, learning_rate: float, num_steps: int
+) -> keras.optimizers.Optimizer:
+    """Returns an optimizer whose schedule ends after `num_steps`."""
+    schedule = build_schedule(options, learning_rate, num_steps)
+    return optimizer_with(options, schedule)
 
 
 def is_adapted(variable) -> bool:

@@ -1,12 +1,72 @@
-"""Options of training: what a step, a run, an optimizer and devices can vary.
+"""Options of training, each declared, explained and checked once.
 
-Plain values, without Keras or TensorFlow, so that commands can list them.
+Plain values, without Keras or TensorFlow, so that `--help` needs neither.
 """
 
 import dataclasses
 
+from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import Options, option
+from mobilebert_tf.presets import PRESETS
+
+# Values of --final_model.
+LAST, BEST = "last", "best"
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions(Options):
+    """Where a command writes."""
+
+    output_dir: str | None = option(
+        None,
+        "Model folder to write. The same command continues a run that was "
+        "stopped.",
+        required=True,
+        everyday=True,
+        resumable=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchitectureOptions(Options):
+    """The architecture of a new model."""
+
+    group = "model"
+
+    preset: str | None = option(
+        None, "Architecture by name.", choices=tuple(PRESETS), everyday=True
+    )
+    config_file: str | None = option(
+        None,
+        "Architecture as JSON (google-research's or Hugging Face's), instead "
+        "of --preset. The vocabulary determines vocab_size.",
+    )
+
+    @property
+    def name(self) -> str:
+        """The config file or preset, for titles."""
+        return self.config_file or self.preset
+
+    def config(self, vocab_size: int, max_seq_length: int) -> MobileBertConfig:
+        """Returns the config for a vocabulary.
+
+        Raises:
+            InputError: no architecture is given, its file is malformed, or it
+                has fewer positions than `max_seq_length`.
+        """
+        if self.config_file:
+            config = MobileBertConfig.from_json(self.config_file)
+        elif self.preset:
+            config = MobileBertConfig.from_preset(self.preset)
+        else:
+            raise InputError("--preset", "a preset or --config_file", "neither")
+        longest = config.max_position_embeddings
+        if max_seq_length > longest:
+            raise InputError(
+                "--max_seq_length", f"at most {longest}", max_seq_length
+            )
+        return dataclasses.replace(config, vocab_size=vocab_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +89,21 @@ class OptimizerOptions(Options):
 
     optimizer: str = option("adamw", "Optimizer.", choices=("adamw", "lamb"))
     warmup_proportion: float = option(
-        0.1, "Share of the steps in which the rate rises.", min=0.0, max=1.0
+        0.1, "Share of the steps with a rising learning rate.", min=0.0, max=1.0
     )
     end_learning_rate_factor: float = option(
         0.0,
-        "Share of the rate that is left at the end (1e-4 in the release).",
+        "Share of the learning rate that is left at the end (1e-4 in the "
+        "release).",
         min=0.0,
         max=1.0,
     )
     decay_power: float = option(
         1.0, "Power of the polynomial decay; 1 is linear.", min=0.0
     )
-    weight_decay: float = option(0.01, "Decay of matrices and tables.", min=0.0)
+    weight_decay: float = option(
+        0.01, "Weight decay of matrices and tables.", min=0.0
+    )
     bias_correction: bool = option(
         True,
         "Correct Adam's moments for their start at zero (the release does "
@@ -54,20 +117,20 @@ class StepOptions(Options):
 
     accumulation_steps: int = option(
         1,
-        "Parts that each batch is processed in, one after the other, if memory "
-        "cannot hold it whole.",
+        "Parts that each batch is split into and that run one after the "
+        "other, for batches beyond the memory.",
         min=1,
         resumable=True,
     )
     steps_per_execution: int = option(
         1,
-        "Steps in one call, for devices that would wait for Python otherwise.",
+        "Steps in one call, for devices that would wait for Python.",
         min=1,
         resumable=True,
     )
     jit_compile: bool = option(
         False,
-        "Compile the step with XLA; on several devices the gradient only.",
+        "Compile the step with XLA (on several devices, only the gradient).",
         resumable=True,
     )
 
@@ -84,7 +147,7 @@ class RunOptions(Options):
     )
     skip_nonfinite: int = option(
         0,
-        "Steps with a NaN or infinite loss or gradient that are left out "
+        "Number of steps with a NaN or infinite loss or gradient to leave out "
         "before the run stops.",
         min=0,
         resumable=True,
@@ -93,25 +156,26 @@ class RunOptions(Options):
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions(Options):
-    """The devices that train, and what they compute in."""
+    """Where training runs, and in which precision."""
 
     distribution: str = option(
         "none",
-        "none: one device. mirrored: the GPUs of this machine. multi_worker: "
-        "machines that TF_CONFIG lists, with --output_dir on a disk that all "
-        "of them see. tpu: the cores of --tpu.",
+        "none: one device; mirrored: the GPUs of this machine; multi_worker: "
+        "the machines listed in TF_CONFIG, with --output_dir on a disk that "
+        "all of them see; tpu: the cores of --tpu.",
         choices=("none", "mirrored", "multi_worker", "tpu"),
+        everyday=True,
         resumable=True,
     )
     num_gpus: int | None = option(
         None,
-        "GPUs of --distribution=mirrored; all if not given.",
+        "Number of GPUs for --distribution=mirrored; all by default.",
         min=1,
         resumable=True,
     )
     tpu: str | None = option(
         None,
-        "Name or address of a TPU; this machine's if not given.",
+        "Name or address of a TPU; by default the one of this machine.",
         resumable=True,
     )
     rematerialize: bool = option(
@@ -122,7 +186,7 @@ class DeviceOptions(Options):
     )
     mixed_precision: str = option(
         "float32",
-        "What layers compute in; weights stay float32. float16 is refused: "
+        "Precision of computation; weights stay float32. float16 is refused: "
         "it ends at 65504, and activations without a norm reach 2.5e7.",
         choices=("float32", "bfloat16", "float16"),
     )
@@ -143,6 +207,106 @@ class DeviceOptions(Options):
                 "without a norm reach 2.5e7)",
                 "float16",
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class TextOptions(Options):
+    """What text pre-training reads, and how it makes examples of it."""
+
+    group = "data"
+
+    input_files: tuple[str, ...] = option(
+        (),
+        "Text files or globs, plain or .gz: a sentence or paragraph a line, a "
+        "blank line between documents. Or TFRecord files from `mobilebert "
+        "shards`. By default, the documentation of the installed Python "
+        "packages.",
+        everyday=True,
+    )
+    tfds_name: str | None = option(
+        None,
+        "Prepared text dataset of TensorFlow Datasets to read instead, for "
+        "example wikipedia/20230601.en.",
+    )
+    tfds_data_dir: str | None = option(
+        None, "Folder in which that dataset was prepared."
+    )
+    max_seq_length: int = option(
+        128, "Length of the longest sequence.", min=8, everyday=True
+    )
+    max_predictions_per_seq: int | None = option(
+        None,
+        "Largest number of masked pieces in a sequence; by default 15 % of "
+        "--max_seq_length.",
+        min=1,
+    )
+    masked_lm_prob: float = option(
+        0.15, "Share of pieces to mask.", min=0.0, max=1.0
+    )
+    whole_word_mask: bool = option(False, "Mask whole words.")
+    held_out_fraction: float = option(
+        0.02,
+        "Share of the documents to evaluate on instead of training.",
+        min=0.0,
+        max=0.5,
+    )
+
+    def example_settings(self) -> dict:
+        """Returns the arguments of `data.batches.pretraining_dataset`."""
+        predictions = self.max_predictions_per_seq or max(
+            1, round(self.masked_lm_prob * self.max_seq_length)
+        )
+        return {
+            "max_seq_length": self.max_seq_length,
+            "max_predictions_per_seq": predictions,
+            "masked_lm_prob": self.masked_lm_prob,
+            "whole_word_mask": self.whole_word_mask,
+        }
+
+    def description(self) -> str:
+        """Names the text, for model cards."""
+        if self.tfds_name:
+            return self.tfds_name
+        if self.input_files:
+            return ", ".join(self.input_files)
+        return "documentation of the installed Python packages"
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingOptions(Options):
+    """What pre-training and pre-training distillation share."""
+
+    learning_rate: float = option(
+        1e-3, "Peak learning rate.", min=0.0, everyday=True
+    )
+    train_batch_size: int = option(
+        32, "Sequences per step.", min=1, everyday=True
+    )
+    seed: int = option(1, "Random seed.", min=0, everyday=True)
+    evaluate_every: int = option(
+        1000,
+        "Steps between two evaluations on held-out text, of which the best "
+        "one's weights are kept; 0 evaluates only at the end.",
+        min=0,
+        everyday=True,
+    )
+    max_eval_batches: int = option(
+        100,
+        "Largest number of held-out batches in an evaluation before the end.",
+        min=1,
+    )
+    final_model: str = option(
+        LAST,
+        "Weights to write as the model: the last, or those of the best "
+        "evaluation (lowest masked LM loss).",
+        choices=(LAST, BEST),
+        resumable=True,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.final_model == BEST and not self.evaluate_every:
+            raise InputError("--final_model", "last, without evaluations", BEST)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Masked LM and next sentence prediction: the loss, and how good it gets."""
+"""Masked LM and next sentence prediction: loss, held-out measures, finish."""
 
 import functools
 import itertools
@@ -9,19 +9,42 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.data.stream import PretrainingInput
+from mobilebert_tf.data.stream import PretrainingInput, open_pretraining_input
 from mobilebert_tf.modeling.folder import load_weights
 from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
 from mobilebert_tf.modeling.models import MobileBertForPretraining
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.training.evaluation import BEST_FOLDER, Evaluation
 from mobilebert_tf.training.loop import Run
 from mobilebert_tf.training.model_card import write_model_folder
+from mobilebert_tf.training.options import BEST, PretrainingOptions, TextOptions
+
+
+def open_input(
+    text: TextOptions, batch_size: int, tokenizer: WordpieceTokenizer
+) -> PretrainingInput:
+    """Opens text or records and prints how much there is.
+
+    Raises:
+        InputError: there is no such input, or it is unfit.
+    """
+    data = open_pretraining_input(
+        text.input_files,
+        tokenizer,
+        held_out_fraction=text.held_out_fraction,
+        batch_size=batch_size,
+        settings=text.example_settings(),
+        tfds_name=text.tfds_name,
+        tfds_data_dir=text.tfds_data_dir,
+    )
+    print(data.summary(), flush=True)
+    return data
 
 
 def pretraining_loss(
     model: MobileBertForPretraining,
 ) -> Callable[[dict], dict[str, tf.Tensor]]:
-    """Returns a function from a batch to `loss` and its two terms."""
+    """Returns a function that maps a batch to `loss` and its two terms."""
 
     def compute_loss(batch):
         outputs = model(batch, training=True)
@@ -41,10 +64,10 @@ def pretraining_loss(
 
 
 class HeldOutText:
-    """Measures a model on held-out text.
+    """Measures a model on held-out text, as often as asked while it trains.
 
-    Its graph is traced once: it may be asked again while the model trains,
-    and disturbs neither the training data nor random numbers.
+    Its graph is traced once. Neither training data nor random numbers are
+    disturbed.
 
     Args:
         model: the model.
@@ -58,21 +81,21 @@ class HeldOutText:
             functools.partial(_evaluation_sums, model), autograph=False
         )
 
-    def measure(self, most_batches: int | None = None) -> dict[str, float]:
-        """Measures the model as it is.
+    def measure(self, max_batches: int | None = None) -> dict[str, float]:
+        """Measures the model in its present state.
 
         Args:
-            most_batches: how many are read at most, always the same; None:
-                all of the held-out part.
+            max_batches: largest number of batches to read, always the same
+                ones; None reads the whole held-out part.
 
         Returns:
-            `masked_lm_accuracy`, `masked_lm_loss` (nats),
-            `next_sentence_accuracy` and `next_sentence_loss`, averaged over
-            predictions and pairs.
+            `masked_lm_accuracy`, `masked_lm_loss`, `next_sentence_accuracy`
+            and `next_sentence_loss`, averaged over predictions and pairs.
+            Losses are in nats.
         """
         batches, number = self.data.held_out_batches()
-        if most_batches is not None:
-            number = min(number, most_batches)
+        if max_batches is not None:
+            number = min(number, max_batches)
         sums = np.zeros(6)
         for batch in itertools.islice(batches, number):
             sums += self._sums(batch).numpy()
@@ -84,27 +107,31 @@ class HeldOutText:
             "next_sentence_loss": next_loss / pairs,
         }
 
-    def evaluation(self, every: int, most_batches: int) -> Evaluation | None:
-        """Returns how a phase is judged: by the masked LM loss.
+    def first_batch(self) -> dict[str, np.ndarray]:
+        """Returns the first batch of the held-out part."""
+        batches, _ = self.data.held_out_batches()
+        return next(batches)
 
-        The accuracy of few predictions is equal too often.
+    def evaluation(self, options: PretrainingOptions) -> Evaluation | None:
+        """Returns an evaluation that ranks by masked LM loss.
 
-        Args:
-            every: steps between two evaluations; 0: none, and None returned.
-            most_batches: that each of them reads.
+        The accuracy of few predictions ties too often. None if the options
+        ask for none before the end.
         """
-        if not every:
+        if not options.evaluate_every:
             return None
 
         def measure():
-            # Not to be taken for the terms of the training loss.
+            # Named apart from the terms of the training loss.
             return {
                 f"held_out_{name}": value
-                for name, value in self.measure(most_batches).items()
+                for name, value in self.measure(
+                    options.max_eval_batches
+                ).items()
             }
 
         return Evaluation(
-            every,
+            options.evaluate_every,
             measure,
             lambda metrics: -metrics["held_out_masked_lm_loss"],
             self._keep,
@@ -118,7 +145,7 @@ class HeldOutText:
 
 
 def _evaluation_sums(model: MobileBertForPretraining, batch: dict) -> tf.Tensor:
-    """What a batch adds to the numerators and denominators of the means."""
+    """Returns a batch's numerators and denominators of the means."""
     outputs = model(batch, training=False)
     masked_lm_logits = outputs["masked_lm_logits"]
     next_sentence_logits = outputs["next_sentence_logits"]
@@ -148,8 +175,8 @@ def _evaluation_sums(model: MobileBertForPretraining, batch: dict) -> tf.Tensor:
 def finish_pretraining(
     run: Run,
     held_out: HeldOutText,
+    final_model: str,
     *,
-    from_best: bool = False,
     notes: Mapping[str, object],
     **card,
 ) -> None:
@@ -157,21 +184,21 @@ def finish_pretraining(
 
     Args:
         run: the run that trained the model; its folder is written.
-        held_out: the model, and what it is evaluated on.
-        from_best: write the weights of the run's best evaluation, not its
-            last ones.
-        notes: for the card.
-        **card: of `write_model_card`, besides results and notes.
+        held_out: the model and its held-out text.
+        final_model: `BEST` for the weights of the run's best evaluation,
+            `LAST` for the last ones.
+        notes: for the model card.
+        **card: arguments of `write_model_card` besides results and notes.
     """
     model, best = held_out.model, run.best()
     notes = dict(notes)
-    if from_best and best:
+    if final_model == BEST and best:
         load_weights(model, run.folder / BEST_FOLDER)
         notes["Weights"] = (
-            f"of step {best['step']}, the best on held-out text of those that "
-            "were evaluated, so these results flatter it"
+            f"from step {best['step']}, the best evaluation on held-out text; "
+            "the results are on the same text, so they are optimistic"
         )
-        print(f"Weights of step {best['step']}, the best", flush=True)
+        print(f"Using the weights of step {best['step']}, the best", flush=True)
     results = held_out.measure()
     run.finish(results)
     write_model_folder(

@@ -1,6 +1,7 @@
-"""The settings that an output folder's run was started with."""
+"""A run's folder on disk: its settings and its record; no TensorFlow."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,13 +10,21 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
 
 SETTINGS_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+# Weights of the best evaluation.
+BEST_FOLDER = f"{CHECKPOINTS}/best"
+
+# Phases in the record that are not phases of training.
+EVALUATION = "evaluation"
+RESULTS = "results"
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a run's folder if need be.
+    """Makes a run's folder if it is missing.
 
     Raises:
-        InputError: if it cannot be one.
+        InputError: it cannot be made or is a file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,14 +35,17 @@ def make_folder(folder: Path) -> None:
 
 
 def check_settings(path: Path, settings: Mapping) -> None:
-    """Writes what a run was asked to do, or compares it with what it was.
+    """Writes a run's settings, or compares them with those it started with.
+
+    A setting that only one side has is off on the other: options come and go
+    between versions, and a run that did not use them continues.
 
     Args:
-        path: the run's record of it.
+        path: the run's `SETTINGS_FILE`.
         settings: JSON values.
 
     Raises:
-        InputError: if the run was started with other settings.
+        InputError: the run was started with other settings.
     """
     settings = json.loads(json.dumps(dict(settings)))
     if not path.exists():
@@ -42,9 +54,9 @@ def check_settings(path: Path, settings: Mapping) -> None:
         return
     previous = read_json_object(path)
     different = [
-        f"{key}={previous.get(key)!r} then, {settings.get(key)!r} now"
-        for key in sorted(previous | settings)
-        if previous.get(key) != settings.get(key)
+        f"{name}={previous.get(name)!r} then, {settings.get(name)!r} now"
+        for name in sorted(previous | settings)
+        if _differ(previous, settings, name)
     ]
     if different:
         raise InputError(
@@ -53,3 +65,15 @@ def check_settings(path: Path, settings: Mapping) -> None:
             "output folder, or delete this one)",
             "; ".join(different),
         )
+
+
+def _differ(previous: Mapping, settings: Mapping, name: str) -> bool:
+    if name in previous and name in settings:
+        return previous[name] != settings[name]
+    return bool(previous.get(name) or settings.get(name))
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """Reads a `METRICS_FILE`, without a last line that a crash cut short."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

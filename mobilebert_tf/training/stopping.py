@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests that a run answers when it is ready."""
+"""Ctrl-C and SIGTERM as requests to save and stop."""
 
 import signal
 from collections.abc import Callable
@@ -9,7 +9,7 @@ class Stopped(Exception):
 
     Args:
         message: for the user.
-        signal_name: what asked: `SIGINT` (Ctrl-C) or `SIGTERM`.
+        signal_name: `SIGINT` (Ctrl-C) or `SIGTERM`.
     """
 
     def __init__(self, message: str, signal_name: str):
@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 
 def stop_at_sigterm() -> None:
-    """Makes SIGTERM raise `Stopped`, wherever no `SignalCatcher` is active.
+    """Makes SIGTERM raise `Stopped` where no `SignalCatcher` is active.
 
     That is before and after training, when there is nothing to save.
     """
@@ -34,19 +34,18 @@ def stop_at_sigterm() -> None:
 
 
 class SignalCatcher:
-    """Remembers SIGINT and SIGTERM for the time of its `with` block.
+    """Remembers SIGINT and SIGTERM within its `with` block.
 
     Args:
-        may_stop_now: whether nothing would be lost by stopping at once. A
-            first step can take a minute to be compiled, longer than a machine
-            that is taken away waits.
+        may_stop_now: whether stopping at once would lose nothing. Compiling a
+            first step can take a minute, longer than a scheduler waits.
 
     Attributes:
-        received: the signal's name, None before it.
+        received: name of the signal, None before one came.
 
     Raises:
-        Stopped: from within the block, if a signal comes when it may stop.
-        KeyboardInterrupt: at a second signal, which means now.
+        Stopped: inside the block, at a signal while stopping loses nothing.
+        KeyboardInterrupt: inside the block, at a second signal.
     """
 
     def __init__(self, may_stop_now: Callable[[], bool]):

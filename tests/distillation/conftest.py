@@ -2,14 +2,15 @@
 
 import pytest
 
-from tests.distillation.pairs import tiny_batch, tiny_pair
+from tests import tiny
+from tests.distillation import pairs
 
 
 @pytest.fixture
 def pair():
-    return tiny_pair()
+    return pairs.pair()
 
 
 @pytest.fixture
 def batch():
-    return tiny_batch()
+    return tiny.pretraining_batch()

@@ -1,7 +1,10 @@
 """The transfer losses again, in NumPy and float64, one token at a time.
 
-Written from the paper and from what the release's code does, not from ours.
-Maps are [B, S, D], logits [B, N, S, S] or [B, P, V].
+Written from the paper and from what the release's code (google-research
+`mobilebert`) does, not from ours. Maps are [B, S, D], logits [B, N, S, S] or
+[B, P, V]. The release's losses (`release_*`) have defects: padding counts in
+every mean, a block's statistics are compared with those of all the teacher's
+maps, and cross-entropies stay above zero by the teacher's entropy.
 """
 
 import numpy as np
@@ -18,7 +21,7 @@ def _over_all_tokens(per_token, shape):
     return np.mean([per_token(b, s) for b, s in np.ndindex(*shape[:2])])
 
 
-def _probs(logits):
+def probs(logits):
     return scipy.special.softmax(logits.astype("float64"), axis=-1)
 
 
@@ -52,7 +55,7 @@ def feature_variance_loss(student, teacher, mask):
 
 
 def attention_transfer_loss(student, teacher, mask):
-    ours, theirs = _probs(student), _probs(teacher)
+    ours, theirs = probs(student), probs(teacher)
     return _over_real_tokens(
         lambda b, s: np.mean(
             scipy.special.rel_entr(theirs[b, :, s], ours[b, :, s]).sum(-1)
@@ -62,7 +65,7 @@ def attention_transfer_loss(student, teacher, mask):
 
 
 def masked_lm_distillation_loss(student, teacher, weights, temperature):
-    ours, theirs = _probs(student / temperature), _probs(teacher / temperature)
+    ours, theirs = probs(student / temperature), probs(teacher / temperature)
     divergence = scipy.special.rel_entr(theirs, ours).sum(-1)
     return temperature**2 * (divergence * weights).sum() / weights.sum()
 
@@ -94,12 +97,12 @@ def release_feature_variance_loss(student, teacher_maps):
 
 def release_attention_transfer_loss(student, teacher):
     log_probs = scipy.special.log_softmax(student.astype("float64"), axis=-1)
-    return np.mean(-(_probs(teacher) * log_probs).sum(-1))
+    return np.mean(-(probs(teacher) * log_probs).sum(-1))
 
 
 def release_masked_lm_loss(student, teacher, ids, weights, ratio):
     one_hot = np.eye(student.shape[-1])[ids]
-    labels = ratio * one_hot + (1 - ratio) * _probs(teacher)
+    labels = ratio * one_hot + (1 - ratio) * probs(teacher)
     log_probs = scipy.special.log_softmax(student.astype("float64"), axis=-1)
     per_position = -(labels * log_probs).sum(-1)
     return (per_position * weights).sum() / (weights.sum() + 1e-5)

@@ -1,52 +1,45 @@
-"""Models small enough to reason about, and a batch for them."""
+"""Students and teachers small enough to reason about (see `tests/tiny.py`)."""
 
 import keras
-import numpy as np
 
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.distillation.distiller import Distiller
-from mobilebert_tf.modeling.models import MobileBertForPretraining
+from tests import tiny
 
-TINY = {
-    "vocab_size": 40,
-    "embedding_size": 8,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 12,
-    # Large enough that random models are far from each other.
-    "initializer_range": 0.2,
-}
-
-
-def tiny_pretraining(preset: str, **changes) -> MobileBertForPretraining:
-    intra = 32 if preset.startswith("ib_bert") else 8
-    settings = TINY | {"intra_bottleneck_size": intra} | changes
-    return MobileBertForPretraining(
-        MobileBertConfig.from_preset(preset, **settings)
-    )
+# Weights large enough that random models are far from each other.
+_SIZES = {"num_hidden_layers": 3, "initializer_range": 0.2}
+# What `preset` does not take from the preset.
+_SHARED = (
+    "vocab_size",
+    "embedding_size",
+    "hidden_size",
+    "intra_bottleneck_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
 
 
-def tiny_pair() -> Distiller:
+def student(**changes):
+    return tiny.pretraining_model(tiny.student_config(**_SIZES | changes))
+
+
+def teacher(**changes):
+    return tiny.pretraining_model(tiny.teacher_config(**_SIZES | changes))
+
+
+def preset_config(preset: str, **changes) -> MobileBertConfig:
+    """An architecture by name, with the widths of `tests/tiny.py`."""
+    config = tiny.student_config()
+    sizes = {name: getattr(config, name) for name in _SHARED}
+    return MobileBertConfig.from_preset(preset, **sizes | _SIZES | changes)
+
+
+def pair() -> Distiller:
     keras.utils.set_random_seed(3)
-    return Distiller(
-        student=tiny_pretraining("mobilebert_small"),
-        teacher=tiny_pretraining("ib_bert_small"),
-    )
+    return Distiller(student(), teacher())
 
 
-def tiny_batch() -> dict[str, np.ndarray]:
-    """Four sequences of up to twelve tokens, two of them masked."""
-    rng = np.random.default_rng(0)
-    lengths = np.array([12, 7, 9, 4])
-    mask = (np.arange(12) < lengths[:, None]).astype("int32")
-    return {
-        "input_ids": rng.integers(5, 40, (4, 12)).astype("int32") * mask,
-        "input_mask": mask,
-        "segment_ids": (np.arange(12) > 3).astype("int32") * mask,
-        "masked_lm_positions": rng.integers(0, 4, (4, 2)).astype("int32"),
-        "masked_lm_ids": rng.integers(5, 40, (4, 2)).astype("int32"),
-        "masked_lm_weights": np.ones((4, 2), "float32"),
-        "next_sentence_labels": rng.integers(0, 2, (4, 1)).astype("int32"),
-    }
+def copy_weights(ours, theirs) -> None:
+    for weight, source in zip(ours.weights, theirs.weights, strict=True):
+        weight.assign(source.value)

@@ -6,27 +6,48 @@ import pytest
 
 from mobilebert_tf.distillation import losses, objectives
 from mobilebert_tf.distillation.distiller import Distiller
-from mobilebert_tf.distillation.objectives import TransferWeights
 from mobilebert_tf.distillation.schedule import (
     TransferStage,
+    TransferWeights,
+    joint_stages,
     progressive_stages,
 )
 from mobilebert_tf.distillation.teachers import load_teacher
-from tests.distillation.pairs import tiny_pretraining
+from mobilebert_tf.modeling.models import MobileBertForPretraining
+from tests.distillation import pairs
 
 TRANSFER_SECOND = TransferStage("transfer_block_01", 1, (1,))
 DISTIL = TransferStage("distillation", 1, pretraining_distillation=True)
+
+
+def floats(terms):
+    return {name: float(value) for name, value in terms.items()}
 
 
 def paths(variables):
     return {variable.path for variable in variables}
 
 
+def watch(pair, monkeypatch):
+    """Notes which blocks and heads run, as (model, layer)."""
+    ran = []
+    for owner in ("student", "teacher"):
+        model = getattr(pair, owner)
+        for layer in (*model.encoder.blocks, model.masked_lm):
+            call = layer.call
+
+            def noted(*args, owner=owner, layer=layer, call=call, **kwargs):
+                ran.append((owner, layer.name))
+                return call(*args, **kwargs)
+
+            monkeypatch.setattr(layer, "call", noted)
+    return ran
+
+
 def test_transfer_loss_is_the_weighted_sum_over_the_block(pair, batch):
     pair.set_stage(TRANSFER_SECOND)
-    terms = {name: float(value) for name, value in pair(batch).items()}
-    student = pair.student.encoder(batch)
-    teacher = pair.teacher.encoder(batch)
+    terms = floats(pair(batch))
+    student, teacher = pair.student.encoder(batch), pair.teacher.encoder(batch)
     maps = student.feature_maps[2], teacher.feature_maps[2]
     logits = student.attention_logits[1], teacher.attention_logits[1]
     mask = batch["input_mask"]
@@ -48,7 +69,7 @@ def test_transfer_loss_is_the_weighted_sum_over_the_block(pair, batch):
 
 def test_distillation_loss_is_the_papers_equation(pair, batch):
     pair.set_stage(DISTIL)
-    terms = {name: float(value) for name, value in pair(batch).items()}
+    terms = floats(pair(batch))
     assert terms["loss"] == pytest.approx(
         0.5 * terms["masked_lm_loss"]
         + 0.5 * terms["masked_lm_distillation_loss"]
@@ -95,7 +116,7 @@ def test_a_term_of_weight_0_is_not_computed(
     assert others - {function} <= computed
 
 
-def test_the_plain_feature_map_loss_can_be_had(pair, batch):
+def test_the_plain_feature_map_loss_alone(pair, batch):
     """Paper, equation 2, with the three losses of the release off."""
     plain = Distiller(
         pair.student,
@@ -114,46 +135,8 @@ def test_the_plain_feature_map_loss_can_be_had(pair, batch):
     assert float(terms["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_stage_without_any_weight_is_refused(pair):
-    nothing = Distiller(
-        pair.student, pair.teacher, TransferWeights(0.0, 0.0, 0.0, 0.0, 0.0)
-    )
-    with pytest.raises(ValueError, match="all weights of stage transfer"):
-        nothing.set_stage(TRANSFER_SECOND)
-    nothing.set_stage(DISTIL)
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [{"pd_alpha": 1.5}, {"feature_mean": -1.0}, {"temperature": 0.0}],
-)
-def test_impossible_weights_are_refused(weights):
-    with pytest.raises(ValueError, match=next(iter(weights))):
-        TransferWeights(**weights)
-
-
-@pytest.fixture
-def ran(pair, monkeypatch):
-    return watch(pair, monkeypatch)
-
-
-def watch(pair, monkeypatch):
-    """Notes which blocks and heads run, as (model, layer)."""
-    ran = []
-    for owner in ("student", "teacher"):
-        model = getattr(pair, owner)
-        for layer in (*model.encoder.blocks, model.masked_lm):
-            call = layer.call
-
-            def noted(*args, owner=owner, layer=layer, call=call, **kwargs):
-                ran.append((owner, layer.name))
-                return call(*args, **kwargs)
-
-            monkeypatch.setattr(layer, "call", noted)
-    return ran
-
-
-def test_a_stage_runs_its_blocks_and_no_heads(pair, batch, ran):
+def test_a_stage_runs_its_blocks_and_no_heads(pair, batch, monkeypatch):
+    ran = watch(pair, monkeypatch)
     pair.set_stage(TRANSFER_SECOND)
     pair(batch)
     assert sorted(ran) == [
@@ -167,35 +150,29 @@ def test_a_stage_runs_its_blocks_and_no_heads(pair, batch, ran):
     assert len(ran) == 2 * (3 + 1)
 
 
-def test_a_transfer_stage_trains_blocks_up_to_its_own(pair):
+def test_each_stage_trains_what_it_fits(pair):
     pair.set_stage(TRANSFER_SECOND)
     trained = paths(pair.trainable_variables)
-    assert trained
-    assert all(path.startswith("encoder/block_0") for path in trained)
-    assert not any("block_02" in path for path in trained)
+    blocks = {path.split("/")[1] for path in trained}
+    assert blocks == {"block_00", "block_01"}
     lower = paths(pair.lower_block_variables())
     assert lower and all("block_00" in path for path in lower)
-
-
-def test_distillation_trains_the_whole_student_only(pair):
-    pair.set_stage(DISTIL)
-    student = {id(variable) for variable in pair.student.variables}
-    trained = {id(variable) for variable in pair.trainable_variables}
-    assert trained <= student
-    assert len(trained) == len(pair.student.trainable_variables)
-    assert pair.lower_block_variables() == []
-    assert not pair.teacher.trainable_variables
-
-
-def test_frozen_lower_blocks_are_not_trained(pair):
     pair.set_stage(TRANSFER_SECOND, freeze_lower_blocks=True)
     trained = paths(pair.trainable_variables)
     assert trained and all("block_01" in path for path in trained)
     assert pair.lower_block_variables() == []
+    pair.set_stage(DISTIL)
+    student = {id(variable) for variable in pair.student.variables}
+    trained = {id(variable) for variable in pair.trainable_variables}
+    assert trained <= student
+    assert len(trained) == len(pair.student.weights)
+    assert pair.lower_block_variables() == []
+    assert not pair.teacher.trainable_variables
 
 
-def test_the_teacher_has_no_dropout(pair, batch):
-    """Its soft labels are those of inference, whatever `training` says."""
+def test_the_teacher_has_no_dropout(batch):
+    """Its soft labels are those of inference, whatever `training` is."""
+    pair = Distiller(pairs.student(), pairs.teacher(hidden_dropout_prob=0.1))
     pair.set_stage(DISTIL)
     calm, wild = (
         losses.masked_lm_distillation_loss(
@@ -214,7 +191,7 @@ def test_without_soft_labels_no_teacher_runs_and_dropout_is_on(
     pair, batch, monkeypatch
 ):
     alone = Distiller(
-        tiny_pretraining("mobilebert_small", hidden_dropout_prob=0.1),
+        pairs.student(hidden_dropout_prob=0.1),
         pair.teacher,
         TransferWeights(pd_alpha=1.0),
     )
@@ -239,31 +216,29 @@ def test_heads_see_masked_positions_only(pair, batch, monkeypatch):
         monkeypatch.setattr(model.masked_lm, "call", noted)
     pair.set_stage(DISTIL)
     pair(batch)
-    assert shapes == [(4, 2, 16)] * 2  # [B, P, D], where S is 12
+    assert shapes == [(4, 3, 32)] * 2  # [B, P, D], where S is 10
 
 
-@pytest.mark.parametrize("stage", [TRANSFER_SECOND, DISTIL])
-def test_a_bfloat16_teacher_gives_nearly_the_same_loss(stage, batch, tmp_path):
-    student = tiny_pretraining("mobilebert_small")
-    tiny_pretraining("ib_bert_small").save_pretrained(tmp_path)
-    values = []
-    for dtype in ("float32", "bfloat16"):
-        pair = Distiller(student, load_teacher(tmp_path, dtype))
-        pair.set_stage(stage)
-        terms = pair(batch)
-        values.append({name: float(value) for name, value in terms.items()})
+def test_a_bfloat16_teacher_gives_nearly_the_same_loss(batch, tmp_path):
+    student = pairs.student()
+    pairs.teacher().save_pretrained(tmp_path)
+    for stage in (TRANSFER_SECOND, DISTIL):
+        values = []
+        for dtype in ("float32", "bfloat16"):
+            pair = Distiller(student, load_teacher(tmp_path, dtype))
+            pair.set_stage(stage)
+            values.append(floats(pair(batch)))
+        exact, rounded = values
+        assert exact.keys() == rounded.keys()
+        assert exact != rounded
+        for name in exact:
+            # Statistics are sums of small differences.
+            assert rounded[name] == pytest.approx(exact[name], rel=0.02), name
     assert {weight.dtype for weight in student.weights} == {"float32"}
-    assert keras.config.dtype_policy().name == "float32"
-    exact, rounded = values
-    assert exact.keys() == rounded.keys()
-    assert exact != rounded
-    for name in exact:
-        # The L1 statistics are sums of small differences.
-        assert rounded[name] == pytest.approx(exact[name], rel=0.02), name
 
 
 def test_padding_does_not_count(pair, batch):
-    """Segments of padded tokens change their feature maps, and no loss."""
+    """Segments of padded tokens change their feature maps, but no loss."""
     changed = dict(batch)
     changed["segment_ids"] = np.where(
         batch["input_mask"] == 1, batch["segment_ids"], 1
@@ -273,20 +248,14 @@ def test_padding_does_not_count(pair, batch):
         for inputs in (batch, changed)
     ]
     assert np.abs(maps[0] - maps[1]).max() > 0.1
-    legacy = Distiller(pair.student, pair.teacher, legacy_release_losses=True)
-    for distiller, counts in ((pair, False), (legacy, True)):
-        distiller.set_stage(TRANSFER_SECOND)
-        before, after = (
-            float(distiller(inputs)["loss"]) for inputs in (batch, changed)
-        )
-        assert (abs(before - after) > 1e-4 * before) == counts
+    pair.set_stage(TRANSFER_SECOND)
+    before, after = (float(pair(inputs)["loss"]) for inputs in (batch, changed))
+    assert after == pytest.approx(before, rel=1e-4)
 
 
 def test_no_loss_where_student_equals_teacher(batch):
-    teacher = tiny_pretraining("ib_bert_small")
-    student = tiny_pretraining("ib_bert_small")
-    for ours, theirs in zip(student.weights, teacher.weights, strict=True):
-        ours.assign(theirs.value)
+    teacher, student = pairs.teacher(), pairs.teacher()
+    pairs.copy_weights(student, teacher)
     weights = TransferWeights(feature_map_transfer=1.0, pd_alpha=0.0)
     pair = Distiller(student, teacher, weights)
     for stage in progressive_stages(3, 3, 0):
@@ -298,43 +267,105 @@ def test_no_loss_where_student_equals_teacher(batch):
 
 def test_fit_lowers_a_stages_loss_and_leaves_the_rest_alone(pair, batch):
     pair.set_stage(TransferStage("transfer_block_00", 1, (0,)))
-    embeddings = pair.student.encoder.embeddings.word_embeddings.numpy()
-    teacher = [weight.numpy() for weight in pair.teacher.weights]
+    embeddings = pair.student.encoder.embeddings.word_embeddings
+    frozen = [embeddings, *pair.teacher.weights]
+    before = [weight.numpy() for weight in frozen]
     pair.compile(optimizer=keras.optimizers.Adam(3e-3))
     history = pair.fit(batch, batch_size=4, epochs=30, verbose=0)
-    losses_seen = history.history["loss"]
-    assert losses_seen[-1] < 0.5 * losses_seen[0]
-    np.testing.assert_array_equal(
-        pair.student.encoder.embeddings.word_embeddings.numpy(), embeddings
-    )
-    for before, weight in zip(teacher, pair.teacher.weights, strict=True):
-        np.testing.assert_array_equal(before, weight.numpy())
+    seen = history.history["loss"]
+    assert seen[-1] < 0.5 * seen[0]
+    for weight, value in zip(frozen, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
 
 
 @pytest.mark.parametrize(
     "name, value",
     [
         ("hidden_size", 24),
-        ("num_attention_heads", 4),
+        ("num_attention_heads", 2),
         ("vocab_size", 41),
-        ("embedding_size", 12),
+        ("embedding_size", 16),
         ("trigram_input", False),
         ("max_position_embeddings", 16),
     ],
 )
-def test_a_pair_that_does_not_fit_is_refused(name, value):
+def test_a_pair_that_does_not_fit_is_refused(pair, name, value):
     with pytest.raises(ValueError, match=name):
-        Distiller(
-            tiny_pretraining("mobilebert_small", **{name: value}),
-            tiny_pretraining("ib_bert_small"),
-        )
+        Distiller(pairs.student(**{name: value}), pair.teacher)
 
 
-def test_a_stage_beyond_the_student_is_refused(pair):
-    with pytest.raises(ValueError, match="3 blocks"):
-        pair.set_stage(TransferStage("transfer_block_03", 1, (3,)))
-
-
-def test_a_distiller_without_a_stage_is_refused(pair, batch):
+def test_unfit_stages_are_refused(pair, batch):
     with pytest.raises(ValueError, match="set_stage"):
         pair(batch)
+    with pytest.raises(ValueError, match="3 blocks"):
+        pair.set_stage(TransferStage("transfer_block_03", 1, (3,)))
+    nothing = Distiller(
+        pair.student, pair.teacher, TransferWeights(0.0, 0.0, 0.0, 0.0, 0.0)
+    )
+    with pytest.raises(ValueError, match="all weights of stage transfer"):
+        nothing.set_stage(TRANSFER_SECOND)
+    nothing.set_stage(DISTIL)
+
+
+@pytest.mark.parametrize(
+    "preset, num_blocks",
+    [
+        ("mobilebert_tiny", 8),
+        ("mobilebert_without_opt", 4),
+        ("mobilebert_paper", 4),
+        ("mobilebert_edgetpu_xxs", 2),
+        ("mobilebert_edgetpu_s", 4),
+    ],
+)
+def test_a_student_may_have_fewer_blocks_than_its_teacher(
+    preset, num_blocks, batch, monkeypatch
+):
+    """Stage l runs the blocks up to the last of the l-th equal run of 8."""
+    student = MobileBertForPretraining(
+        pairs.preset_config(preset, num_hidden_layers=num_blocks)
+    )
+    pair = Distiller(student, pairs.teacher(num_hidden_layers=8))
+    ran = watch(pair, monkeypatch)
+    first, *_, last, distil = progressive_stages(num_blocks, num_blocks, 1)
+    run = 8 // num_blocks
+    for stage, num_teacher_blocks in ((first, run), (last, 8), (distil, 8)):
+        ran.clear()
+        pair.set_stage(stage)
+        terms = floats(pair(batch))
+        blocks = [
+            layer
+            for owner, layer in ran
+            if owner == "teacher" and layer.startswith("block")
+        ]
+        assert blocks == [f"block_{b:02d}" for b in range(num_teacher_blocks)]
+        assert np.isfinite(list(terms.values())).all()
+
+
+def test_a_block_is_compared_with_the_one_it_is_mapped_to(batch):
+    """The student holds copies of the teacher's first two blocks."""
+    teacher = pairs.teacher(num_hidden_layers=5)
+    student = pairs.teacher(num_hidden_layers=2)
+    for ours, theirs in (
+        (student.encoder.embeddings, teacher.encoder.embeddings),
+        (student.encoder.blocks[0], teacher.encoder.blocks[0]),
+        (student.encoder.blocks[1], teacher.encoder.blocks[1]),
+    ):
+        pairs.copy_weights(ours, theirs)
+    (stage,) = joint_stages(2, 1, 0)
+    found = {}
+    for blocks in ((0, 1), (0, 2), (1, 4)):
+        pair = Distiller(student, teacher, teacher_blocks=blocks)
+        pair.set_stage(stage)
+        terms = pair(batch)
+        found[blocks] = [
+            float(terms[f"attention_transfer_loss_block_0{block}"])
+            for block in (0, 1)
+        ]
+    assert found[0, 1] == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert found[0, 2][0] < 1e-6 < 1e-3 < found[0, 2][1]
+    assert min(found[1, 4]) > 1e-3
+
+
+def test_a_student_of_uneven_depth_is_refused_by_name(pair):
+    with pytest.raises(ValueError, match="student of 2 blocks"):
+        Distiller(pairs.student(num_hidden_layers=2), pair.teacher)

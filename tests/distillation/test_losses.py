@@ -1,13 +1,15 @@
 """The transfer losses against NumPy, with their gradients, on ragged batches.
 
-Ours and the release's, which counts padding and does not vanish.
+And against the release's, wherever those are free of their defects.
 """
 
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 
-from mobilebert_tf.distillation import legacy_losses, losses
+from mobilebert_tf.distillation import losses
+from mobilebert_tf.modeling.losses import masked_lm_loss
 from tests.distillation import numpy_losses
 
 B, S, D, N, P, V = 3, 5, 8, 2, 4, 11
@@ -19,37 +21,26 @@ MAP_LOSSES = (
     "feature_mean_loss",
     "feature_variance_loss",
 )
+# Name -> further arguments, after student and teacher.
+LOSSES = {
+    **dict.fromkeys(MAP_LOSSES, (MASK,)),
+    "attention_transfer_loss": (MASK,),
+    "masked_lm_distillation_loss": (WEIGHTS, 2.5),
+}
 
 
-@pytest.fixture
-def maps():
+def tensors(name):
+    """Student and teacher, float32; masked keys have very low logits."""
     rng = np.random.default_rng(0)
-    student = rng.normal(1.0, 3.0, (B, S, D)).astype("float32")
-    teacher = rng.normal(size=(B, S, D)).astype("float32")
-    return student, teacher
-
-
-@pytest.fixture
-def all_teacher_maps(maps):
-    """Embedding output, two blocks below, the block itself, one above."""
-    rng = np.random.default_rng(3)
-    others = rng.normal(0.5, 2.0, (4, B, S, D)).astype("float32")
-    return [*others[:3], maps[1], others[3]]
-
-
-@pytest.fixture
-def attention():
-    rng = np.random.default_rng(1)
-    addend = (1 - MASK)[:, None, None, :] * -10000.0
-    student = rng.normal(size=(B, N, S, S)) + addend
-    teacher = rng.normal(size=(B, N, S, S)) + addend
-    return student.astype("float32"), teacher.astype("float32")
-
-
-@pytest.fixture
-def predictions():
-    rng = np.random.default_rng(2)
-    return tuple(rng.normal(size=(2, B, P, V)).astype("float32"))
+    if name == "attention_transfer_loss":
+        pair = rng.normal(size=(2, B, N, S, S))
+        pair += (1 - MASK)[:, None, None, :] * -10000.0
+    elif name == "masked_lm_distillation_loss":
+        pair = rng.normal(size=(2, B, P, V))
+    else:
+        pair = rng.normal(size=(2, B, S, D))
+        pair[0] = 1.0 + 3.0 * pair[0]
+    return pair.astype("float32")
 
 
 def gradient(function, array):
@@ -67,154 +58,110 @@ def gradient(function, array):
     return tape.gradient(result, value).numpy()
 
 
-def check(ours, expected, student):
-    """Compares value and gradient of two functions of the student's tensor."""
+@pytest.mark.parametrize("name", LOSSES)
+def test_values_and_gradients_are_numpys(name):
+    student, teacher = tensors(name)
+    ours, expected = getattr(losses, name), getattr(numpy_losses, name)
+    others = LOSSES[name]
     np.testing.assert_allclose(
-        ours(student), expected(student.astype("float64")), rtol=1e-5
+        ours(student, teacher, *others),
+        expected(*np.float64([student, teacher]), *others),
+        rtol=1e-5,
     )
     np.testing.assert_allclose(
-        gradient(ours, student),
-        numpy_losses.numeric_gradient(expected, student),
+        gradient(lambda x: ours(x, teacher, *others), student),
+        numpy_losses.numeric_gradient(
+            lambda x: expected(x, np.float64(teacher), *others), student
+        ),
         rtol=2e-3,
         atol=2e-6,
     )
 
 
-@pytest.mark.parametrize("name", MAP_LOSSES)
-def test_map_losses(name, maps):
-    ours, expected = getattr(losses, name), getattr(numpy_losses, name)
-    student, teacher = maps
-    check(
-        lambda x: ours(x, teacher, MASK),
-        lambda x: expected(x, teacher.astype("float64"), MASK),
-        student,
-    )
-
-
-def test_attention_transfer_is_the_divergence_from_teacher(attention):
-    student, teacher = attention
-    check(
-        lambda x: losses.attention_transfer_loss(x, teacher, MASK),
-        lambda x: numpy_losses.attention_transfer_loss(x, teacher, MASK),
-        student,
-    )
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_masked_lm_distillation_loss(temperature, predictions):
-    student, teacher = predictions
-    check(
-        lambda x: losses.masked_lm_distillation_loss(
-            x, teacher, WEIGHTS, temperature
-        ),
-        lambda x: numpy_losses.masked_lm_distillation_loss(
-            x, teacher, WEIGHTS, temperature
-        ),
-        student,
-    )
-
-
-def test_the_releases_feature_map_loss(maps):
-    student, teacher = maps
-    check(
-        lambda x: legacy_losses.normalized_feature_map_loss(x, teacher),
-        lambda x: numpy_losses.release_normalized_feature_map_loss(
-            x, teacher.astype("float64")
-        ),
-        student,
-    )
-
-
-@pytest.mark.parametrize("name", ["feature_mean_loss", "feature_variance_loss"])
-def test_the_releases_statistics_compare_with_all_maps(
-    name, maps, all_teacher_maps
-):
-    ours = getattr(legacy_losses, name)
-    expected = getattr(numpy_losses, f"release_{name}")
-    wide = [teacher.astype("float64") for teacher in all_teacher_maps]
-    check(
-        lambda x: ours(x, all_teacher_maps),
-        lambda x: expected(x, wide),
-        maps[0],
-    )
-
-
-def test_the_releases_attention_loss_is_a_cross_entropy(attention):
-    student, teacher = attention
-    check(
-        lambda x: legacy_losses.attention_transfer_loss(x, teacher),
-        lambda x: numpy_losses.release_attention_transfer_loss(x, teacher),
-        student,
-    )
-    # It does not vanish: what is left is the teacher's entropy.
-    assert float(legacy_losses.attention_transfer_loss(teacher, teacher)) > 0.3
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
-def test_the_releases_mixed_labels(ratio, predictions):
-    student, teacher = predictions
-    ids = np.random.default_rng(5).integers(0, V, (B, P)).astype("int32")
-    check(
-        lambda x: legacy_losses.mixed_masked_lm_loss(
-            x, teacher, ids, WEIGHTS, ratio
-        ),
-        lambda x: numpy_losses.release_masked_lm_loss(
-            x, teacher, ids, WEIGHTS, ratio
-        ),
-        student,
-    )
-
-
-@pytest.mark.parametrize("name", MAP_LOSSES)
-def test_map_losses_vanish_where_student_equals_teacher(name, maps):
-    _, teacher = maps
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_vanish_where_student_equals_teacher(name):
+    _, teacher = tensors(name)
     loss = getattr(losses, name)
-    assert float(loss(teacher, teacher, MASK)) == 0.0
-    zero = gradient(lambda student: loss(student, teacher, MASK), teacher)
-    np.testing.assert_allclose(zero, 0.0, atol=1e-7)
+    assert abs(float(loss(teacher, teacher, *LOSSES[name]))) < 1e-7
+    found = gradient(lambda x: loss(x, teacher, *LOSSES[name]), teacher)
+    np.testing.assert_allclose(found, 0.0, atol=1e-7)
 
 
-def test_attention_transfer_vanishes_where_student_equals_teacher(attention):
-    _, teacher = attention
-    loss = losses.attention_transfer_loss
-    assert abs(float(loss(teacher, teacher, MASK))) < 1e-7
-    zero = gradient(lambda student: loss(student, teacher, MASK), teacher)
-    np.testing.assert_allclose(zero, 0.0, atol=1e-7)
+@pytest.mark.parametrize("name", LOSSES)
+def test_padding_counts_in_no_mean(name):
+    student, teacher = tensors(name)
+    loss = getattr(losses, name)
+    real = {
+        "attention_transfer_loss": (MASK == 1)[:, None, :, None],
+        "masked_lm_distillation_loss": (WEIGHTS == 1)[:, :, None],
+    }.get(name, (MASK == 1)[:, :, None])
+    changed = np.where(real, student, -7.0 * student)
+    assert float(loss(changed, teacher, *LOSSES[name])) == float(
+        loss(student, teacher, *LOSSES[name])
+    )
+    found = gradient(lambda x: loss(x, teacher, *LOSSES[name]), changed)
+    np.testing.assert_array_equal(np.where(real, 0.0, found), 0.0)
 
 
-def test_soft_labels_vanish_where_student_equals_teacher(predictions):
-    _, teacher = predictions
+def test_only_rounding_counts_as_equal_variance():
+    """A relative difference of 1e-4 has a gradient, one of 1e-7 has none."""
+    _, teacher = tensors("feature_variance_loss")
 
     def loss(student):
-        return losses.masked_lm_distillation_loss(student, teacher, WEIGHTS)
+        return losses.feature_variance_loss(student, teacher, MASK)
 
-    assert abs(float(loss(teacher))) < 1e-7
-    np.testing.assert_allclose(gradient(loss, teacher), 0.0, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", MAP_LOSSES)
-def test_padding_counts_in_no_mean(name, maps):
-    student, teacher = maps
-    loss = getattr(losses, name)
-    before = float(loss(student, teacher, MASK))
-    changed = np.where(MASK[:, :, None] == 1, student, 1e4).astype("float32")
-    assert float(loss(changed, teacher, MASK)) == before
-    on_padding = gradient(lambda x: loss(x, teacher, MASK), changed)[MASK == 0]
-    np.testing.assert_array_equal(on_padding, 0.0)
+    apart = teacher * np.float32(1.0 + 5e-5)
+    variances = np.float64(teacher).var(-1)[MASK == 1]
+    assert float(loss(apart)) == pytest.approx(
+        1e-4 * variances.mean(), rel=0.02
+    )
+    assert (np.abs(gradient(loss, apart)[MASK == 1]).max(-1) > 1e-3).all()
+    rounded = np.nextafter(teacher, np.float32(np.inf))
+    assert float(loss(rounded)) == 0.0
+    assert not gradient(loss, rounded).any()
 
 
-def test_padded_queries_count_in_no_mean(attention):
-    student, teacher = attention
-    before = float(losses.attention_transfer_loss(student, teacher, MASK))
-    padded_query = (MASK == 0)[:, None, :, None]
-    changed = np.where(padded_query, -student, student)
-    after = float(losses.attention_transfer_loss(changed, teacher, MASK))
-    assert after == before
+def test_the_releases_losses_on_whole_sequences():
+    """Without padding, and with the block's own map as the only one."""
+    whole = np.ones_like(MASK)
+    student, teacher = tensors("feature_mean_loss")
+    for name, theirs in (
+        ("normalized_feature_map_loss", teacher),
+        ("feature_mean_loss", [teacher]),
+        ("feature_variance_loss", [teacher]),
+    ):
+        np.testing.assert_allclose(
+            getattr(losses, name)(student, teacher, whole),
+            getattr(numpy_losses, f"release_{name}")(student, theirs),
+            rtol=1e-5,
+        )
 
 
-def test_unused_predictions_count_in_no_mean(predictions):
-    student, teacher = predictions
-    before = losses.masked_lm_distillation_loss(student, teacher, WEIGHTS)
-    changed = np.where(WEIGHTS[:, :, None] == 1, student, -7 * student)
-    after = losses.masked_lm_distillation_loss(changed, teacher, WEIGHTS)
-    assert float(after) == float(before)
+def entropy(logits):
+    return scipy.stats.entropy(numpy_losses.probs(logits), axis=-1)
+
+
+def test_the_releases_cross_entropies_exceed_ours_by_the_teachers_entropy():
+    rng = np.random.default_rng(1)
+    student, teacher = rng.normal(size=(2, B, N, S, S)).astype("float32")
+    np.testing.assert_allclose(
+        losses.attention_transfer_loss(student, teacher, np.ones_like(MASK)),
+        numpy_losses.release_attention_transfer_loss(student, teacher)
+        - entropy(teacher).mean(),
+        rtol=1e-4,
+    )
+    student, teacher = tensors("masked_lm_distillation_loss")
+    ids = rng.integers(0, V, (B, P)).astype("int32")
+    alpha, mean_entropy = (
+        0.3,
+        (entropy(teacher) * WEIGHTS).sum() / WEIGHTS.sum(),
+    )
+    soft = losses.masked_lm_distillation_loss(student, teacher, WEIGHTS)
+    np.testing.assert_allclose(
+        alpha * masked_lm_loss(student, ids, WEIGHTS)
+        + (1 - alpha) * (soft + mean_entropy),
+        numpy_losses.release_masked_lm_loss(
+            student, teacher, ids, WEIGHTS, alpha
+        ),
+        rtol=1e-5,
+    )

@@ -5,7 +5,7 @@ import pytest
 
 import mobilebert_tf as mb
 from mobilebert_tf.training.inference import Predictor
-from tests.training.classifiers import toy_config
+from tests import tiny
 
 LENGTH = 12
 
@@ -36,7 +36,7 @@ def by_name(outputs):
 def test_outputs_are_the_models_in_order_and_at_full_length(
     model_class, names, shape
 ):
-    config = toy_config(vocab_size=20)
+    config = tiny.student_config()
     model = model_class(config, *([list(names)] if names else []))
     lengths = [12, 2, 7, 3, 5]
     examples = arrays(lengths)
@@ -64,7 +64,7 @@ def test_outputs_are_the_models_in_order_and_at_full_length(
 
 def test_a_trained_model_is_not_remembered_as_it_was():
     model = mb.MobileBertForSequenceClassification(
-        toy_config(vocab_size=20), ["a", "b"]
+        tiny.student_config(), ["a", "b"]
     )
     predict = Predictor(model, 3)
     before = predict(arrays([4, 5]))

@@ -8,15 +8,20 @@ import pytest
 import tensorflow as tf
 
 import mobilebert_tf as mb
-from mobilebert_tf.training.evaluation import BEST_FOLDER
 from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import AdamW
-from mobilebert_tf.training.options import RunOptions
+from mobilebert_tf.training.options import (
+    BEST,
+    LAST,
+    PretrainingOptions,
+    RunOptions,
+)
 from mobilebert_tf.training.pretraining import (
     HeldOutText,
     finish_pretraining,
     pretraining_loss,
 )
+from mobilebert_tf.training.run_folder import BEST_FOLDER
 from mobilebert_tf.training.step import TrainStep
 from tests.training.toy_pretraining import batch, build_model
 
@@ -102,19 +107,20 @@ def test_means_are_over_predictions_and_pairs(model):
 def test_a_changed_model_is_measured_anew(model):
     held_out = HeldOutText(model, Input())
     before = held_out.measure()
-    model.masked_lm.bias.assign(np.arange(50.0) / 10)
+    model.masked_lm.bias.assign(np.arange(64.0) / 10)
     after = held_out.measure()
-    model.masked_lm.bias.assign(np.zeros(50))
+    model.masked_lm.bias.assign(np.zeros(64))
     assert after["masked_lm_loss"] != before["masked_lm_loss"]
     assert held_out.measure() == before
 
 
-def train(folder, from_best, losses):
+def train(folder, final_model, losses):
     """Takes four steps; returns the weights after each second."""
     keras.utils.set_random_seed(1)
     model = build_model(dropout=0.1)
     held_out = HeldOutText(model, Input())
-    evaluation, seen = held_out.evaluation(2, 1), []
+    options = PretrainingOptions(evaluate_every=2, max_eval_batches=1)
+    evaluation, seen = held_out.evaluation(options), []
 
     def measure():
         seen.append([weight.numpy() for weight in model.weights])
@@ -140,7 +146,7 @@ def train(folder, from_best, losses):
     finish_pretraining(
         run,
         held_out,
-        from_best=from_best,
+        final_model,
         title="Toy",
         command="none",
         notes={"Text": "none"},
@@ -148,16 +154,16 @@ def train(folder, from_best, losses):
     return seen
 
 
-@pytest.mark.parametrize("from_best", [True, False])
-def test_the_best_or_the_last_weights_are_written(tmp_path, from_best):
-    after_two, after_four = train(tmp_path, from_best, [2.5, 2.75])
+@pytest.mark.parametrize("final_model", [BEST, LAST])
+def test_the_best_or_the_last_weights_are_written(tmp_path, final_model):
+    after_two, after_four = train(tmp_path, final_model, [2.5, 2.75])
     written = [weight.numpy() for weight in mb.load(tmp_path).weights]
     for ours, theirs in zip(
-        written, after_two if from_best else after_four, strict=True
+        written, after_two if final_model == BEST else after_four, strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
     card = (tmp_path / "README.md").read_text()
-    assert ("Weights: of step 2" in card) == from_best
+    assert ("Weights: from step 2" in card) == (final_model == BEST)
     # What is kept beside the checkpoints opens like any model folder.
     best = tmp_path / BEST_FOLDER
     assert (best / "vocab.txt").exists()
@@ -167,4 +173,5 @@ def test_the_best_or_the_last_weights_are_written(tmp_path, from_best):
 
 
 def test_no_evaluation_is_asked_for(model):
-    assert HeldOutText(model, Input()).evaluation(0, 1) is None
+    options = PretrainingOptions(evaluate_every=0)
+    assert HeldOutText(model, Input()).evaluation(options) is None

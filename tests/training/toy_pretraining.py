@@ -1,10 +1,9 @@
-"""A pre-training task of a second, for the tests of step and strategies.
+"""A pre-training task of seconds, for the tests of steps and devices.
 
-Run as a program, it is one process of a distributed training:
-`python -m tests.training.toy_pretraining KIND DEVICES OPTIONS FILE`.
+Run as a program, it trains on several devices or as one of several processes:
+`python -m tests.training.toy_pretraining KIND FOLDER [CASES]`.
 """
 
-import dataclasses
 import json
 import sys
 
@@ -12,59 +11,51 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import mobilebert_tf as mb
-from mobilebert_tf.training.devices import open_distribution
+from mobilebert_tf.training.devices import (
+    StrategyDistribution,
+    open_distribution,
+)
 from mobilebert_tf.training.optimizers import Lamb, WarmupPolynomialDecay
+from mobilebert_tf.training.options import StepOptions
 from mobilebert_tf.training.pretraining import pretraining_loss
-from mobilebert_tf.training.step import StepOptions, build_train_step
+from mobilebert_tf.training.step import TrainStep
+from tests import tiny
 
-NUM_STEPS = 10
-VOCAB_SIZE, LENGTH, PREDICTIONS = 50, 12, 4
+NUM_STEPS = 6
+PREDICTIONS = 4
+NUM_DEVICES = 4
 
 
 def batch(step, batch_size=6):
-    """A batch whose first examples have no masked position, others many."""
+    """A batch whose first half has no masked position, the last one many."""
     rng = np.random.default_rng(step)
-    shape = (batch_size, LENGTH)
-    lengths = rng.integers(6, LENGTH + 1, (batch_size, 1))
     used = rng.integers(0, PREDICTIONS + 1, (batch_size, 1))
     used[: batch_size // 2] = 0
     used[-1] = PREDICTIONS
-    predictions = (batch_size, PREDICTIONS)
-    return {
-        "input_ids": rng.integers(5, VOCAB_SIZE, shape).astype("int32"),
-        "input_mask": (np.arange(LENGTH) < lengths).astype("int32"),
-        "segment_ids": rng.integers(0, 2, shape).astype("int32"),
-        "masked_lm_positions": rng.integers(0, 6, predictions).astype("int32"),
-        "masked_lm_ids": rng.integers(5, VOCAB_SIZE, predictions).astype(
-            "int32"
-        ),
-        "masked_lm_weights": (np.arange(PREDICTIONS) < used).astype("float32"),
-        "next_sentence_labels": rng.integers(0, 2, (batch_size, 1)).astype(
-            "int32"
-        ),
-    }
+    examples = tiny.pretraining_batch(
+        step, rng.integers(6, 13, batch_size), 12, PREDICTIONS
+    )
+    weights = (np.arange(PREDICTIONS) < used).astype("float32")
+    return examples | {"masked_lm_weights": weights}
 
 
 def build_model(dropout=0.0):
     keras.utils.set_random_seed(1)
-    config = dataclasses.replace(
-        mb.MobileBertConfig.from_preset("mobilebert_small"),
-        vocab_size=VOCAB_SIZE,
+    config = tiny.student_config(
         num_hidden_layers=1,
         num_feedforward_networks=1,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
-    return mb.MobileBertForPretraining(config)
+    return tiny.pretraining_model(config)
 
 
 def build_step(model, options=StepOptions()):
-    """LAMB whose clipping is active: the norms are above 1."""
+    """LAMB whose clipping is active: the norms are above 0.1."""
     optimizer = Lamb(
         WarmupPolynomialDecay(1e-2, 20, 3), global_clipnorm=0.1, decay_rate=0.01
     )
-    return build_train_step(
+    return TrainStep(
         pretraining_loss(model), model.trainable_variables, optimizer, options
     )
 
@@ -79,16 +70,24 @@ def train(step, batch_size=6, num_steps=NUM_STEPS):
     return np.concatenate(rows)
 
 
-def main(kind, devices, options, batch_size, path):
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * int(devices),
-    )
-    distribution = open_distribution(kind)
+def check_spoilt_step(step, model, batch_size):
+    """A step with a loss of NaN changes nothing, on no device."""
+    variables = [*model.variables, *step.optimizer.variables]
+    before = [variable.numpy() for variable in variables]
+    spoilt = batch(0, batch_size)
+    spoilt["masked_lm_weights"] *= np.float32(np.nan)
+    values, _ = step.run([spoilt])
+    assert np.isnan(values.numpy()[0, 0])
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value, variable.path)
+
+
+def run_case(distribution, options, batch_size, path):
+    """Trains, checks that all devices agree, and writes values and weights."""
     with distribution.scope():
         model = build_model()
-        step = build_step(model, StepOptions(**json.loads(options)))
-    rows = train(step, int(batch_size))
+        step = build_step(model, StepOptions(**options))
+    rows = train(step, batch_size)
     for variable in model.trainable_variables:
         copies = distribution.strategy.experimental_local_results(
             variable.value
@@ -96,7 +95,54 @@ def main(kind, devices, options, batch_size, path):
         for copy in copies:
             np.testing.assert_array_equal(copy.numpy(), copies[0].numpy())
     weights = {v.path: v.numpy() for v in model.trainable_variables}
+    if not distribution.spans_processes:
+        check_spoilt_step(step, model, batch_size)
     np.savez(path, rows=rows, **weights)
+
+
+def check_dropout(distribution):
+    """Replicas draw masks of their own; the first draws one device's."""
+    with distribution.scope():
+        dropout = keras.layers.Dropout(0.5, seed=3)
+
+    @tf.function(autograph=False)
+    def mask(ones):
+        return distribution.run(lambda x: dropout(x, training=True), ones)
+
+    ones = np.ones((NUM_DEVICES, 64), "float32")
+    ones = distribution.distribute({"ones": ones})["ones"]
+    results = distribution.strategy.experimental_local_results
+    masks = [[part.numpy() for part in results(mask(ones))] for _ in range(8)]
+    alone = keras.layers.Dropout(0.5, seed=3)
+    for first, second, *_ in masks:
+        expected = alone(np.ones((1, 64), "float32"), training=True)
+        np.testing.assert_array_equal(first, expected)
+        assert 10 < (first != second).sum() < 54, (first, second)
+    # Nor does any replica repeat a mask of another step.
+    drawn = {part.tobytes() for parts in masks for part in parts}
+    assert len(drawn) == 8 * NUM_DEVICES
+    states = [v.numpy() for v in results(dropout.variables[0].value)]
+    for state in states:
+        np.testing.assert_array_equal(state, states[0])
+
+
+def main(kind, folder, cases="[[1, 6, {}]]"):
+    number = NUM_DEVICES if kind == "mirrored" else 1
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * number,
+    )
+    whole = open_distribution(kind)
+    if kind == "mirrored":
+        check_dropout(whole)
+    names = [device.name for device in tf.config.list_logical_devices("CPU")]
+    for index, (devices, size, options) in enumerate(json.loads(cases)):
+        distribution = whole
+        if devices < number:
+            distribution = StrategyDistribution(
+                tf.distribute.MirroredStrategy(names[:devices])
+            )
+        run_case(distribution, options, size, f"{folder}/{index}.npz")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from mobilebert_tf.training.optimizers import (
     WarmupPolynomialDecay,
     describe_parameters,
 )
-from tests.distillation.pairs import tiny_pretraining
+from tests import tiny
 
 SHAPES = {"kernel": (4, 3), "bias": (3,), "table": (5, 2)}
 
@@ -269,7 +269,7 @@ def test_transfer_stage_schedule():
 
 
 def test_what_is_not_decayed_is_listed_by_path():
-    model = tiny_pretraining("mobilebert_small")
+    model = tiny.pretraining_model(tiny.student_config(num_hidden_layers=3))
     text = describe_parameters(model.weights)
     listed = " ".join(text.split("\n")[2:]).replace(" ", "").split(",")
     excluded = [v for v in model.weights if len(v.shape) == 1]

@@ -1,0 +1,5 @@
+"""`python -m mobilebert_tf` is the command `mobilebert`."""
+
+from mobilebert_tf.commands.main import main
+
+main()

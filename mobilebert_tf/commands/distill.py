@@ -1,0 +1,188 @@
+r"""Teaches a student: progressive knowledge transfer, then distillation.
+
+The student's embeddings and pre-training heads are copied from the teacher;
+then, block by block from below, its feature maps and attention are fitted to
+the teacher's; last, pre-training distillation trains all of it.
+
+    python run_distillation.py --teacher=runs/teacher \
+        --preset=mobilebert_small --output_dir=runs/student
+
+Text defaults to the documentation of the installed Python packages. If the
+teacher was trained on other text, name that with --input_files.
+"""
+
+import dataclasses
+import functools
+
+from mobilebert_tf.commands.command import Command, command_line
+from mobilebert_tf.distillation.schedule import TransferOptions, TransferWeights
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.options import Options, option, settings
+from mobilebert_tf.training.options import (
+    ArchitectureOptions,
+    DeviceOptions,
+    OptimizerOptions,
+    OutputOptions,
+    PretrainingOptions,
+    RunOptions,
+    StepOptions,
+    TextOptions,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairOptions(Options):
+    """The teacher, and how the student starts."""
+
+    group = "model"
+
+    teacher: str | None = option(
+        None, "Model folder of the teacher.", required=True, everyday=True
+    )
+    teacher_dtype: str = option(
+        "float32",
+        "Precision in which the teacher computes and its blocks are held.",
+        choices=("float32", "bfloat16"),
+        everyday=True,
+    )
+    teacher_blocks: tuple[int, ...] | None = option(
+        None,
+        "For each block of the student, the number (from 0) of the teacher "
+        "block it learns from, for example 1,3,5. By default, each learns from "
+        "the last of an equal run of the teacher's blocks.",
+        min=0,
+    )
+    match_embedding_norm: bool = option(
+        True,
+        "Start a NoNorm student's embedding norm on the teacher's scale (the "
+        "release does not).",
+    )
+    attention_images_every: int = option(
+        500,
+        "Steps between two images, in TensorBoard, of the attention of student "
+        "and teacher; 0 draws none.",
+        group="training",
+        min=0,
+        resumable=True,
+    )
+
+
+def open_pair(
+    pair: PairOptions,
+    architecture: ArchitectureOptions,
+    max_seq_length: int,
+    transfer: TransferOptions,
+    weights: TransferWeights,
+):
+    """Opens the teacher and makes its student.
+
+    Returns:
+        The `Distiller` and the stages that it will go through.
+
+    Raises:
+        InputError: the teacher cannot be opened, or does not fit the student.
+    """
+    from mobilebert_tf.distillation.teachers import load_teacher
+    from mobilebert_tf.training.distillation import build_distiller
+
+    teacher = load_teacher(pair.teacher, pair.teacher_dtype)
+    config = architecture.config(teacher.config.vocab_size, max_seq_length)
+    stages = transfer.stages(config.num_hidden_layers)
+    try:
+        distiller = build_distiller(
+            config, teacher, weights, stages, pair.teacher_blocks
+        )
+    except ValueError as error:
+        raise InputError(
+            pair.teacher, "a teacher of this student", error
+        ) from error
+    return distiller, stages
+
+
+def run(*options: Options) -> None:
+    """Copies, transfers, distils, evaluates, and writes a model folder."""
+    import keras
+
+    from mobilebert_tf.distillation.initialization import match_embedding_norm
+    from mobilebert_tf.text.tokenizer import load_tokenizer
+    from mobilebert_tf.training import distillation, pretraining
+    from mobilebert_tf.training.devices import open_devices
+    from mobilebert_tf.training.loop import Run
+    from mobilebert_tf.training.step import rematerialize
+
+    output, architecture, pair, text, training, transfer, weights = options[:7]
+    optimizer, step_options, run_options, device_options = options[7:]
+    devices = open_devices(device_options)
+    keras.utils.set_random_seed(training.seed)
+    with devices.scope():
+        distiller, stages = open_pair(
+            pair, architecture, text.max_seq_length, transfer, weights
+        )
+    student = distiller.student
+    if device_options.rematerialize:
+        rematerialize(student.encoder.blocks)
+    data = pretraining.open_input(
+        text, training.train_batch_size, load_tokenizer(pair.teacher)
+    )
+    batches = pretraining.batches_of(data, training.seed)
+    held_out = pretraining.HeldOutText(student, data)
+    # Made first, so that unfit text is refused before a folder is made for it.
+    first = batches(0)
+    if pair.match_embedding_norm:
+        match_embedding_norm(student, distiller.teacher, next(first))
+    run = Run(
+        output.output_dir,
+        student.variables,
+        run_options,
+        settings(*options),
+        devices,
+        num_steps=sum(stage.num_steps for stage in stages),
+    )
+    build = functools.partial(
+        distillation.build_stage,
+        distiller,
+        learning_rate=training.learning_rate,
+        optimizer=optimizer,
+        transfer=transfer,
+        options=step_options,
+    )
+    every = []
+    if pair.attention_images_every:
+        draw = distillation.attention_drawer(distiller, held_out.first_batch())
+        every = [(pair.attention_images_every, draw)]
+    for phase in distillation.stage_phases(
+        stages, build, batches, held_out.evaluation(training), every
+    ):
+        run.train(phase)
+    if devices.is_chief:
+        pretraining.finish_pretraining(
+            run,
+            held_out,
+            training.final_model,
+            title=f"Distilled student ({architecture.name})",
+            command=command_line(),
+            notes={
+                "Teacher": pair.teacher,
+                "Training text": text.description(),
+            },
+        )
+
+
+COMMAND = Command(
+    run,
+    (
+        OutputOptions,
+        ArchitectureOptions,
+        PairOptions,
+        TextOptions,
+        PretrainingOptions,
+        TransferOptions,
+        TransferWeights,
+        OptimizerOptions,
+        StepOptions,
+        RunOptions,
+        DeviceOptions,
+    ),
+    defaults={"preset": "mobilebert_small"},
+    description=__doc__,
+)

@@ -1,0 +1,42 @@
+"""`mobilebert NAME --flag=value ...`: one entry for all commands."""
+
+import importlib
+import sys
+
+# Name -> module in `commands`, name of its `Command` there, and a summary.
+COMMANDS = {
+    "pretrain": ("pretrain", "COMMAND", "text -> a teacher, or any model"),
+    "distill": ("distill", "COMMAND", "a teacher and text -> a student"),
+}
+
+
+def usage() -> str:
+    """Returns the list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [
+        f"  {name:{width}}  {summary}"
+        for name, (_, _, summary) in COMMANDS.items()
+    ]
+    return "\n".join(
+        ["usage: mobilebert NAME --flag=value ...", "", *lines, ""]
+        + ["`mobilebert NAME --help` lists the flags of a command."]
+    )
+
+
+def main() -> None:
+    """Runs the command that the first argument names, and exits."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(usage())
+        return
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(
+            f"mobilebert: expected a command among {known}, found {name}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    module, attribute, _ = COMMANDS[name]
+    sys.argv = [f"mobilebert {name}", *arguments]
+    found = importlib.import_module(f"mobilebert_tf.commands.{module}")
+    getattr(found, attribute)()

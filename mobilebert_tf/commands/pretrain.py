@@ -1,0 +1,170 @@
+r"""Pre-trains a model on raw text: masked LM and next sentence prediction.
+
+Any preset; with `--preset=ib_bert_large` (or `ib_bert_small`) it trains the
+inverted-bottleneck teacher, whose recipe the paper's authors did not publish.
+
+    python run_pretraining.py --preset=ib_bert_small --output_dir=runs/teacher
+
+reads the documentation of the installed Python packages, learns a vocabulary
+from it and writes a model folder. With your own text:
+
+    python run_pretraining.py --preset=ib_bert_small \
+        --input_files='corpus/*.txt' --output_dir=runs/teacher
+"""
+
+import dataclasses
+
+from mobilebert_tf.commands.command import Command, command_line
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.options import Options, option, settings
+from mobilebert_tf.training.options import (
+    ArchitectureOptions,
+    DeviceOptions,
+    OptimizerOptions,
+    OutputOptions,
+    PretrainingOptions,
+    RunOptions,
+    StepOptions,
+    TextOptions,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyOptions(Options):
+    """The vocabulary of a new model."""
+
+    group = "data"
+
+    vocab_file: str | None = option(
+        None,
+        "Vocabulary, one piece per line; by default learned from the text.",
+        everyday=True,
+    )
+    vocab_size: int = option(
+        4000, "Size of the vocabulary to learn.", min=100, everyday=True
+    )
+    do_lower_case: bool = option(True, "Lower-case the text (uncased model).")
+
+
+@dataclasses.dataclass(frozen=True)
+class LengthOptions(Options):
+    """How long to train."""
+
+    num_train_steps: int = option(
+        2000, "Steps of training.", min=1, everyday=True
+    )
+
+
+def build_tokenizer(vocabulary: VocabularyOptions, text: TextOptions):
+    """Reads the vocabulary, or learns one from the text.
+
+    Raises:
+        InputError: the text comes as records, from which nothing can be
+            learned, and there is no vocabulary file.
+    """
+    from mobilebert_tf.data.records import are_tfrecords
+    from mobilebert_tf.data.sources import load_text
+    from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+    from mobilebert_tf.text.vocabulary import learn_vocabulary
+
+    lower = vocabulary.do_lower_case
+    if vocabulary.vocab_file:
+        return WordpieceTokenizer.from_vocab_file(vocabulary.vocab_file, lower)
+    if are_tfrecords(text.input_files):
+        raise InputError(
+            "--vocab_file", "the vocabulary the records were made with", "none"
+        )
+    print("Learning a vocabulary ...", flush=True)
+    documents = load_text(text.input_files, text.tfds_name, text.tfds_data_dir)
+    lines = (line for document in documents for line in document)
+    pieces = learn_vocabulary(lines, vocabulary.vocab_size, lower)
+    return WordpieceTokenizer(pieces, lower)
+
+
+def run(*options: Options) -> None:
+    """Reads text, trains, evaluates, and writes a model folder."""
+    import keras
+
+    from mobilebert_tf.modeling.models import MobileBertForPretraining
+    from mobilebert_tf.training import pretraining
+    from mobilebert_tf.training.devices import open_devices
+    from mobilebert_tf.training.loop import Phase, Run
+    from mobilebert_tf.training.optimizers import (
+        build_optimizer,
+        describe_parameters,
+    )
+    from mobilebert_tf.training.step import TrainStep, rematerialize
+
+    output, architecture, text, vocabulary, training, length = options[:6]
+    optimizer, step_options, run_options, device_options = options[6:]
+    devices = open_devices(device_options)
+    keras.utils.set_random_seed(training.seed)
+    tokenizer = build_tokenizer(vocabulary, text)
+    data = pretraining.open_input(text, training.train_batch_size, tokenizer)
+    config = architecture.config(tokenizer.vocab_size, text.max_seq_length)
+    with devices.scope():
+        model = MobileBertForPretraining(config)
+    if device_options.rematerialize:
+        rematerialize(model.encoder.blocks)
+    print(describe_parameters(model.trainable_variables), flush=True)
+
+    def build() -> TrainStep:
+        return TrainStep(
+            pretraining.pretraining_loss(model),
+            model.trainable_variables,
+            build_optimizer(
+                optimizer, training.learning_rate, length.num_train_steps
+            ),
+            step_options,
+        )
+
+    batches = pretraining.batches_of(data, training.seed)
+    held_out = pretraining.HeldOutText(model, data)
+    # Made first, so that unfit text is refused before a folder is made for it.
+    batches(0)
+    run = Run(
+        output.output_dir,
+        model.variables,
+        run_options,
+        settings(*options),
+        devices,
+        num_steps=length.num_train_steps,
+    )
+    run.train(
+        Phase(
+            "pretraining",
+            length.num_train_steps,
+            build,
+            batches,
+            shown=("masked_lm_loss", "next_sentence_loss"),
+            evaluation=held_out.evaluation(training),
+        )
+    )
+    if devices.is_chief:
+        pretraining.finish_pretraining(
+            run,
+            held_out,
+            training.final_model,
+            title=f"Pre-trained from scratch ({architecture.name})",
+            command=command_line(),
+            notes={"Training text": text.description()},
+        )
+
+
+COMMAND = Command(
+    run,
+    (
+        OutputOptions,
+        ArchitectureOptions,
+        TextOptions,
+        VocabularyOptions,
+        PretrainingOptions,
+        LengthOptions,
+        OptimizerOptions,
+        StepOptions,
+        RunOptions,
+        DeviceOptions,
+    ),
+    defaults={"preset": "ib_bert_small"},
+    description=__doc__,
+)
