@@ -52,7 +52,7 @@ from mobilebert_tf.text.tokenizer import WordpieceTokenizer  # noqa: E402
 from mobilebert_tf.training.fine_tuning import training_loss  # noqa: E402
 from mobilebert_tf.training.inference import Predictor  # noqa: E402
 from mobilebert_tf.training.optimizers import AdamW  # noqa: E402
-from mobilebert_tf.training.step import build_train_step  # noqa: E402
+from mobilebert_tf.training.step import TrainStep  # noqa: E402
 
 FLAGS = flags.FLAGS
 _DATA = os.environ.get("MOBILEBERT_TF_DATA", "data")
@@ -133,7 +133,7 @@ def our_step(
         global_clipnorm=1.0,
         bias_correction=True,
     )
-    step = build_train_step(
+    step = TrainStep(
         training_loss(ClassificationTask(LABELS), model),
         model.trainable_variables,
         optimizer,

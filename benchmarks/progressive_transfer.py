@@ -106,7 +106,7 @@ def everything_step(distiller, heads: bool):
 
     from mobilebert_tf.distillation.schedule import TransferStage
     from mobilebert_tf.training.optimizers import Lamb
-    from mobilebert_tf.training.step import build_train_step
+    from mobilebert_tf.training.step import TrainStep
 
     number = len(distiller.student.encoder.blocks)
     blocks = tuple(range(number))
@@ -123,7 +123,7 @@ def everything_step(distiller, heads: bool):
         ]
         return {"loss": tf.add_n(gated)} | terms
 
-    return build_train_step(
+    return TrainStep(
         gated_loss,
         distiller.student.trainable_variables,
         Lamb(1e-3, global_clipnorm=1.0),
@@ -229,7 +229,7 @@ def build_memory_row(teacher_dtype: str | None) -> tuple:
     from mobilebert_tf.distillation.teachers import load_teacher
     from mobilebert_tf.training.optimizers import Lamb
     from mobilebert_tf.training.pretraining import pretraining_loss
-    from mobilebert_tf.training.step import build_train_step
+    from mobilebert_tf.training.step import TrainStep
 
     if teacher_dtype is None:
         # Without dropout, whose masks a distillation step does not hold.
@@ -239,7 +239,7 @@ def build_memory_row(teacher_dtype: str | None) -> tuple:
             attention_probs_dropout_prob=0.0,
         )
         model = mb.MobileBertForPretraining(config)
-        step = build_train_step(
+        step = TrainStep(
             pretraining_loss(model),
             model.trainable_variables,
             Lamb(1e-3, global_clipnorm=1.0),

@@ -90,7 +90,7 @@ def build_step(options: dict, laps: Laps):
     laps.lap("models, s")
     if options.pop("rematerialize", False):
         rematerialize(model.encoder.blocks)
-    return config.vocab_size, step.build_train_step(
+    return config.vocab_size, step.TrainStep(
         pretraining_loss(model),
         model.trainable_variables,
         optimization.OPTIMIZERS["adamw"](1e-3, global_clipnorm=1.0),

@@ -11,20 +11,18 @@ import pytest
 from safetensors.numpy import load_file
 
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
-from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests import tiny
-from tests.training.test_strategies import free_ports
+from tests.training.test_devices import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] sea land fish tree".split()
 
 
 @pytest.fixture
 def files(tmp_path):
     """A model folder, and examples that its first word decides."""
-    config = tiny.student_config(vocab_size=len(VOCAB))
-    MobileBertEncoder(config).save_pretrained(tmp_path / "encoder")
-    WordpieceTokenizer(VOCAB).write(tmp_path / "encoder")
+    tiny.write_folder(
+        tmp_path / "encoder", MobileBertEncoder(tiny.student_config())
+    )
     rows = [
         f"{word} {other}\t{word}"
         for other in ("fish", "tree", "fish tree", "tree tree")

@@ -5,6 +5,8 @@ All widths differ, so that a transposed or misplaced matrix is noticed. Dropout
 is off unless a test turns it on.
 """
 
+import random
+
 import numpy as np
 
 import mobilebert_tf as mb
@@ -142,6 +144,23 @@ def labelled_arrays(number: int, seed: int, width: int = MAX_LENGTH) -> dict:
         "segment_ids": np.zeros_like(arrays["input_ids"]),
         "labels": labels,
     }
+
+
+def write_corpus(path, num_documents=60):
+    """Writes documents of twelve short sentences about one of two topics."""
+    rng = random.Random(0)
+    topics = "fish wave boat shell crab", "tree stone horse field bird"
+    documents = []
+    for index in range(num_documents):
+        nouns = topics[index % 2].split()
+        sentences = [
+            f"The {rng.choice(nouns)} {rng.choice(('sees', 'likes', 'finds'))} "
+            f"the {rng.choice(nouns)}."
+            for _ in range(12)
+        ]
+        documents.append("\n".join(sentences))
+    path.write_text("\n\n".join(documents))
+    return path
 
 
 def numpy(tensor) -> np.ndarray:

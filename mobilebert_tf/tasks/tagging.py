@@ -308,7 +308,7 @@ def at_all_labels(values, batch):
     """Fills values [B, width, C] up with zeros, to where labels end.
 
     Inputs were cut to the width of their bucket, labels were not. Weights must
-    stay as they came (see `build_train_step`), so that it is the values that
+    stay as they came (see `TrainStep`), so that it is the values that
     grow: nothing is weighed where they do.
     """
     missing = ops.shape(batch["labels"])[1] - ops.shape(values)[1]

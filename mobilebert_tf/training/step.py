@@ -94,20 +94,19 @@ class TrainStep:
         """Takes one step on each batch.
 
         Args:
-            batches: up to `steps_per_execution` of them.
+            batches: at most `steps_per_execution` of them.
 
         Returns:
-            Their values, [number of batches, number of names], and for each
-            step the index of the first variable whose gradient was not
-            finite, or `NO_VARIABLE`. A step with a value that is not finite
-            has changed nothing.
+            The values of the steps, [number of batches, number of names], and
+            for each step the index of the first variable with a NaN or
+            infinite gradient, or `NO_VARIABLE`. A step with a NaN or infinite
+            value has changed nothing.
         """
         distribute = self.distribution.distribute
         if self.options.steps_per_execution == 1:
             (batch,) = batches
             return self._one(distribute(batch))
-        # A shorter last call is filled up, because another shape would have
-        # to be traced anew.
+        # A shorter last call is padded: another shape would be traced anew.
         filled = list(batches)
         filled += batches[-1:] * (
             self.options.steps_per_execution - len(batches)
@@ -123,7 +122,7 @@ class TrainStep:
         return values[:number], variables[:number]
 
     def _steps(self, stacked, number):
-        """Steps 0 to `number` of a stack of batches."""
+        """Takes the first `number` steps of a stack of batches."""
 
         def batch_at(index):
             return self.distribution.run(_take, stacked, index)
@@ -150,7 +149,7 @@ class TrainStep:
 
     def _step(self, batch):
         run, first = self.distribution.run, self.distribution.first
-        # Read before the update, which takes the optimizer to its next step.
+        # Read before the update, which advances the optimizer.
         rate = tf.cast(self.optimizer.learning_rate, tf.float32)
         if self.distribution.updates_in_replica:
 
@@ -181,7 +180,7 @@ class TrainStep:
         return tf.concat([values, rate[None]], 0)[None], variable[None]
 
     def _gradients(self, batch):
-        """On a replica: the batch's terms and norm, and its gradient."""
+        """On a replica: the batch's values, squared norms and gradients."""
         sum_over_replicas = self.distribution.sum
         if self.distribution.num_replicas == 1 and (
             self.options.accumulation_steps == 1
@@ -200,9 +199,9 @@ class TrainStep:
         return tf.stack([*values, norm]), squares, gradients
 
     def _part(self, batch):
-        """Terms of the examples at hand, and the gradients that exist."""
-        # What is frozen is not watched, nor is what nothing trained precedes:
-        # no gradient is computed, or even recorded, that nobody asks for.
+        """Terms of the given examples, and the gradients that exist."""
+        # Frozen variables are not watched, so what lies below the trained ones
+        # is not even recorded.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._values)
             terms = dict(self._compute_loss(batch))
@@ -215,7 +214,7 @@ class TrainStep:
         return terms, gradients
 
     def _sum_of_parts(self, batch):
-        """Terms and gradients of a replica's examples, micro by micro."""
+        """Sums terms and gradients over the parts of a replica's examples."""
         number = self.options.accumulation_steps
         examples = next(iter(batch.values())).shape[0]
         if examples % number:
@@ -290,9 +289,12 @@ def _all_finite(values: tf.Tensor) -> tf.Tensor:
 
 
 def rematerialize(blocks: Sequence[keras.layers.Layer]) -> None:
-    """Makes these blocks need less memory in training, and more time.
+    """Makes blocks keep only their inputs and compute again for the gradient.
 
-    What they compute stays the same. Call it before a step is built.
+    Training needs less memory and more time, and computes the same. Call it
+    before a step is built. Keras' own scope for this does not take our blocks,
+    whose mask is a pair, and would draw new dropout masks the second time; here
+    a block becomes a function of its variables' values, random states included.
 
     Args:
         blocks: `MobileBertBlock`s.
@@ -302,7 +304,6 @@ def rematerialize(blocks: Sequence[keras.layers.Layer]) -> None:
 
 
 def _rematerialized(block):
-    # Bound before it is replaced.
     original_call = block.call
 
     def call(block_input, mask, training=None):
@@ -332,7 +333,3 @@ def _rematerialized(block):
 
 def _tensors(variables) -> list[tf.Tensor]:
     return [tf.convert_to_tensor(variable.value) for variable in variables]
-
-
-# Until every caller makes a `TrainStep` itself.
-build_train_step = TrainStep

@@ -1,0 +1,146 @@
+"""`mobilebert pretrain`: a model folder, resumed runs, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mobilebert_tf as mb
+from mobilebert_tf.commands.pretrain import COMMAND
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.training.run_folder import read_metrics
+from tests import tiny
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    tiny.write_corpus(folder / "corpus.txt")
+    tiny.teacher_config(num_hidden_layers=1).to_json(folder / "teacher.json")
+    return folder
+
+
+def arguments(files, output):
+    return [
+        f"--config_file={files}/teacher.json",
+        f"--input_files={files}/corpus.txt",
+        f"--output_dir={output}",
+        "--vocab_size=120",
+        "--max_seq_length=16",
+        "--train_batch_size=8",
+        "--num_train_steps=6",
+        "--evaluate_every=3",
+        "--max_eval_batches=2",
+        "--log_every=1",
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(files):
+    COMMAND.run(arguments(files, files / "trained"))
+    return files / "trained"
+
+
+def test_a_model_folder_is_written(trained, files):
+    model = mb.load(trained)
+    assert isinstance(model, mb.MobileBertForPretraining)
+    vocab_size = mb.load_tokenizer(trained).vocab_size
+    assert 60 < vocab_size <= 120
+    assert model.config.vocab_size == vocab_size
+    card = (trained / "README.md").read_text()
+    assert "| masked_lm_accuracy |" in card and "corpus.txt" in card
+    assert list((trained / "tensorboard").iterdir())
+    lines = read_metrics(trained / "metrics.jsonl")
+    phases = [line["phase"] for line in lines]
+    assert phases == [
+        *["pretraining"] * 3,
+        "evaluation",
+        *["pretraining"] * 3,
+        "evaluation",
+        "results",
+    ]
+    settings = json.loads((trained / "run.json").read_text())
+    assert (
+        settings["num_train_steps"] == 6 and settings["learning_rate"] == 1e-3
+    )
+    # What a resumed run may change is not part of it.
+    assert not {"output_dir", "log_every", "jit_compile"} & set(settings)
+    leftovers = [path for path in files.rglob(".*") if path.is_file()]
+    assert leftovers == []
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(
+    files, trained, tmp_path
+):
+    """As a user runs it: the script, Ctrl-C, and the same command again."""
+    again = tmp_path / "again"
+    script = str(REPOSITORY / "run_pretraining.py")
+    with subprocess.Popen(
+        [sys.executable, script, *arguments(files, again)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        for line in process.stdout:
+            if "2/6" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read()
+        assert process.wait(timeout=120) == 130
+    assert "Run the same command to resume" in rest
+    assert not (again / "model.safetensors").exists()
+    COMMAND.run([*arguments(files, again), "--log_every=2"])
+    ours, theirs = (
+        (folder / "model.safetensors").read_bytes()
+        for folder in (again, trained)
+    )
+    assert ours == theirs
+
+
+BAD_INPUT = {
+    "no_such.txt: expected a text file, or a pattern": (
+        "--input_files=no_such.txt"
+    ),
+    "corpus.txt, line 1: expected JSON": "--config_file={files}/corpus.txt",
+    "--max_seq_length: expected at most 24, found 64": "--max_seq_length=64",
+    "expected a batch of 100000 pairs": "--train_batch_size=100000",
+    "--seed: expected at least 0, found -1": "--seed=-1",
+    "--learning_rate: expected a finite number": "--learning_rate=nan",
+    "--final_model: expected last": "--final_model=best --evaluate_every=0",
+    "--num_gpus: expected --distribution=mirrored": "--num_gpus=1",
+    "arguments of the form --name=value": "corpus.txt",
+    "Unknown command line flag 'legacy_release_losses'": (
+        "--legacy_release_losses"
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD_INPUT)
+def test_bad_input_is_refused_before_a_folder_is_made(message, files, tmp_path):
+    changes = BAD_INPUT[message].format(files=files).split()
+    with pytest.raises(InputError) as error:
+        COMMAND.run([*arguments(files, tmp_path / "out"), *changes])
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_are_refused(files, trained):
+    with pytest.raises(InputError, match="seed=1 then, 2 now"):
+        COMMAND.run([*arguments(files, trained), "--seed=2"])
+
+
+def test_help_shows_everyday_flags():
+    text = COMMAND.help("run_pretraining.py")
+    assert "python run_pretraining.py --preset=ib_bert_small" in text
+    shown = [line for line in text.splitlines() if line.startswith("  --")]
+    assert 12 <= len(shown) <= 18, shown
+    assert "--output_dir" in text and "--decay_power" not in text
+    assert "--decay_power" in COMMAND.help(
+        "run_pretraining.py", everything=True
+    )
