@@ -1,7 +1,7 @@
-"""Opening a teacher, and the number format it computes in.
+"""Opening a teacher, and the precision it computes in.
 
-Four fifths of a distillation step are the teacher's forward pass, and nobody
-trains it: it can do with bfloat16 where its student cannot.
+The teacher's forward pass takes four fifths of a distillation step, and it is
+not trained, so bfloat16 is enough for it where it is not for the student.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ TEACHER_DTYPES = ("float32", "bfloat16")
 def load_teacher(
     folder: str | os.PathLike, dtype: str = "float32"
 ) -> MobileBertForPretraining:
-    """Opens the teacher, which must have its weights and pre-training heads.
+    """Opens a teacher with its weights and pre-training heads.
 
-    Its blocks are held in `dtype`, rounded as they are read: a float32 teacher
-    is never in memory. What a student takes over, embeddings and heads, stays
-    float32, so that it is copied exactly, and is rounded where it is used.
+    Its blocks are held in `dtype`, rounded as they are read, so a float32
+    teacher is never in memory. Embeddings and heads, which the student copies,
+    stay float32 and are rounded where they are used.
 
     Args:
         folder: a model folder.
-        dtype: what it computes in, of `TEACHER_DTYPES`.
+        dtype: precision it computes in, one of `TEACHER_DTYPES`.
 
     Raises:
-        InputError: if the folder is none, or lacks any of that.
+        InputError: this is not a model folder, or weights or heads are missing.
     """
     with _computing_in(dtype):
         teacher = load(folder, _dtype_of(dtype))
@@ -48,14 +48,9 @@ def load_teacher(
 def build_teacher(
     config: MobileBertConfig, dtype: str = "float32"
 ) -> MobileBertForPretraining:
-    """Makes a teacher with random weights, held as `load_teacher` holds them.
-
-    Args:
-        config: the teacher's.
-        dtype: what it computes in, of `TEACHER_DTYPES`.
-    """
+    """Makes a teacher with random weights, held as in `load_teacher`."""
     dtype_of = _dtype_of(dtype)
-    # Keras gives variables made in this scope their values when it ends.
+    # Variables made in this scope get their values when it ends.
     with _computing_in(dtype), keras.StatelessScope():
         teacher = MobileBertForPretraining(config)
         for variable in teacher.weights:
@@ -65,8 +60,8 @@ def build_teacher(
 
 @contextlib.contextmanager
 def _computing_in(dtype: str):
-    """Makes layers that compute in `dtype`, whatever the others compute in."""
-    # Sublayers take the policy that rules while they are constructed.
+    """Sets the precision of the layers made in this context."""
+    # Sublayers take the policy in force while they are constructed.
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(
         "mixed_bfloat16" if dtype == "bfloat16" else dtype
@@ -78,5 +73,5 @@ def _computing_in(dtype: str):
 
 
 def _dtype_of(dtype: str):
-    """Returns the function from a teacher's variable to its dtype."""
+    """Returns a function that maps a teacher's variable to its dtype."""
     return lambda variable: dtype if "/block_" in variable.path else "float32"

@@ -1,9 +1,9 @@
-"""Where a step runs: on one device, on several, on several machines, on TPUs.
+"""Where a step runs: one device, several, several machines, or TPUs.
 
-A `Distribution` is all that the loop knows of it. Every worker makes the whole
-batch, batch n being a pure function of n, and each replica takes its rows: so
-any number of replicas sees the examples that one device would see, and a run
-may go on with another number than it was started with.
+The loop knows only a `Distribution`. Every worker makes the whole batch, since
+batch n is a pure function of n, and each replica takes its rows. So any number
+of replicas sees the examples that one device would see, and a run may continue
+on another number of devices than it was started with.
 """
 
 import contextlib
@@ -20,21 +20,21 @@ from mobilebert_tf.training.options import DeviceOptions
 
 KINDS = ("none", "mirrored", "multi_worker", "tpu")
 
-# Between the seeds of two replicas. Keras takes seeds modulo 2**31 - 2, of
-# which this shares no divisor: no two replicas have the same.
+# Distance between the seeds of two replicas. Keras takes seeds modulo
+# 2**31 - 2, which is coprime to this, so no two replicas share a seed.
 _SEED_STEP = 506_952_115
 
 
 class Distribution:
-    """One device and no strategy; the base of the others.
+    """One device without a strategy; base class of the others.
 
     Attributes:
         num_replicas: devices that share a batch.
         is_chief: whether this process writes the run's files.
         updates_in_replica: whether a replica may update variables under a
             condition. Mirrored strategies synchronise their threads for an
-            update, which they cannot do inside a branch.
-        spans_processes: whether several processes must stay in step.
+            update, which is impossible inside a branch.
+        spans_processes: whether several processes must act alike.
     """
 
     num_replicas = 1
@@ -43,7 +43,7 @@ class Distribution:
     spans_processes = False
 
     def scope(self) -> contextlib.AbstractContextManager:
-        """Returns the context in which model and optimizer are made."""
+        """Returns the context in which to make model and optimizer."""
         return contextlib.nullcontext()
 
     def run(self, function: Callable, *arguments):
@@ -51,7 +51,7 @@ class Distribution:
         return function(*arguments)
 
     def first(self, values):
-        """Returns the first replica's part of what `run` returned."""
+        """Returns the first replica's part of a result of `run`."""
         return values
 
     def sum(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -62,9 +62,9 @@ class Distribution:
         """Gives each replica its rows of a batch.
 
         Args:
-            batch: arrays with the examples along `axis`. Where replicas do
-                not divide them, some get one more than others, or none.
-            axis: which axis holds the examples.
+            batch: arrays with the examples along `axis`. If they do not divide
+                evenly, some replicas get one more than others, or none.
+            axis: axis of the examples.
         """
         return batch
 
@@ -163,12 +163,12 @@ class StrategyDistribution(Distribution):
 
 @contextlib.contextmanager
 def _seeds_by_replica():
-    """Has every replica draw dropout masks of its own.
+    """Makes every replica draw dropout masks of its own.
 
-    Keras' seeds are the same on all of them: the second half of a batch would
-    be masked like the first. The first replica's stay as they are, and so do
-    the states, which advance alike. What differs is the seed and not the number
-    of the draw, so that no replica repeats the masks of other steps of another.
+    Keras' seeds are equal on all replicas: the second half of a batch would be
+    masked like the first. The seeds of the first replica stay as they are, and
+    so do all states, which advance alike. Seeds are changed rather than the
+    number of the draw, so no replica repeats a mask of another's other steps.
     """
 
     def seed_of_replica(seed):  # [a layer's seed, number of the draw]
@@ -217,18 +217,17 @@ def open_devices(options: DeviceOptions, num_runs: int = 1) -> Distribution:
 def open_distribution(
     kind: str, num_gpus: int | None = None, tpu: str | None = None
 ) -> Distribution:
-    """Connects to the devices that training shall use.
-
-    To be called before TensorFlow is used for anything else.
+    """Connects to devices; to be called before anything is computed.
 
     Args:
-        kind: of `KINDS`. `multi_worker` reads the environment's TF_CONFIG.
-        num_gpus: for `mirrored`; all when None. Without GPUs, the logical
-            CPU devices.
-        tpu: its name or address; "local" or "" for this machine's.
+        kind: see `DeviceOptions.distribution`. `multi_worker` reads TF_CONFIG
+            from the environment.
+        num_gpus: for `mirrored`; all when None. Without any GPU, the logical
+            CPU devices are mirrored.
+        tpu: name or address; "local" or None for the TPU of this machine.
 
     Raises:
-        InputError: if these devices are not there.
+        InputError: there are no such devices.
     """
     if kind == "mirrored":
         return StrategyDistribution(_mirrored(num_gpus))

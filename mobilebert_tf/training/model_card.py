@@ -1,7 +1,6 @@
-"""Finishing a model folder: weights, tokenizer and the card that says it all.
+"""Finishing a model folder: weights, tokenizer and its card.
 
-The card is the folder's `README.md`: how the model was made and what it
-scored.
+The card is the folder's `README.md`: how the model was made and what it scored.
 """
 
 import os
@@ -21,13 +20,13 @@ def write_model_folder(
     tokenizer: WordpieceTokenizer,
     **card,
 ) -> None:
-    """Writes everything that makes `folder` a model folder.
+    """Writes weights, config, tokenizer and card.
 
     Args:
-        folder: made if need be; its other files stay.
+        folder: created if it is missing; its other files stay.
         model: the model to save.
         tokenizer: the tokenizer it was trained with.
-        **card: of `write_model_card`.
+        **card: further arguments of `write_model_card`.
     """
     model.save_pretrained(folder)
     tokenizer.write(folder, model.config.max_position_embeddings)
@@ -48,11 +47,11 @@ def write_model_card(
 
     Args:
         folder: a model folder.
-        model: the model it holds.
-        title: the first heading.
-        command: what made it.
-        results: metric names and values, on held-out data; may be empty.
-        notes: anything else worth a line, by name.
+        model: the model in it.
+        title: first heading.
+        command: command line that made it.
+        results: metrics on held-out data by name; may be empty.
+        notes: further lines by name.
     """
     folder = Path(folder)
     num_parameters = sum(
