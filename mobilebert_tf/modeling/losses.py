@@ -114,22 +114,25 @@ def pad_to(values, labels):
     return ops.pad(values, padding)
 
 
-def kl_divergence(student_logits, teacher_logits, temperature=1.0):
+def kl_divergence(student_logits, teacher_logits, temperature=None):
     """KL(teacher || student) over the last axis, in nats; 0 if equal.
 
     Args:
         student_logits: [..., C].
         teacher_logits: [..., C].
         temperature: divides both logits; the result is multiplied by its
-            square, so that gradients keep their size.
+            square, so that gradients keep their size. None does neither.
 
     Returns:
         [...]; take the `mean` or `weighted_mean` of it.
     """
-    student = ops.log_softmax(student_logits / temperature, axis=-1)
-    teacher = ops.log_softmax(teacher_logits / temperature, axis=-1)
+    if temperature is not None:
+        student_logits = student_logits / temperature
+        teacher_logits = teacher_logits / temperature
+    student = ops.log_softmax(student_logits, axis=-1)
+    teacher = ops.log_softmax(teacher_logits, axis=-1)
     divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
-    return temperature**2 * divergence
+    return divergence if temperature is None else temperature**2 * divergence
 
 
 def span_loss(start_logits, end_logits, start_positions, end_positions):
