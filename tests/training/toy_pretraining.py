@@ -1,7 +1,7 @@
 """A pre-training task of seconds, for the tests of steps and devices.
 
 Run as a program, it trains on several devices or as one of several processes:
-`python -m tests.training.toy_pretraining KIND FOLDER [CASES]`.
+`python -m tests.training.toy_pretraining KIND FOLDER [DEVICES [CASES]]`.
 """
 
 import json
@@ -11,10 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.training.devices import (
-    StrategyDistribution,
-    open_distribution,
-)
+from mobilebert_tf.training.devices import open_distribution
 from mobilebert_tf.training.optimizers import Lamb, WarmupPolynomialDecay
 from mobilebert_tf.training.options import StepOptions
 from mobilebert_tf.training.pretraining import pretraining_loss
@@ -23,7 +20,6 @@ from tests import tiny
 
 NUM_STEPS = 6
 PREDICTIONS = 4
-NUM_DEVICES = 4
 
 
 def batch(step, batch_size=6):
@@ -109,7 +105,8 @@ def check_dropout(distribution):
     def mask(ones):
         return distribution.run(lambda x: dropout(x, training=True), ones)
 
-    ones = np.ones((NUM_DEVICES, 64), "float32")
+    number = distribution.num_replicas
+    ones = np.ones((number, 64), "float32")
     ones = distribution.distribute({"ones": ones})["ones"]
     results = distribution.strategy.experimental_local_results
     masks = [[part.numpy() for part in results(mask(ones))] for _ in range(8)]
@@ -120,29 +117,22 @@ def check_dropout(distribution):
         assert 10 < (first != second).sum() < 54, (first, second)
     # Nor does any replica repeat a mask of another step.
     drawn = {part.tobytes() for parts in masks for part in parts}
-    assert len(drawn) == 8 * NUM_DEVICES
+    assert len(drawn) == 8 * number
     states = [v.numpy() for v in results(dropout.variables[0].value)]
     for state in states:
         np.testing.assert_array_equal(state, states[0])
 
 
-def main(kind, folder, cases="[[1, 6, {}]]"):
-    number = NUM_DEVICES if kind == "mirrored" else 1
+def main(kind, folder, devices="1", cases="[[6, {}]]"):
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * number,
+        [tf.config.LogicalDeviceConfiguration()] * int(devices),
     )
-    whole = open_distribution(kind)
+    distribution = open_distribution(kind)
     if kind == "mirrored":
-        check_dropout(whole)
-    names = [device.name for device in tf.config.list_logical_devices("CPU")]
-    for index, (devices, size, options) in enumerate(json.loads(cases)):
-        distribution = whole
-        if devices < number:
-            distribution = StrategyDistribution(
-                tf.distribute.MirroredStrategy(names[:devices])
-            )
-        run_case(distribution, options, size, f"{folder}/{index}.npz")
+        check_dropout(distribution)
+    for size, options in json.loads(cases):
+        run_case(distribution, options, size, f"{folder}/{size}.npz")
 
 
 if __name__ == "__main__":
