@@ -2,4 +2,5 @@
 
 from mobilebert_tf.commands.main import main
 
-main()
+if __name__ == "__main__":
+    main()
