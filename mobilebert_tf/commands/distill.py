@@ -124,7 +124,7 @@ def run(*options: Options) -> None:
     data = pretraining.open_input(
         text, training.train_batch_size, load_tokenizer(pair.teacher)
     )
-    batches = pretraining.batches_of(data, training.seed)
+    batches = functools.partial(data.batches, training.seed)
     held_out = pretraining.HeldOutText(student, data)
     # Made first, so that unfit text is refused before a folder is made for it.
     first = batches(0)

@@ -13,6 +13,7 @@ from it and writes a model folder. With your own text:
 """
 
 import dataclasses
+import functools
 
 from mobilebert_tf.commands.command import Command, command_line
 from mobilebert_tf.errors import InputError
@@ -118,7 +119,7 @@ def run(*options: Options) -> None:
             step_options,
         )
 
-    batches = pretraining.batches_of(data, training.seed)
+    batches = functools.partial(data.batches, training.seed)
     held_out = pretraining.HeldOutText(model, data)
     # Made first, so that unfit text is refused before a folder is made for it.
     batches(0)
