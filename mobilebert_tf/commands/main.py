@@ -7,6 +7,10 @@ import sys
 COMMANDS = {
     "pretrain": ("pretrain", "COMMAND", "text -> a teacher, or any model"),
     "distill": ("distill", "COMMAND", "a teacher and text -> a student"),
+    "shards": ("shards", "COMMAND", "text -> TFRecord files of examples"),
+    "demo": ("demo", "COMMAND", "the whole journey at small scale"),
+    "report": ("report", "COMMAND", "a demo's results as one HTML page"),
+    "plot": ("plot", "COMMAND", "curves and attention of runs"),
 }
 
 
