@@ -7,6 +7,10 @@ import sys
 COMMANDS = {
     "pretrain": ("pretrain", "COMMAND", "text -> a teacher, or any model"),
     "distill": ("distill", "COMMAND", "a teacher and text -> a student"),
+    "classify": ("finetune", "CLASSIFY", "texts -> labels or numbers"),
+    "squad": ("finetune", "SQUAD", "questions -> answers in a context"),
+    "tag": ("finetune", "TAG", "words -> tags"),
+    "export": ("export", "COMMAND", "a model folder -> .tflite files"),
     "shards": ("shards", "COMMAND", "text -> TFRecord files of examples"),
     "demo": ("demo", "COMMAND", "the whole journey at small scale"),
     "report": ("report", "COMMAND", "a demo's results as one HTML page"),

@@ -70,20 +70,6 @@ class ArchitectureOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class OutputOptions(Options):
-    """Where a command writes."""
-
-    output_dir: str | None = option(
-        None,
-        "Model folder to write. The same command continues a run that was "
-        "stopped.",
-        required=True,
-        everyday=True,
-        resumable=True,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class OptimizerOptions(Options):
     """The optimizer and the shape of its schedule, but not the peak rate."""
 
