@@ -36,7 +36,7 @@ def real_parameter_model(
     model = mb.MobileBertForSequenceClassification(
         config, [str(index) for index in range(num_classes)]
     )
-    for variable, name, _ in match_weights(model, config, model.architecture):
+    for variable, name, _ in match_weights(model):
         name = name.replace("mobilebert.", "bert.", 1)
         if name in vectors:
             variable.assign(vectors[name])

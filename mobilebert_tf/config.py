@@ -3,24 +3,23 @@
 Field names are those of the published `bert_config.json` files. Two dialects
 of that JSON exist and differ in what an *absent* key means:
 
-* google-research: absent means plain BERT (no bottleneck, layer norm, tanh
-  pooler); `"gelu"` is the tanh approximation;
-* Hugging Face (`"model_type": "mobilebert"`): absent means MobileBERT with a
-  pooler; `"gelu"` is the exact erf form, `"gelu_pytorch_tanh"` the tanh form.
+* google-research: an absent key means plain BERT (no bottleneck, layer norm,
+  tanh pooler); `"gelu"` is the tanh approximation;
+* Hugging Face (`"model_type": "mobilebert"`): an absent key means MobileBERT
+  with a pooler; `"gelu"` is exact, `"gelu_pytorch_tanh"` the approximation.
 
-Reading resolves the difference once, so that the rest of the project sees only
-this dataclass. Where paper and release differ, or the release is wrong, there
-is a field; its default is what the published weights need.
+Reading resolves the difference, so that the rest of the package sees only this
+dataclass. Where paper and release differ, or the release is wrong, there is a
+field, whose default is what the published weights need.
 """
 
 import dataclasses
 import json
 import math
 import os
-from pathlib import Path
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.files import atomic_file
+from mobilebert_tf.files import atomic_file, read_json_object
 from mobilebert_tf.presets import PRESETS
 
 # What every model, dataset and .tflite file calls its three inputs.
@@ -31,12 +30,13 @@ NORMALIZATION_TYPES = ("no_norm", "layer_norm")
 ATTENTION_MASK_FORMS = ("additive", "multiply_add")
 TRIGRAM_ORDERS = ("next_current_previous", "previous_current_next")
 
+# Inputs of every model, int32 [B, S] each.
+INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
+
 
 @dataclasses.dataclass(frozen=True)
 class MobileBertConfig:
-    """Everything that fixes the shape and the arithmetic of an encoder.
-
-    The defaults are the released student, `mobilebert`.
+    """Shape and arithmetic of an encoder, by default of the released student.
 
     Attributes:
         vocab_size: V, number of word pieces.
@@ -143,7 +143,7 @@ class MobileBertConfig:
         """Returns the preset `name` with `changes` applied.
 
         Raises:
-            ValueError: if there is no such preset.
+            ValueError: there is no such preset.
         """
         if name not in PRESETS:
             raise ValueError(
@@ -154,18 +154,17 @@ class MobileBertConfig:
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> "MobileBertConfig":
-        """Reads a `config.json` of either dialect (see the module's text).
+        """Reads a `config.json` of either dialect (see above).
 
         Raises:
-            InputError: if the file is missing, is no JSON object, has a key
-                nobody knows, or describes an impossible architecture.
+            InputError: the file is missing or not a JSON object, has an
+                unknown key, or describes an impossible architecture.
         """
         values = read_json_object(path)
         hugging_face = values.get("model_type") == "mobilebert"
+        read = _from_hugging_face if hugging_face else _from_google
         try:
-            if hugging_face:
-                return cls(**_from_hugging_face(values))
-            return cls(**_from_google(values))
+            return cls(**read(values))
         except KeyError as error:
             known = sorted(field.name for field in dataclasses.fields(cls))
             raise InputError(
@@ -175,11 +174,11 @@ class MobileBertConfig:
             raise InputError(path, "a possible architecture", error) from error
 
     def to_dict(self) -> dict:
-        """Returns the fields as plain values, for `get_config`."""
+        """Returns the fields as JSON has them."""
         return dataclasses.asdict(self)
 
     def to_json(self, path: str | os.PathLike, **extra) -> None:
-        """Writes the Hugging Face dialect, `extra` keys added, atomically."""
+        """Writes Hugging Face's dialect with `extra` keys, atomically."""
         values = to_hugging_face(self) | extra
         with atomic_file(path) as temporary:
             temporary.write_text(
@@ -187,7 +186,7 @@ class MobileBertConfig:
             )
 
 
-# What an absent key means in the google-research dialect.
+# Meaning of an absent key in google-research's dialect.
 _GOOGLE_DEFAULTS = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -203,7 +202,7 @@ _GOOGLE_DEFAULTS = {
     "normalization_type": "layer_norm",
     "classifier_activation": True,
 }
-# Keys of the dialect beyond those above.
+# All keys of the dialect.
 _GOOGLE_KEYS = {
     *_GOOGLE_DEFAULTS,
     "vocab_size",
@@ -214,7 +213,7 @@ _GOOGLE_KEYS = {
     "max_position_embeddings",
     "initializer_range",
 }
-# What plain BERT's multilingual configs hold, and no code has ever read.
+# In the configs of multilingual BERT, but never read by any code.
 _GOOGLE_UNUSED = {
     "directionality",
     "pooler_fc_size",
@@ -244,8 +243,8 @@ def to_hugging_face(config: MobileBertConfig) -> dict:
 def to_google(config: MobileBertConfig) -> dict:
     """Returns the google-research `bert_config.json` values of `config`.
 
-    Fields that the dialect does not know are added where they are not at their
-    default; its own reader keeps such keys and ignores them.
+    Fields unknown to the dialect are included unless they have their default;
+    its own reader keeps such keys and ignores them.
     """
     defaults = {
         field.name: field.default for field in dataclasses.fields(config)
@@ -258,12 +257,12 @@ def to_google(config: MobileBertConfig) -> dict:
 
 
 def _from_hugging_face(values: dict) -> dict:
-    """Drops the keys of Hugging Face's own machinery and maps the rest.
+    """Returns the fields of `MobileBertConfig`.
 
-    Unknown keys are the norm there (every release adds some), so only keys
-    that name one of our fields count, and one that asks for another head.
+    Keys that are not ours are ignored, since every release of transformers
+    adds some, except for one that asks for another head.
     """
-    # Weights that are not tied would be read as if they were.
+    # Untied weights would be read as if they were tied.
     tied = values.get("tie_word_embeddings")
     _require(tied in (None, True), "tie_word_embeddings must be true", tied)
     renamed = {key: name for name, key in _HUGGING_FACE_KEYS.items()}
@@ -303,25 +302,6 @@ def _from_google(values: dict) -> dict:
         # The release's hand-written layer norm differs in its epsilon only.
         fields |= {"normalization_type": "layer_norm", "layer_norm_eps": 1e-6}
     return fields
-
-
-def read_json_object(path: str | os.PathLike) -> dict:
-    """Returns the JSON object a file holds.
-
-    Raises:
-        InputError: if the file is missing or holds anything else.
-    """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(path, "a config file", error.strerror) from error
-    except UnicodeDecodeError as error:
-        raise InputError(path, "UTF-8 text", error) from error
-    except json.JSONDecodeError as error:
-        raise InputError(path, "JSON", error.msg, place=error.lineno) from error
-    if not isinstance(values, dict):
-        raise InputError(path, "a JSON object", type(values).__name__)
-    return values
 
 
 def _require(condition: bool, constraint: str, received: object) -> None:

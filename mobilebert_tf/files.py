@@ -1,12 +1,13 @@
-"""Files and folders that appear whole or not at all.
+"""Writing files atomically, and reading those of users.
 
 Everything is written beside its destination and renamed into place, so that a
-killed process leaves the old content or none, never half of the new.
-
-A user's file as text: what cannot be read is named by file and line.
+killed process leaves the old content or none, never half of the new. A file
+that cannot be read is refused with its name and line.
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from mobilebert_tf.errors import InputError
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path that replaces `path` when the block succeeds."""
+    """Yields a temporary path that replaces `path` on success."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -26,7 +27,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files; give the one we publish usual rights.
+        # mkstemp makes private files.
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     finally:
@@ -37,8 +38,8 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
 def atomic_files(folder: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary folder whose files move into `folder` on success.
 
-    Files that `folder` already holds under other names stay (a model folder
-    keeps its `checkpoints/`). Each file is replaced atomically.
+    Other files in `folder` stay, as do the `checkpoints/` of a model folder.
+    Each file is replaced atomically.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary folder that becomes `folder` on success.
 
     Raises:
-        FileExistsError: if `folder` is there already and not empty.
+        FileExistsError: `folder` exists and is not empty.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -83,10 +84,10 @@ def _umask() -> int:
 
 
 def read_content(path: Path) -> bytes:
-    """Returns what a file holds.
+    """Returns the content of a file.
 
     Raises:
-        InputError: there is no such file, or it cannot be read.
+        InputError: the file is missing or cannot be read.
     """
     if path.is_dir():
         raise InputError(path, "a file", "a directory")
@@ -99,10 +100,10 @@ def read_content(path: Path) -> bytes:
 
 
 def decode_content(path: Path, content: bytes) -> str:
-    """Returns UTF-8 content as text, without a byte order mark.
+    """Decodes UTF-8 content, without its byte order mark.
 
     Raises:
-        InputError: it is not UTF-8.
+        InputError: the content is not UTF-8.
     """
     try:
         return content.decode("utf-8-sig")
@@ -116,5 +117,30 @@ def decode_content(path: Path, content: bytes) -> str:
 
 
 def line_of(content: bytes, position: int) -> int:
-    """Returns the number of the line that a byte stands in, from 1."""
+    """Returns the number of the line with the byte at `position`, from 1."""
     return content.count(b"\n", 0, position) + 1
+
+
+def read_json_object(path: str | os.PathLike) -> dict:
+    """Returns the JSON object in a file.
+
+    Raises:
+        InputError: the file is missing or holds anything else.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(path, "a config file", error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise InputError(path, "UTF-8 text", error) from error
+    except json.JSONDecodeError as error:
+        raise InputError(path, "JSON", error.msg, place=error.lineno) from error
+    if not isinstance(values, dict):
+        raise InputError(path, "a JSON object", type(values).__name__)
+    return values
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

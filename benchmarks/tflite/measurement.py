@@ -21,6 +21,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, SignatureRunner
 
+from mobilebert_tf import compat
+
 WARM_UP = 3
 
 # The input whose last axis is summed over: kernels are [out, in].
@@ -93,7 +95,7 @@ class MeasuredFile:
             runner = self._interpreter.get_signature_runner(name)
             shapes = [d["shape"] for d in runner.get_input_details().values()]
             if all(shape[-1] == length for shape in shapes):
-                return runner if runner._subgraph_index else None
+                return runner if compat.graph_index(runner) else None
         return None
 
     def _resize(self, path, length: int | None) -> None:
@@ -129,7 +131,7 @@ class MeasuredFile:
         """
         makers = {}
         # Delegates come last in the list and overwrite what they replaced.
-        for one in self._interpreter._get_ops_details():
+        for one in compat.operation_details(self._interpreter):
             makers |= {int(index): one for index in one["outputs"]}
         seen, counts = set(), Counter()
         todo = [d["index"] for d in self._interpreter.get_output_details()]
@@ -173,7 +175,7 @@ class MeasuredFile:
         }
 
     def _graph_index(self) -> int:
-        return self._runner._subgraph_index if self._runner else 0
+        return compat.graph_index(self._runner) if self._runner else 0
 
     def _tensors(self) -> dict[int, dict]:
         details = self._interpreter.get_tensor_details(self._graph_index())

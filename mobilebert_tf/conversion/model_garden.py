@@ -1,14 +1,14 @@
 """Reading Model Garden's TensorFlow 2 object checkpoints.
 
-Such a checkpoint names a tensor by the path of its object, as in
-`model/layer_with_weights-3/...`: numbers that depend on how the model was put
-together and saved. Beside the paths it stores the graph of all objects, with
-the names of their variables, which do not. Those are read, without what depends
-on the process: the prefixes of outer models and Keras's numbering.
+Such a checkpoint names a tensor by the path of its object, for example
+`model/layer_with_weights-3/...`, whose numbers depend on how the model was put
+together and saved. It also stores the graph of all objects, with the names of
+their variables, which do not. We read those, without the parts that depend on
+the process: prefixes of outer models and Keras's numbering.
 
-One thing that a model needs is not in a checkpoint of it: Model Garden takes
-"gelu" for the exact form where a config names it, and for the tanh form in
-models made by its converter from TensorFlow 1.
+A checkpoint does not tell one thing that a model needs: Model Garden computes
+the exact form of "gelu" where a config names it, and the tanh form in models
+that its converter made from TensorFlow 1.
 """
 
 import re
@@ -18,7 +18,10 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from mobilebert_tf import compat
-from mobilebert_tf.conversion.model_garden_names import BOOKKEEPING, LAYERS
+from mobilebert_tf.conversion.names import (
+    MODEL_GARDEN_BOOKKEEPING,
+    MODEL_GARDEN_LAYERS,
+)
 from mobilebert_tf.conversion.tensors import Tensor
 from mobilebert_tf.conversion.tf1 import open_checkpoint, read_checkpoint
 from mobilebert_tf.errors import InputError
@@ -35,7 +38,7 @@ def is_object_checkpoint(reader) -> bool:
     The `variables/` of a TensorFlow 2 SavedModel do as well.
 
     Args:
-        reader: of `open_checkpoint`.
+        reader: result of `open_checkpoint`.
     """
     return reader.has_tensor(OBJECT_GRAPH)
 
@@ -45,19 +48,19 @@ def read_model_garden(
 ) -> dict[str, Tensor]:
     """Lists a checkpoint's tensors by Model Garden's variable names.
 
-    What is not a model's (an optimizer's moments, counters) is listed by the
-    path of its object, as are variables that carry no name; those with a name
-    that no table knows, by both.
+    Tensors outside the model (moments of an optimizer, counters) and variables
+    without a name are listed by the path of their object; variables whose name
+    is not in any table, by name and path.
 
     Args:
-        prefix: the checkpoint's, without `.index`.
-        scope: which of the objects that were saved, where several models were
+        prefix: path of the checkpoint without `.index`.
+        scope: name of the object to read, if several models were saved
             (`tf.train.Checkpoint(teacher=..., student=...)`).
 
     Raises:
-        InputError: if this is not an object checkpoint, is damaged, has nothing
-            of that scope, or holds several variables of the same name; when a
-            tensor is read, if its data are damaged.
+        InputError: this is not an object checkpoint, is damaged, has nothing
+            in that scope, or has several variables of the same name; when a
+            tensor is read: its data are damaged.
     """
     graph = _read_graph(prefix)
     nodes = _nodes_in_scope(prefix, graph, scope)
@@ -82,12 +85,12 @@ def read_model_garden(
 def normalization_type(
     prefix: str | Path, scope: str | None = None
 ) -> str | None:
-    """Tells a NoNorm model from a layer norm one, whose names are the same.
+    """Tells a NoNorm model from one with layer norms, whose names are equal.
 
-    Model Garden's NoNorm keeps its gamma as an attribute `scale`, too.
+    Model Garden's NoNorm has its gamma also as an attribute `scale`.
 
     Returns:
-        "no_norm", "layer_norm", or None where the graph shows neither.
+        "no_norm", "layer_norm", or None if the graph shows neither.
     """
     graph = _read_graph(prefix)
     nodes = _nodes_in_scope(prefix, graph, scope)
@@ -132,7 +135,7 @@ def _read_graph(prefix: str | Path):
 
 
 def _roots(graph) -> dict[str, int]:
-    """The saved objects that hold others, by the names of saving."""
+    """Returns the saved objects that hold others, by name."""
     return {
         child.local_name: child.node_id
         for child in graph.nodes[0].children
@@ -141,7 +144,7 @@ def _roots(graph) -> dict[str, int]:
 
 
 def _nodes_in_scope(prefix: str | Path, graph, scope: str | None) -> set[int]:
-    """The nodes below a saved object; all nodes without a scope."""
+    """Returns the nodes below a saved object; all nodes without a scope."""
     if scope is None:
         return set(range(len(graph.nodes)))
     roots = _roots(graph)
@@ -168,14 +171,14 @@ def _names_by_key(graph, nodes: set[int]) -> dict[str, str]:
 
 
 def _table_name(key: str, full_name: str) -> str:
-    """Returns the tables' name of what a checkpoint stores as `key`."""
+    """Returns the name in our tables of what a checkpoint stores as `key`."""
     path = key.removesuffix(_VALUE_SUFFIX)
     is_bookkeeping = any(
-        re.fullmatch(pattern, path) for pattern, _ in BOOKKEEPING
+        re.fullmatch(pattern, path) for pattern, _ in MODEL_GARDEN_BOOKKEEPING
     )
     if is_bookkeeping or not full_name:
         return path
-    for layer, name in LAYERS:
+    for layer, name in MODEL_GARDEN_LAYERS:
         found = re.fullmatch(rf"(?:.*/)?{layer}/(\w[\w/]*)", full_name)
         if found:
             return f"{found.expand(name)}/{found[found.lastindex]}"
@@ -183,10 +186,10 @@ def _table_name(key: str, full_name: str) -> str:
 
 
 def _with_one_pooler(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Calls a classifier's own hidden layer the pooler that it is.
+    """Renames the hidden layer of a classifier to the pooler.
 
-    It reads the sequence's first vector and ends in a tanh, and passes over
-    the encoder's pooler if there is one.
+    It does what a pooler does, reads the first vector and ends in a tanh, and
+    ignores the pooler of the encoder if there is one.
     """
     own, encoders = "sentence_prediction/pooler_dense/", "pooler/"
     if f"{own}kernel" not in tensors:
@@ -206,7 +209,7 @@ def _with_span_scope(
 ) -> dict[str, Tensor]:
     """Tells the head for answer spans from that for tokens by its object.
 
-    Both carry the same names.
+    Their variables have the same names.
     """
     scope, head = "span_labeling", "predictions/transform/logits/"
     is_span_labeler = any(

@@ -1,45 +1,34 @@
-"""What a path holds: which kind of weights, and which config beside them.
+"""Recognising other people's weights and matching them with a model of ours.
 
-Reading Hugging Face folders, which our model folders are.
-
-Any source as one of our models, with its tensors still on disk.
+Tensors stay on disk until they are written (see `writing`).
 """
 
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from mobilebert_tf.config import MobileBertConfig, read_json_object
-from mobilebert_tf.conversion import (
-    model_garden,
-    model_garden_names,
-    tf1,
-    tf1_names,
-)
-from mobilebert_tf.conversion.model_garden import is_object_checkpoint
+from mobilebert_tf.conversion import model_garden, names, tf1
 from mobilebert_tf.conversion.tensors import (
     SAME,
     TRANSPOSED,
     Match,
-    Row,
     Tensor,
     blank_model,
     match,
     surplus,
 )
-from mobilebert_tf.conversion.tf1 import open_checkpoint
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.hub import is_hub_name, model_folder
 from mobilebert_tf.modeling.folder import (
     CONFIG_FILE,
     INDEX_FILE,
     WEIGHTS_FILE,
-    StoredTensor,
     read_arrays,
     stored_tensors,
 )
@@ -63,12 +52,12 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Somebody's weights, found but not read.
+    """Weights that were found but not read.
 
     Attributes:
         kind: one of the kinds above.
-        path: the folder, for Hugging Face; a checkpoint's prefix otherwise.
-        folder: where its config and vocabulary would be.
+        path: a folder for Hugging Face, else the prefix of a checkpoint.
+        folder: folder of its config and vocabulary.
     """
 
     kind: str
@@ -76,7 +65,7 @@ class Source:
     folder: Path
 
     def files(self) -> list[Path]:
-        """Returns the files that hold the weights, for their hashes."""
+        """Returns the files with the weights, for their digests."""
         if self.kind == HUGGING_FACE:
             return sorted(self.path.glob("model*.safetensors"))
         return sorted(
@@ -86,7 +75,7 @@ class Source:
         )
 
     def config_file(self) -> Path | None:
-        """Returns the config beside the weights, if there is one."""
+        """Returns the config beside the weights, or None."""
         for name in CONFIG_FILES:
             if (self.folder / name).is_file():
                 return self.folder / name
@@ -94,16 +83,16 @@ class Source:
 
 
 def find_source(path: str | os.PathLike) -> Source:
-    """Recognises what `path` holds.
+    """Recognises the weights at `path`.
 
     Args:
-        path: a folder, a checkpoint's prefix, one of its files, or the name of
-            a model on the hub, as which a relative prefix may read: what lies
-            here comes first.
+        path: a folder, the prefix of a checkpoint, one of its files, or the
+            name of a model on the hub. A relative prefix may look like the
+            latter; local files win.
 
     Raises:
-        InputError: if it holds no weights, several checkpoints, or a pickle,
-            or there is nothing of that name, or nothing that may be read.
+        InputError: there are no weights, several checkpoints, or a pickle, or
+            they may not be read.
     """
     try:
         return _recognised(path)
@@ -167,7 +156,7 @@ def _in_folder(folder: Path) -> Source:
 
 
 def _checkpoint(prefix: Path, saved_model: Path | None = None) -> Source:
-    if is_object_checkpoint(open_checkpoint(prefix)):
+    if model_garden.is_object_checkpoint(tf1.open_checkpoint(prefix)):
         return Source(MODEL_GARDEN, prefix, prefix.parent)
     if saved_model is not None:
         return Source(SAVED_MODEL, prefix, saved_model)
@@ -175,7 +164,7 @@ def _checkpoint(prefix: Path, saved_model: Path | None = None) -> Source:
 
 
 def _prefix(path: Path) -> Path | None:
-    """Returns the prefix of the checkpoint that `path` names, or None."""
+    """Returns the prefix of the checkpoint that `path` belongs to, or None."""
     name = path.name
     for end in (_INDEX, ".meta"):
         name = name.removesuffix(end)
@@ -195,53 +184,17 @@ def _pickle(path: Path) -> InputError:
 
 
 def _listing(folder: Path) -> str:
-    names: Sequence[str] = sorted(file.name for file in folder.iterdir())
-    shown = ", ".join(names[:5])
-    return f"{shown}, ..." if len(names) > 5 else shown or "an empty folder"
-
-
-# Patterns, as of the other dialects, of what stays behind, and why.
-DROPPED = tuple((re.escape(name), why) for name, why in REDUNDANT.items())
-
-
-def read_folder(folder: Path) -> dict[str, Tensor]:
-    """Lists a folder's tensors by the full names that a task model's have.
-
-    Raises:
-        InputError: if there are no weights, or a header is damaged.
-    """
-    return {
-        name: Tensor(entry.shape, entry.dtype, lambda entry=entry: _read(entry))
-        for name, entry in stored_tensors(folder).items()
-        # The masked LM head of a wide word table has an empty one.
-        if 0 not in entry.shape
-    }
-
-
-def _read(entry: StoredTensor) -> np.ndarray:
-    ((_, array),) = read_arrays({entry: False})
-    return array
-
-
-def hugging_face_names(
-    config: MobileBertConfig, architecture: str
-) -> Iterator[Row]:
-    """Yields (their name, our path, rule) for a whole model."""
-    for ours, theirs, transposed in weight_names(config, architecture):
-        yield theirs, ours, TRANSPOSED if transposed else SAME
-
-
-_UNREAD_POOLER = (r"(.*[/.])?pooler[/.].*", "a pooler that this head ignores")
+    files = sorted(file.name for file in folder.iterdir())
+    shown = ", ".join(files[:5])
+    return f"{shown}, ..." if len(files) > 5 else shown or "an empty folder"
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """A source, read as one of our models; its tensors are still on disk.
+    """A source matched with one of our models.
 
     Attributes:
-        source: where it came from.
-        match: which tensor is what.
-        notes: what was resolved or left behind, for people.
+        notes: what was resolved or left behind, for the model card.
     """
 
     source: Source
@@ -254,12 +207,12 @@ class _Dialect:
     """How checkpoints of one kind are read.
 
     Attributes:
-        read: from a prefix and a scope to tensors by name.
-        names: from config and architecture to the rows of its table.
+        read: takes a prefix and a scope, returns tensors by name.
+        names: takes config and architecture, yields the rows of its table.
         heads: the rows outside the encoder, by architecture.
-        dropped: (pattern, reason) of what is left behind.
-        normalization_type: from a prefix and a scope to the kind of norm, where
-            names do not tell.
+        dropped: (pattern, reason) of tensors that are left behind.
+        normalization_type: takes a prefix and a scope, returns the kind of
+            norm if names do not tell it.
     """
 
     read: Callable
@@ -270,22 +223,23 @@ class _Dialect:
 
 
 _TF1 = _Dialect(
-    tf1.read_checkpoint,
-    tf1_names.tf1_names,
-    tf1_names.HEADS,
-    tf1_names.DROPPED,
+    tf1.read_checkpoint, names.tf1_names, names.TF1_HEADS, names.TF1_DROPPED
 )
 _DIALECTS = {
     TF1: _TF1,
     SAVED_MODEL: _TF1,
     MODEL_GARDEN: _Dialect(
         model_garden.read_model_garden,
-        model_garden_names.model_garden_names,
-        model_garden_names.HEADS,
-        model_garden_names.DROPPED,
+        names.model_garden_names,
+        names.MODEL_GARDEN_HEADS,
+        names.MODEL_GARDEN_DROPPED,
         model_garden.normalization_type,
     ),
 }
+_HUGGING_FACE_DROPPED = tuple(
+    (re.escape(name), reason) for name, reason in REDUNDANT.items()
+)
+_UNREAD_POOLER = (r"(.*[/.])?pooler[/.].*", "a pooler that this head ignores")
 
 
 def read_source(
@@ -296,20 +250,20 @@ def read_source(
     architecture: str | None = None,
     label_names: Sequence[str] | None = None,
 ) -> Conversion:
-    """Reads what a path holds as one of our models.
+    """Reads the weights at `path` as one of our models.
 
     Args:
-        path: a folder, a checkpoint's prefix, or one of its files.
-        config: the model's; the one beside the weights if not given.
-        scope: `teacher` for the teacher of a distillation checkpoint.
+        path: see `find_source`.
+        config: the model's config; by default the one beside the weights.
+        scope: `teacher` for the teacher in a distillation checkpoint.
         architecture: the class, a key of `MODEL_CLASSES`; by default the one
             whose heads the source has.
         label_names: names of a classifier's classes.
 
     Raises:
-        InputError: if the source is not recognised, its config is not known,
-            its tensors are not exactly those of the config, all listed, or the
-            names are no classes' of it.
+        InputError: the source is not recognised, its config is not known, its
+            tensors are not exactly those of the config (all are listed), or
+            it has no classes to name.
     """
     source = find_source(path)
     if source.kind == HUGGING_FACE:
@@ -355,8 +309,29 @@ def _read_hugging_face(source, config, architecture, label_names) -> Match:
         blank_model(config, architecture, label_names),
         read_folder(source.path),
         hugging_face_names(config, architecture),
-        DROPPED,
+        _HUGGING_FACE_DROPPED,
     )
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Lists the tensors of a Hugging Face folder by their full names."""
+
+    def read(stored):
+        ((_, array),) = read_arrays([stored])
+        return array
+
+    return {
+        name: Tensor(stored.shape, stored.dtype, partial(read, stored))
+        for name, stored in stored_tensors(folder).items()
+        # The masked LM head of a wide word table has an empty one.
+        if 0 not in stored.shape
+    }
+
+
+def hugging_face_names(config: MobileBertConfig, architecture: str):
+    """Yields (their name, our path, rule) for a whole model."""
+    for ours, theirs, transposed in weight_names(config, architecture):
+        yield theirs, ours, TRANSPOSED if transposed else SAME
 
 
 def _read_checkpoint(source, config, scope, architecture, label_names) -> Match:
@@ -382,8 +357,8 @@ def _read_checkpoint(source, config, scope, architecture, label_names) -> Match:
                 norm,
             )
         model = blank_model(config, architecture, label_names)
-        names = dialect.names(config, architecture)
-        return _match(source, model, tensors, names, dialect.dropped)
+        table = dialect.names(config, architecture)
+        return _match(source, model, tensors, table, dialect.dropped)
 
     def may_fit(config):
         rows = list(dialect.names(config, architecture))
@@ -401,10 +376,10 @@ def _read_checkpoint(source, config, scope, architecture, label_names) -> Match:
 
 
 def _architecture_of(tensors: Mapping, heads: Mapping) -> str:
-    """Names the class whose head a checkpoint has.
+    """Returns the class whose head a checkpoint has.
 
-    A classifier of sequences and one of tokens look alike in TensorFlow 1;
-    there the former, which stands first, is meant.
+    In TensorFlow 1, classifiers of sequences and of tokens look alike; the
+    former, which come first, are assumed.
     """
     present = [
         architecture
@@ -416,7 +391,7 @@ def _architecture_of(tensors: Mapping, heads: Mapping) -> str:
 
 
 def _num_labels_of(tensors: Mapping, table) -> int:
-    """Returns the number of classes of a checkpoint's head, at least one."""
+    """Returns the number of classes in a checkpoint's head, at least 1."""
     for theirs, ours, _ in table:
         shape = tensors[theirs].shape if theirs in tensors else ()
         if ours == "head/dense/bias" and len(shape) == 1:
@@ -461,7 +436,6 @@ def _fits(match_with: Callable, config: MobileBertConfig) -> bool:
 
 
 def _notes(match: Match, scope: str | None) -> dict[str, str]:
-    """Says what was resolved or left behind."""
     notes = {}
     if match.dropped:
         notes["Left behind"] = "; ".join(

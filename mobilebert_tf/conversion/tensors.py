@@ -1,4 +1,4 @@
-"""From somebody else's tensors to ours, every one of them accounted for."""
+"""Matching the tensors of a source with the variables of a model."""
 
 import dataclasses
 import re
@@ -20,17 +20,16 @@ from mobilebert_tf.modeling.folder import tensor_problem
 from mobilebert_tf.modeling.load import MODEL_CLASSES
 from mobilebert_tf.modeling.weight_names import match_weights, variables_by_path
 
-# A path's block and feed-forward numbers stand in tables as {block} and {ffn}.
+# The source's name, our variable's path, how the source stores it.
 Row = tuple[str, str, "Rule"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a source's, or of ours, not read yet.
+    """A tensor that is not read yet.
 
     Attributes:
-        shape: its shape there.
-        dtype: NumPy's name of its type ("bfloat16", which it lacks, too).
+        dtype: NumPy's name of its type, or "bfloat16".
         read: returns its values.
     """
 
@@ -44,19 +43,19 @@ class Rule:
     """How a source stores one of our variables.
 
     Attributes:
-        source_shape: from our shape and the number of heads to the source's.
-        transposed: whether its axes are swapped; otherwise it is reshaped.
+        source_shape: maps our shape and the number of heads to its shape.
+        transposed: whether the source swaps the axes; otherwise it reshapes.
     """
 
     source_shape: Callable[[tuple[int, ...], int], tuple[int, ...]]
     transposed: bool = False
 
     def to_ours(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns a source's array in our layout, a view of it."""
+        """Returns a view of a source's array in our layout."""
         return array.T if self.transposed else array.reshape(shape)
 
     def from_ours(self, array: np.ndarray, num_heads: int) -> np.ndarray:
-        """Returns our array as the source stores it, a view of it."""
+        """Returns a view of our array as the source stores it."""
         if self.transposed:
             return array.T
         return array.reshape(self.source_shape(array.shape, num_heads))
@@ -64,7 +63,7 @@ class Rule:
 
 SAME = Rule(lambda shape, num_heads: shape)
 TRANSPOSED = Rule(lambda shape, num_heads: shape[::-1], transposed=True)
-# Attention kernels and biases with an axis of their own for the heads.
+# Attention kernels and biases with a separate axis for the heads.
 HEADS_OUT = Rule(
     lambda shape, num_heads: (*shape[:-1], num_heads, shape[-1] // num_heads)
 )
@@ -75,12 +74,12 @@ HEADS_IN = Rule(
 
 @dataclasses.dataclass(frozen=True)
 class Matched:
-    """One variable of a model and where its values are.
+    """One variable of a model and its values.
 
     Attributes:
         name: its name in our file.
         transposed: whether our file stores it transposed.
-        tensor: its values, in our layout once read.
+        tensor: its values in our layout.
     """
 
     name: str
@@ -90,14 +89,13 @@ class Matched:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What a model takes from a source.
+    """The tensors of a source as variables of a model.
 
     Attributes:
-        model: a model without memory; its variables have shapes and paths.
+        model: see `blank_model`.
         variables: by our path.
-        dropped: how many tensors were left behind, by reason.
-        unsound: the source's names of tensors with non-finite values, filled
-            while tensors are read.
+        dropped: number of tensors that were left behind, by reason.
+        unsound: tensors with non-finite values, found while they are read.
     """
 
     model: keras.Model
@@ -109,12 +107,12 @@ class Match:
 def blank_model(
     config: MobileBertConfig, architecture: str, label_names: Sequence[str]
 ) -> keras.Model:
-    """Returns a model of shapes only, which takes no memory for weights.
+    """Returns a model whose variables have shapes and paths but no values.
 
     Args:
         config: its config.
         architecture: a key of `MODEL_CLASSES`.
-        label_names: used where the class has them.
+        label_names: used if the class has them.
     """
     model_class = MODEL_CLASSES[architecture]
     arguments = {}
@@ -135,14 +133,13 @@ def match(
 
     Args:
         path: the source, for messages.
-        model: of `blank_model`.
+        model: result of `blank_model`.
         source: its tensors by name.
-        table: rows (the source's name, our variable's path, rule); rows whose
-            path the model does not have are passed over.
-        dropped: (pattern, reason) of names that are knowingly left behind.
+        table: rows for all variables; others are ignored.
+        dropped: (pattern, reason) of names that are deliberately left behind.
 
     Raises:
-        InputError: listing every missing, surplus, misshapen and mistyped
+        InputError: it lists every missing, surplus, misshapen and mistyped
             tensor.
     """
     rows = {ours: (theirs, rule) for theirs, ours, rule in table}
@@ -169,7 +166,7 @@ def match(
 
 
 def surplus(known: Collection[str], source: Mapping, dropped) -> list[str]:
-    """Returns a source's names that are neither known nor left behind."""
+    """Returns the names in a source that are neither known nor dropped."""
     return [
         name
         for name in sorted(source)
@@ -178,7 +175,7 @@ def surplus(known: Collection[str], source: Mapping, dropped) -> list[str]:
 
 
 def raise_problems(path: Path, problems: Sequence[str]) -> None:
-    """Raises an `InputError` that lists all problems, if there are any."""
+    """Raises an `InputError` that lists the problems, if there are any."""
     if problems:
         raise InputError(
             path, "exactly the tensors of its config", "; ".join(problems)
@@ -191,9 +188,7 @@ def _variables(model: keras.Model):
         id(variable): path
         for path, variable in variables_by_path(model).items()
     }
-    for variable, name, transposed in match_weights(
-        model, model.config, model.architecture
-    ):
+    for variable, name, transposed in match_weights(model):
         yield paths[id(variable)], variable, name, transposed
 
 

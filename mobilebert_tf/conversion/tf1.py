@@ -1,8 +1,7 @@
 """Reading and writing TensorFlow 1 checkpoints.
 
-Also the `variables/` of a SavedModel, which is the same format. Written in
-groups of tensors that TensorFlow merges, so that no more than a group is in
-memory.
+The `variables/` of a SavedModel have the same format. TensorFlow merges groups
+of tensors into one checkpoint, so that only one group is in memory.
 """
 
 import math
@@ -23,11 +22,11 @@ _PATTERN_SIGNS = set("[\\")
 
 
 def open_checkpoint(prefix: str | os.PathLike):
-    """Returns TensorFlow's reader of a checkpoint.
+    """Returns TensorFlow's reader for a checkpoint.
 
     Raises:
-        InputError: if its index is missing or damaged, or TensorFlow cannot
-            open a file of that name.
+        InputError: its index is missing or damaged, or TensorFlow cannot open
+            a file of that name.
     """
     index = Path(f"{prefix}.index")
     if not index.is_file():
@@ -51,12 +50,12 @@ def read_checkpoint(
     """Lists a checkpoint's tensors by variable name.
 
     Args:
-        prefix: the checkpoint's, without `.index`.
-        scope: list only what is below `scope/`, without that.
+        prefix: path of the checkpoint without `.index`.
+        scope: lists only names that start with `scope/`, without it.
 
     Raises:
-        InputError: if the index is damaged, or has nothing in the scope; when
-            a tensor is read, if the data are.
+        InputError: the index is damaged or has nothing in the scope; when a
+            tensor is read: the data are damaged.
     """
     reader = open_checkpoint(prefix)
     dtypes = reader.get_variable_to_dtype_map()
@@ -80,11 +79,11 @@ def write_checkpoint(
     """Writes a TensorFlow 1 checkpoint.
 
     Args:
-        prefix: of its files.
-        tensors: what to write, by variable name.
+        prefix: path of its files without their endings.
+        tensors: by variable name.
 
     Raises:
-        InputError: if the files cannot be written.
+        InputError: the files cannot be written.
     """
     prefix = Path(prefix)
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -118,10 +117,10 @@ def _write_in_parts(
 
 
 def _groups(tensors: Mapping[str, Tensor]):
-    """Yields names whose tensors are an eighth of all, or one larger.
+    """Yields groups of names, each with an eighth of all values or one tensor.
 
-    The largest come first, while nothing else is in memory yet: TensorFlow
-    copies an array twice, and does not give small tensors' memory back.
+    The largest come first, when nothing else is in memory yet: TensorFlow
+    copies an array twice, and does not release the memory of small tensors.
     """
     sizes = {name: math.prod(tensors[name].shape) for name in tensors}
     sizes = dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))
@@ -138,7 +137,8 @@ def _groups(tensors: Mapping[str, Tensor]):
 
 
 def _tensor(tensor: Tensor) -> tf.Tensor:
-    # In two steps, so that a transposed view's origin is gone before the copy.
+    # In two steps, so that the base of a transposed view is freed before the
+    # next copy.
     array = np.ascontiguousarray(tensor.read())
     return tf.constant(array)
 

@@ -1,4 +1,4 @@
-"""A conversion's weights and config, written where they go."""
+"""Writing a conversion as a model folder or a TensorFlow 1 checkpoint."""
 
 import json
 import os
@@ -8,9 +8,9 @@ import numpy as np
 
 from mobilebert_tf.config import to_google
 from mobilebert_tf.conversion import tf1
+from mobilebert_tf.conversion.names import TF1_HEADS, tf1_names
 from mobilebert_tf.conversion.reading import Conversion
 from mobilebert_tf.conversion.tensors import Tensor, raise_problems
-from mobilebert_tf.conversion.tf1_names import HEADS, tf1_names
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.modeling.folder import (
@@ -25,11 +25,11 @@ TF1_CONFIG = "bert_config.json"
 
 
 def write_folder(conversion: Conversion, folder: str | os.PathLike) -> None:
-    """Writes a model folder's weights and config.
+    """Writes weights and config into a model folder.
 
     Raises:
-        InputError: if the source cannot be read to its end, or has non-finite
-            values, all listed.
+        InputError: the source cannot be read to its end, or it has non-finite
+            values, which are listed.
     """
     match = conversion.match
     by_name = {matched.name: matched for matched in match.variables.values()}
@@ -50,15 +50,15 @@ def write_tf1(conversion: Conversion, folder: str | os.PathLike) -> None:
     """Writes a TensorFlow 1 checkpoint with the released names, and its config.
 
     Raises:
-        InputError: as `write_folder`, and if the original code has no such
-            class.
+        InputError: as `write_folder`, or the original code has no such class
+            or activation.
     """
     folder, match = Path(folder), conversion.match
     model = match.model
-    if model.architecture not in HEADS:
+    if model.architecture not in TF1_HEADS:
         raise InputError(
             conversion.source.path,
-            f"a class of the original code ({', '.join(HEADS)})",
+            f"a class of the original code ({', '.join(TF1_HEADS)})",
             model.architecture,
         )
     if model.config.hidden_act == "gelu_erf":

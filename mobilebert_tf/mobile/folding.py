@@ -238,11 +238,11 @@ class _Folding:
         if not isinstance(bottleneck.norm, NoNorm):
             self._keep_norm(name, bottleneck.norm)
             self.add_dense(name, kernel, bias)
-            return _Stream.start(bottleneck.units)
+            return _Stream.start(bottleneck.dense.units)
         gamma = _array(bottleneck.norm.gamma)
         offset = gamma * bias + _array(bottleneck.norm.beta)
         self.add_dense(name, kernel * gamma, np.zeros_like(offset))
-        return _Stream(np.ones(bottleneck.units), offset)
+        return _Stream(np.ones(bottleneck.dense.units), offset)
 
     def _attention(self, name, block, query_key, value):
         """Folds query, key and value; returns the output kernel and bias."""

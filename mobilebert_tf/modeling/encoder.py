@@ -1,7 +1,4 @@
-"""From token ids to the first feature map (paper, section 3.4).
-
-Embeddings and the stack of blocks: ids in, feature maps out.
-"""
+"""The encoder: embeddings, a stack of blocks, and the pooler."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +6,7 @@ import keras
 from keras import ops
 
 from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.modeling.folder import ModelFolderMixin
+from mobilebert_tf.modeling.folder import PretrainedModel
 from mobilebert_tf.modeling.layers import (
     ConfiguredLayer,
     MobileBertBlock,
@@ -22,29 +19,28 @@ from mobilebert_tf.modeling.layers import (
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
 class MobileBertEmbeddings(ConfiguredLayer):
-    """Narrow word embeddings, widened by a view of the neighbouring words.
+    """Narrow word embeddings, each joined with those of its neighbours.
 
-    A table only E wide is looked up; each embedding is concatenated with those
-    of both neighbours (zeros beyond the ends), and the 3E wide result projected
-    to D. This equals a convolution of width 3. Position and segment embeddings
-    are added, then norm and dropout.
+    The word table is only E wide. Each embedding is concatenated with those of
+    both neighbours (zeros beyond the ends) and the result, 3E wide, projected
+    to D, which equals a convolution of width 3. Position and segment
+    embeddings are added, then norm and dropout.
 
     Padding is not masked here: the last real token sees the embedding of the
     [PAD] that follows, as in the release. `zero_pad_embedding` removes that.
 
-    Args:
-        config: a `MobileBertConfig`.
-
     Call arguments:
         input_ids: int32 [B, S].
         segment_ids: int32 [B, S].
-        training: whether dropout is on.
 
     Returns:
-        The embedding output, [B, S, D].
+        [B, S, D].
 
     Raises:
-        ValueError: if S exceeds `max_position_embeddings`.
+        ValueError: S exceeds `max_position_embeddings`.
+
+    Reference:
+        Sun et al. 2020, section 3.4.
     """
 
     def __init__(self, config: MobileBertConfig, **kwargs):
@@ -52,9 +48,9 @@ class MobileBertEmbeddings(ConfiguredLayer):
         self.projection = None
         if config.trigram_input or config.embedding_size != config.hidden_size:
             self.projection = build_dense(
-                config.hidden_size, config.initializer_range, "projection"
+                config.hidden_size, config, "projection"
             )
-        self.norm = build_norm(config.normalization_type, config.layer_norm_eps)
+        self.norm = build_norm(config)
         self.dropout = keras.layers.Dropout(
             config.hidden_dropout_prob, name="dropout"
         )
@@ -81,7 +77,7 @@ class MobileBertEmbeddings(ConfiguredLayer):
         return self.add_weight(
             name=name,
             shape=(rows, width),
-            initializer=truncated_normal(self.config.initializer_range),
+            initializer=truncated_normal(self.config),
         )
 
     def call(self, input_ids, segment_ids, training=None):
@@ -104,7 +100,7 @@ class MobileBertEmbeddings(ConfiguredLayer):
     def _positions(self, input_ids):
         length = input_ids.shape[1]
         longest = self.config.max_position_embeddings
-        if length is None:  # TensorFlow; too long a sequence fails in the sum
+        if length is None:  # TensorFlow; too many tokens fail in the sum
             return self.position_embeddings[: ops.shape(input_ids)[1]]
         if not isinstance(length, int):  # a symbol of JAX's shape inference
             rows = ops.arange(length)
@@ -125,17 +121,17 @@ class MobileBertEmbeddings(ConfiguredLayer):
 
 
 class EncoderOutput(NamedTuple):
-    """What an encoder returns, by name.
+    """Outputs of an encoder.
 
     Attributes:
         sequence_output: [B, S, D], the last feature map.
         pooled_output: [B, D], the tanh pooler's output, or the raw [CLS]
             vector where the config has no pooler. The raw vector of a NoNorm
             student is large (the published weights reach 2.5e7).
-        feature_maps: tuple of [B, S, D]: the embedding output, then one entry
-            a block.
-        attention_logits: tuple of [B, N, S, S], one entry a block, scaled and
-            masked, before softmax.
+        feature_maps: the embedding output, then the output of each block;
+            [B, S, D] each.
+        attention_logits: of each block, scaled and masked, before softmax;
+            [B, N, S, S] each.
         attention_probs: the same after softmax, before dropout.
     """
 
@@ -147,28 +143,24 @@ class EncoderOutput(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
-class MobileBertEncoder(ModelFolderMixin, keras.Model):
-    """The whole encoder, teacher or student by its config.
+class MobileBertEncoder(PretrainedModel):
+    """The whole encoder, of a teacher or a student.
 
     Its weights exist as soon as it is constructed.
-
-    Args:
-        config: a `MobileBertConfig`.
 
     Call arguments:
         inputs: a dict with `input_ids` [B, S] and, optionally, `input_mask`
             [B, S] (1 for real tokens; all ones when absent) and `segment_ids`
             [B, S] (zeros when absent). Other entries are ignored.
-        training: whether dropout is on.
-        num_blocks: run the first so many blocks only; all when None.
+        num_blocks: number of blocks to run, from below; None runs all.
 
     Returns:
         An `EncoderOutput`. With `num_blocks`, `sequence_output` is the last
         feature map that was computed.
 
     Raises:
-        ValueError: under a float16 policy, for a sequence longer than the
-            position table, or for more blocks than there are.
+        ValueError: the dtype policy is float16, a sequence is longer than the
+            position table, or there are fewer than `num_blocks` blocks.
 
     Example:
         >>> config = MobileBertConfig.from_preset("mobilebert_small")
@@ -181,14 +173,12 @@ class MobileBertEncoder(ModelFolderMixin, keras.Model):
     architecture = "MobileBertModel"
 
     def __init__(self, config: MobileBertConfig, name="encoder", **kwargs):
-        # Autocasting would round ids that arrive as floats to bfloat16.
-        super().__init__(name=name, autocast=False, **kwargs)
+        super().__init__(config, name=name, **kwargs)
         if self.compute_dtype == "float16":
             raise ValueError(
                 "float16 cannot hold MobileBERT's activations, which have no "
                 "norm to bound them and reach 2.5e7; use mixed_bfloat16"
             )
-        self.config = config
         self.embeddings = MobileBertEmbeddings(config, name="embeddings")
         self.blocks = [
             MobileBertBlock(config, name=f"block_{index:02d}")
@@ -196,9 +186,7 @@ class MobileBertEncoder(ModelFolderMixin, keras.Model):
         ]
         self.pooler = None
         if config.classifier_activation:
-            self.pooler = build_dense(
-                config.hidden_size, config.initializer_range, "pooler"
-            )
+            self.pooler = build_dense(config.hidden_size, config, "pooler")
         self.build()
 
     def build(self, input_shape=None):
@@ -257,14 +245,3 @@ class MobileBertEncoder(ModelFolderMixin, keras.Model):
                 f"Received: {num_blocks}"
             )
         return self.blocks[:num_blocks]
-
-    def get_config(self):
-        return super().get_config() | {
-            "config": self.config.to_dict(),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config["config"] = MobileBertConfig(**config["config"])
-        return cls(**config)

@@ -10,33 +10,26 @@ from mobilebert_tf import compat
 from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.hub import model_folder
+from mobilebert_tf.modeling import models
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
 from mobilebert_tf.modeling.folder import (
     CONFIG_FILE,
+    PretrainedModel,
     load_weights,
     read_weights,
 )
-from mobilebert_tf.modeling.models import (
-    MobileBertForMaskedLM,
-    MobileBertForMultipleChoice,
-    MobileBertForNextSentencePrediction,
-    MobileBertForPretraining,
-    MobileBertForQuestionAnswering,
-    MobileBertForSequenceClassification,
-    MobileBertForTokenClassification,
-)
 
-MODEL_CLASSES = {
+MODEL_CLASSES: dict[str, type[PretrainedModel]] = {
     model_class.architecture: model_class
     for model_class in (
         MobileBertEncoder,
-        MobileBertForPretraining,
-        MobileBertForMaskedLM,
-        MobileBertForNextSentencePrediction,
-        MobileBertForSequenceClassification,
-        MobileBertForTokenClassification,
-        MobileBertForQuestionAnswering,
-        MobileBertForMultipleChoice,
+        models.MobileBertForPretraining,
+        models.MobileBertForMaskedLM,
+        models.MobileBertForNextSentencePrediction,
+        models.MobileBertForSequenceClassification,
+        models.MobileBertForTokenClassification,
+        models.MobileBertForQuestionAnswering,
+        models.MobileBertForMultipleChoice,
     )
 }
 
@@ -44,24 +37,23 @@ MODEL_CLASSES = {
 def load(
     name_or_path: str | os.PathLike,
     dtype_of: Callable[[keras.Variable], str] | None = None,
-) -> keras.Model:
-    """Returns the model of a folder or of the hub, as the class it was saved.
+) -> PretrainedModel:
+    """Returns the model of a folder, as the class that was saved.
 
     Args:
-        name_or_path: see `hub.model_folder`.
-        dtype_of: what a variable is to be held in, rounded as it is read; the
-            dtype policy decides if not given.
+        name_or_path: a folder or a name on the hub (see `hub.model_folder`).
+        dtype_of: returns the dtype to hold a variable in, to which it is
+            rounded as it is read; by default the dtype policy decides.
 
     Raises:
-        InputError: if there is no such model, a file is missing, unreadable,
-            or does not hold exactly the tensors that its config asks for.
+        InputError: there is no such model, a file is missing or unreadable,
+            or it does not hold exactly the tensors of its config.
     """
     folder = model_folder(name_or_path)
     config_file = folder / CONFIG_FILE
     config = MobileBertConfig.from_json(config_file)
     values = read_json_object(config_file)
-    architecture = architecture_of(config_file, values)
-    model_class = MODEL_CLASSES[architecture]
+    model_class = MODEL_CLASSES[architecture_of(config_file, values)]
     arguments = {}
     if model_class.has_label_names:
         arguments["label_names"] = label_names_of(config_file, values)
@@ -70,23 +62,44 @@ def load(
     )
 
 
+def from_pretrained(
+    model_class: type[PretrainedModel], name_or_path, **kwargs
+) -> PretrainedModel:
+    """See `PretrainedModel.from_pretrained`."""
+    folder = model_folder(name_or_path)
+    config_file = folder / CONFIG_FILE
+    values = read_json_object(config_file)
+    fits = values.get("architectures") == [model_class.architecture]
+    if fits and model_class.has_label_names:
+        saved = label_names_of(config_file, values)
+        fits = list(kwargs.setdefault("label_names", saved)) == saved
+    config = MobileBertConfig.from_json(config_file)
+    if fits:
+        return _build_with_weights(
+            lambda: model_class(config, **kwargs), folder
+        )
+    model = model_class(config, **kwargs)
+    load_encoder_weights(getattr(model, "encoder", model), folder)
+    return model
+
+
 def load_encoder_weights(
     encoder: MobileBertEncoder, folder: str | os.PathLike
 ) -> None:
-    """Assigns an encoder's variables from a folder of any class.
+    """Assigns the variables of an encoder from a folder of any class.
 
     Raises:
-        InputError: if the folder does not hold exactly this encoder's tensors
-            (those of its head are left behind).
+        InputError: the folder does not hold exactly this encoder's tensors;
+            those of a head are ignored.
     """
-    load_weights(encoder, folder, heads_may_follow=True)
+    load_weights(encoder, folder, allow_heads=True)
 
 
 def architecture_of(config_file: Path, values: dict) -> str:
-    """Returns the class that a folder's `config.json` values name.
+    """Returns the class that the values of a folder's `config.json` name.
 
     Raises:
-        InputError: if there is no such class.
+        InputError: there is no such class.
     """
     found = values.get("architectures") or ["(none)"]
     if found[0] not in MODEL_CLASSES:
@@ -98,14 +111,14 @@ def architecture_of(config_file: Path, values: dict) -> str:
 
 
 def label_names_of(config_file: Path, values: dict) -> list[str]:
-    """Returns the names of the classes in a folder's `config.json` values.
+    """Returns the class names in the values of a folder's `config.json`.
 
     Raises:
-        InputError: if they are missing or not numbered 0, 1, ...
+        InputError: they are missing or not numbered 0, 1, ...
     """
     names = values.get("id2label")
     if names is None:
-        # Hugging Face leaves its default, two unnamed classes, unsaid.
+        # Hugging Face does not write its default, two unnamed classes.
         return ["LABEL_0", "LABEL_1"]
     if not isinstance(names, dict) or not names:
         raise InputError(
@@ -120,22 +133,21 @@ def label_names_of(config_file: Path, values: dict) -> list[str]:
 
 
 def _build_with_weights(
-    build: Callable[[], keras.Model],
+    build: Callable[[], PretrainedModel],
     folder: Path,
-    dtype_of: Callable[[keras.Variable], str] | None,
-) -> keras.Model:
-    """Builds a model whose variables begin with a folder's weights.
+    dtype_of: Callable[[keras.Variable], str] | None = None,
+) -> PretrainedModel:
+    """Builds a model whose variables start with the weights of a folder.
 
-    Drawing random weights first would take seconds and, for a moment, more
-    than twice their memory. Here they are read before there are variables,
-    which then take them over without a copy.
+    Drawing random weights first would take seconds and more than twice their
+    memory. Here the weights are read before any variable has a value.
     """
     # Keras gives variables made in this scope their values when it ends.
     with keras.StatelessScope():
         model = build()
         for variable in model.weights:
-            # Costs nothing, should the folder be refused.
-            compat.set_initializer(variable, _nothing)
+            # Costs nothing if the folder is refused.
+            compat.set_initializer(variable, _scalar_zero)
             if dtype_of:
                 compat.set_dtype(variable, dtype_of(variable))
         for variable, array in read_weights(model, folder):
@@ -146,7 +158,7 @@ def _build_with_weights(
 
 
 class _Once:
-    """An initializer that hands over a tensor, and does not keep it."""
+    """An initializer that hands over a tensor without keeping it."""
 
     def __init__(self, tensor):
         self.tensor = tensor
@@ -156,5 +168,5 @@ class _Once:
         return tensor
 
 
-def _nothing(shape, dtype=None):
+def _scalar_zero(shape, dtype=None):
     return keras.ops.zeros((), dtype)

@@ -1,10 +1,10 @@
 """Losses of pre-training and of the tasks, as pure functions.
 
-All take logits and labels, return a scalar, and leave weighting and summing to
-their callers. Every one is a `mean` or a `weighted_mean`: a sum over examples
-divided by a count. Where the examples at hand are a part of the batch, on one
-of several devices say, `dividing_by` puts the whole batch's counts there, so
-that the parts' losses, and their gradients, add up to the batch's.
+All but `kl_divergence` return a scalar; callers weight and add them. Each is a
+`mean` or a `weighted_mean`, that is, a sum over examples divided by a count.
+If the examples are only a part of the batch, for example on one of several
+devices, `dividing_by` provides the counts of the whole batch, so that the
+losses of the parts, and their gradients, add up to those of the batch.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ _counts = contextvars.ContextVar("counts", default=None)
 
 @contextlib.contextmanager
 def dividing_by(num_examples, sum_of_weights: Callable) -> Iterator[None]:
-    """Makes the means inside divide by counts beyond the examples at hand.
+    """Makes the means in this context divide by counts of the whole batch.
 
     Args:
-        num_examples: what `mean` divides by, a scalar.
-        sum_of_weights: from the weights that `weighted_mean` was given (the
-            very tensor) to what it divides by, a scalar.
+        num_examples: scalar by which `mean` divides.
+        sum_of_weights: maps the weights given to `weighted_mean` (the same
+            tensor object) to the scalar by which it divides.
     """
     token = _counts.set((num_examples, sum_of_weights))
     try:
@@ -34,7 +34,7 @@ def dividing_by(num_examples, sum_of_weights: Callable) -> Iterator[None]:
 
 
 def mean(values):
-    """Mean of values [B, ...] over everything."""
+    """Mean of values [B, ...] over all axes."""
     if _counts.get() is None:
         return ops.mean(values)
     num_examples, _ = _counts.get()
@@ -43,7 +43,7 @@ def mean(values):
 
 
 def weighted_mean(values, weights):
-    """Sum of values * weights over the sum of weights; zero if none counts."""
+    """Sum of values * weights over the sum of weights; 0 if all are 0."""
     if _counts.get() is None:
         total = ops.sum(ops.cast(weights, values.dtype))
     else:
@@ -58,7 +58,7 @@ def masked_lm_loss(logits, masked_lm_ids, masked_lm_weights):
 
     Args:
         logits: [B, P, V].
-        masked_lm_ids: int [B, P], the original pieces.
+        masked_lm_ids: int [B, P], the original word pieces.
         masked_lm_weights: [B, P], 1 for a prediction, 0 for an unused slot.
 
     Returns:

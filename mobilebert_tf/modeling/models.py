@@ -1,7 +1,4 @@
-"""What sits on the encoder: pre-training heads and task heads.
-
-Encoder plus head: one class a task, wiring only.
-"""
+"""Heads, and one model for each task: the encoder with a head."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,9 +6,9 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.config import INPUT_NAMES, MobileBertConfig
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
-from mobilebert_tf.modeling.folder import ModelFolderMixin
+from mobilebert_tf.modeling.folder import PretrainedModel
 from mobilebert_tf.modeling.layers import (
     ConfiguredLayer,
     activation_function,
@@ -39,14 +36,11 @@ def gather_positions(sequence, positions):
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
 class MaskedLMHead(ConfiguredLayer):
-    """Predicts word pieces, through the transposed word embedding table.
+    """Predicts word pieces with the transposed word embedding table.
 
     The table is only E wide and the transformed feature D: the missing D - E
-    columns are this layer's `extra_output_weights`. The norm here is a true
-    layer norm even in NoNorm models, and the activation the model's own.
-
-    Args:
-        config: a `MobileBertConfig`.
+    columns are this layer's `extra_output_weights`. The norm is a true layer
+    norm even in NoNorm models; the activation is that of the blocks.
 
     Call arguments:
         features: [..., D].
@@ -58,9 +52,7 @@ class MaskedLMHead(ConfiguredLayer):
 
     def __init__(self, config: MobileBertConfig, **kwargs):
         super().__init__(config, **kwargs)
-        self.transform = build_dense(
-            config.hidden_size, config.initializer_range, "transform"
-        )
+        self.transform = build_dense(config.hidden_size, config, "transform")
         self.activation = activation_function(config.hidden_act)
         self.norm = keras.layers.LayerNormalization(
             epsilon=config.layer_norm_eps, name="norm"
@@ -76,7 +68,7 @@ class MaskedLMHead(ConfiguredLayer):
             self.extra_output_weights = self.add_weight(
                 name="extra_output_weights",
                 shape=(config.vocab_size, extra_width),
-                initializer=truncated_normal(config.initializer_range),
+                initializer=truncated_normal(config),
             )
         self.bias = self.add_weight(
             name="bias", shape=(config.vocab_size,), initializer="zeros"
@@ -96,37 +88,32 @@ class MaskedLMHead(ConfiguredLayer):
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
-class ProjectionHead(keras.layers.Layer):
+class ProjectionHead(ConfiguredLayer):
     """Dropout and one dense layer: the head of every task but masked LM.
 
     Args:
+        config: a `MobileBertConfig`.
         units: number of classes, or 2 for answer spans.
         dropout_prob: dropout before the dense layer.
-        initializer_range: standard deviation of its kernel.
 
     Call arguments:
         features: [..., D].
-        training: whether dropout is on.
 
     Returns:
-        Logits, [..., units], in float32.
+        Logits, float32 [..., units].
     """
 
     def __init__(
         self,
+        config: MobileBertConfig,
         units: int,
         dropout_prob: float = 0.0,
-        initializer_range: float = 0.02,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self._settings = {
-            "units": units,
-            "dropout_prob": dropout_prob,
-            "initializer_range": initializer_range,
-        }
+        super().__init__(config, **kwargs)
+        self.units, self.dropout_prob = units, dropout_prob
         self.dropout = keras.layers.Dropout(dropout_prob, name="dropout")
-        self.dense = build_dense(units, initializer_range, "dense")
+        self.dense = build_dense(units, config, "dense")
 
     def build(self, input_shape):
         self.dense.build(input_shape)
@@ -136,56 +123,64 @@ class ProjectionHead(keras.layers.Layer):
         return ops.cast(logits, "float32")
 
     def get_config(self):
-        return super().get_config() | self._settings
+        return super().get_config() | {
+            "units": self.units,
+            "dropout_prob": self.dropout_prob,
+        }
 
 
-class _TaskModel(ModelFolderMixin, keras.Model):
+class _TaskModel(PretrainedModel):
     """An encoder with a head; weights exist once constructed.
 
+    Subclasses have `logits(outputs, training)`, which applies the head to an
+    `EncoderOutput`, or a `call` of their own.
+
     Attributes:
-        reads_pooled_output: whether the head reads `pooled_output`. Where it
-            does not, the encoder has no pooler, whatever the config says.
+        reads_pooled_output: whether the head reads `pooled_output`. If not,
+            the encoder has no pooler, whatever the config says.
     """
 
     reads_pooled_output = True
 
     def __init__(self, config: MobileBertConfig, **kwargs):
-        # Autocasting would round ids that arrive as floats to bfloat16.
-        super().__init__(autocast=False, **kwargs)
-        self.config = config
+        super().__init__(config, **kwargs)
         if not self.reads_pooled_output:
             config = dataclasses.replace(config, classifier_activation=False)
         self.encoder = MobileBertEncoder(config)
 
-    def _head(self, units: int, dropout_prob: float, name: str):
-        return ProjectionHead(
-            units,
-            dropout_prob=dropout_prob,
-            initializer_range=self.config.initializer_range,
-            name=name,
-        )
+    def build(self, input_shape=None):
+        for layer in self.layers:
+            if layer is not self.encoder:
+                layer.build((None, self.config.hidden_size))
 
-    def get_config(self):
-        return {"name": self.name, "config": self.config.to_dict()}
+    def call(self, inputs, training=None):
+        return self.logits(self.encoder(inputs, training=training), training)
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config["config"] = MobileBertConfig(**config["config"])
-        return cls(**config)
+
+class _MaskedLMModel(_TaskModel):
+    """A task model with `masked_lm` among its heads."""
+
+    def __init__(self, config, **kwargs):
+        super().__init__(config, **kwargs)
+        self.masked_lm = MaskedLMHead(config, name="masked_lm")
+
+    def _masked_lm_logits(self, outputs, masked_lm_positions):
+        """Returns float32 logits, [B, P, V] or [B, S, V]."""
+        features = outputs.sequence_output
+        if masked_lm_positions is not None:
+            features = gather_positions(features, masked_lm_positions)
+        table = self.encoder.embeddings.word_embeddings
+        return ops.cast(self.masked_lm(features, table), "float32")
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
-class MobileBertForPretraining(_TaskModel):
+class MobileBertForPretraining(_MaskedLMModel):
     """Masked LM and next sentence prediction, for teacher and student.
-
-    Args:
-        config: a `MobileBertConfig`.
 
     Call arguments:
         inputs: the encoder's inputs and, optionally, `masked_lm_positions`
             int32 [B, P]. With them, only those positions pass the vocabulary
             projection, which is a third of a pre-training step otherwise.
-        training: whether dropout is on.
 
     Returns:
         A dict: `masked_lm_logits` [B, P, V] ([B, S, V] without positions) and
@@ -196,14 +191,9 @@ class MobileBertForPretraining(_TaskModel):
 
     def __init__(self, config, name="pretraining", **kwargs):
         super().__init__(config, name=name, **kwargs)
-        self.masked_lm = MaskedLMHead(config, name="masked_lm")
         # The release puts no dropout before this head.
-        self.next_sentence = self._head(2, 0.0, "next_sentence")
+        self.next_sentence = ProjectionHead(config, 2, name="next_sentence")
         self.build()
-
-    def build(self, input_shape=None):
-        self.masked_lm.build()
-        self.next_sentence.build((None, self.config.hidden_size))
 
     def call(self, inputs, training=None):
         outputs = self.encoder(inputs, training=training)
@@ -212,8 +202,8 @@ class MobileBertForPretraining(_TaskModel):
     def heads(self, outputs, masked_lm_positions=None, training=None) -> dict:
         """Applies both heads to an `EncoderOutput`."""
         return {
-            "masked_lm_logits": _masked_lm_logits(
-                self, outputs, masked_lm_positions
+            "masked_lm_logits": self._masked_lm_logits(
+                outputs, masked_lm_positions
             ),
             "next_sentence_logits": self.next_sentence(
                 outputs.pooled_output, training=training
@@ -222,12 +212,11 @@ class MobileBertForPretraining(_TaskModel):
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
-class MobileBertForMaskedLM(_TaskModel):
+class MobileBertForMaskedLM(_MaskedLMModel):
     """Masked LM alone, as language models are shared.
 
     Call arguments:
-        inputs: as `MobileBertForPretraining`'s.
-        training: whether dropout is on.
+        inputs: those of `MobileBertForPretraining`.
 
     Returns:
         Logits, [B, P, V] ([B, S, V] without `masked_lm_positions`).
@@ -238,22 +227,18 @@ class MobileBertForMaskedLM(_TaskModel):
 
     def __init__(self, config, name="masked_lm_model", **kwargs):
         super().__init__(config, name=name, **kwargs)
-        self.masked_lm = MaskedLMHead(config, name="masked_lm")
         self.build()
-
-    def build(self, input_shape=None):
-        self.masked_lm.build()
 
     def call(self, inputs, training=None):
         outputs = self.encoder(inputs, training=training)
-        return _masked_lm_logits(
-            self, outputs, inputs.get("masked_lm_positions")
+        return self._masked_lm_logits(
+            outputs, inputs.get("masked_lm_positions")
         )
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
 class MobileBertForNextSentencePrediction(_TaskModel):
-    """Says whether the second segment follows the first.
+    """Predicts whether the second segment follows the first.
 
     Returns:
         Logits, [B, 2] (class 0: B follows A).
@@ -263,28 +248,15 @@ class MobileBertForNextSentencePrediction(_TaskModel):
 
     def __init__(self, config, name="next_sentence_model", **kwargs):
         super().__init__(config, name=name, **kwargs)
-        self.next_sentence = self._head(2, 0.0, "next_sentence")
+        self.next_sentence = ProjectionHead(config, 2, name="next_sentence")
         self.build()
 
-    def build(self, input_shape=None):
-        self.next_sentence.build((None, self.config.hidden_size))
-
-    def call(self, inputs, training=None):
-        outputs = self.encoder(inputs, training=training)
+    def logits(self, outputs, training=None):
         return self.next_sentence(outputs.pooled_output, training=training)
 
 
-def _masked_lm_logits(model, outputs, masked_lm_positions):
-    """Float32 logits of a model's MLM head, [B, P, V] or [B, S, V]."""
-    features = outputs.sequence_output
-    if masked_lm_positions is not None:
-        features = gather_positions(features, masked_lm_positions)
-    table = model.encoder.embeddings.word_embeddings
-    return ops.cast(model.masked_lm(features, table), "float32")
-
-
 class _ClassModel(_TaskModel):
-    """A task model with named classes (one class means regression)."""
+    """A task model with named classes."""
 
     has_label_names = True
 
@@ -293,13 +265,13 @@ class _ClassModel(_TaskModel):
         if not label_names:
             raise ValueError("label_names must name at least one output")
         self.label_names = tuple(label_names)
-        self.head = self._head(
-            len(self.label_names), config.classifier_dropout_prob, "head"
+        self.head = ProjectionHead(
+            config,
+            len(self.label_names),
+            config.classifier_dropout_prob,
+            name="head",
         )
         self.build()
-
-    def build(self, input_shape=None):
-        self.head.build((None, self.config.hidden_size))
 
     def get_config(self):
         return super().get_config() | {"label_names": list(self.label_names)}
@@ -307,15 +279,11 @@ class _ClassModel(_TaskModel):
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
 class MobileBertForSequenceClassification(_ClassModel):
-    """Classifies, or with a single label name scores, whole sequences.
+    """Classifies or, with a single label name, scores whole sequences.
 
     Args:
         config: a `MobileBertConfig`.
         label_names: the classes in the order of the logits.
-
-    Call arguments:
-        inputs: the encoder's inputs.
-        training: whether dropout is on.
 
     Returns:
         Logits [B, C]; for regression the value, [B, 1].
@@ -326,11 +294,7 @@ class MobileBertForSequenceClassification(_ClassModel):
     def __init__(self, config, label_names, name="classifier", **kwargs):
         super().__init__(config, label_names, name=name, **kwargs)
 
-    def call(self, inputs, training=None):
-        return self.logits(self.encoder(inputs, training=training), training)
-
     def logits(self, outputs, training=None):
-        """Applies the head to an `EncoderOutput`."""
         return self.head(outputs.pooled_output, training=training)
 
 
@@ -344,17 +308,13 @@ class MobileBertForTokenClassification(_ClassModel):
     def __init__(self, config, label_names, name="tagger", **kwargs):
         super().__init__(config, label_names, name=name, **kwargs)
 
-    def call(self, inputs, training=None):
-        return self.logits(self.encoder(inputs, training=training), training)
-
     def logits(self, outputs, training=None):
-        """Applies the head to an `EncoderOutput`."""
         return self.head(outputs.sequence_output, training=training)
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
 class MobileBertForQuestionAnswering(_TaskModel):
-    """Marks an answer span.
+    """Marks the span of an answer.
 
     Returns:
         A dict: `start_logits` and `end_logits`, [B, S]. Masked positions are
@@ -366,17 +326,10 @@ class MobileBertForQuestionAnswering(_TaskModel):
 
     def __init__(self, config, name="question_answering", **kwargs):
         super().__init__(config, name=name, **kwargs)
-        self.head = self._head(2, 0.0, "head")
+        self.head = ProjectionHead(config, 2, name="head")
         self.build()
 
-    def build(self, input_shape=None):
-        self.head.build((None, self.config.hidden_size))
-
-    def call(self, inputs, training=None):
-        return self.logits(self.encoder(inputs, training=training), training)
-
     def logits(self, outputs, training=None):
-        """Applies the head to an `EncoderOutput`."""
         logits = self.head(outputs.sequence_output, training=training)
         return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
 
@@ -396,19 +349,20 @@ class MobileBertForMultipleChoice(_TaskModel):
 
     def __init__(self, config, name="multiple_choice", **kwargs):
         super().__init__(config, name=name, **kwargs)
-        self.head = self._head(1, config.classifier_dropout_prob, "head")
+        self.head = ProjectionHead(
+            config, 1, config.classifier_dropout_prob, name="head"
+        )
         self.build()
-
-    def build(self, input_shape=None):
-        self.head.build((None, self.config.hidden_size))
 
     def call(self, inputs, training=None):
         shape = ops.shape(inputs["input_ids"])  # [B, C, S]
         flat = {
             name: ops.reshape(inputs[name], (-1, shape[-1]))
-            for name in ("input_ids", "input_mask", "segment_ids")
+            for name in INPUT_NAMES
             if name in inputs
         }
-        outputs = self.encoder(flat, training=training)
-        logits = self.head(outputs.pooled_output, training=training)
+        logits = self.logits(self.encoder(flat, training=training), training)
         return ops.reshape(logits, (-1, shape[1]))
+
+    def logits(self, outputs, training=None):
+        return self.head(outputs.pooled_output, training=training)

@@ -1,4 +1,4 @@
-"""The converter as a user runs it."""
+"""The converter: folders in, folders out, and what it refuses."""
 
 import hashlib
 import json
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mobilebert_tf.commands.convert import COMMAND
 from mobilebert_tf.config import MobileBertConfig, to_google
+from mobilebert_tf.errors import InputError
 from tests.conversion.checkpoints import (
     STUDENT,
     VOCAB,
@@ -22,19 +24,6 @@ from tests.conversion.checkpoints import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def convert(*arguments, expect=0):
-    """Runs the tool; returns its stdout, or its last line if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mobilebert_tf.commands.convert", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=REPOSITORY,
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout if expect == 0 else done.stderr.splitlines()[-1]
 
 
 @pytest.fixture
@@ -49,10 +38,11 @@ def published(rng, tmp_path):
     return folder, values
 
 
-def test_there_and_back(published, tmp_path):
+def test_there_and_back(published, tmp_path, capsys):
     folder, values = published
     ours, back = tmp_path / "ours", tmp_path / "back"
-    shown = convert(f"--input={folder}", f"--output={ours}")
+    COMMAND.run([f"--input={folder}", f"--output={ours}"])
+    shown = capsys.readouterr().out
     assert "TensorFlow 1 checkpoint, MobileBertForPreTraining" in shown
     assert {file.name for file in ours.iterdir()} == {
         "README.md",
@@ -76,43 +66,54 @@ def test_there_and_back(published, tmp_path):
         values["cls/predictions/extra_output_weights"].T,
     )
 
-    convert(f"--input={ours}", f"--output={back}", "--format=tf1")
+    to_tf1 = [f"--input={ours}", f"--output={back}", "--format=tf1"]
+    COMMAND.run(to_tf1)
     found = read(back / "mobilebert_variables.ckpt")
     assert found.keys() == values.keys()
     for name, value in values.items():
         assert found[name].tobytes() == value.tobytes(), name
-    assert (back / "vocab.txt").read_text() == (
-        folder / "vocab.txt"
-    ).read_text()
+    vocabulary = (folder / "vocab.txt").read_text()
+    assert (back / "vocab.txt").read_text() == vocabulary
     # A second time it would overwrite.
-    line = convert(f"--input={ours}", f"--output={back}", expect=2)
-    assert "expected a folder that is new or empty" in line
+    with pytest.raises(InputError, match="a folder that is new or empty"):
+        COMMAND.run(to_tf1)
 
 
 @pytest.mark.parametrize("end", ["", ".index"])
-def test_a_checkpoint_by_its_prefix_or_file(published, tmp_path, end):
-    folder, _ = published
-    path = folder / f"mobilebert_variables.ckpt{end}"
-    shown = convert(f"--input={path}", f"--output={tmp_path}/out")
+def test_a_checkpoint_by_its_prefix_or_file(published, tmp_path, capsys, end):
+    path = published[0] / f"mobilebert_variables.ckpt{end}"
+    COMMAND.run([f"--input={path}", f"--output={tmp_path}/out"])
+    shown = capsys.readouterr().out
     assert "TensorFlow 1 checkpoint, MobileBertForPreTraining" in shown
 
 
-def test_a_folder_that_cannot_be_made(published):
-    folder, _ = published
-    line = convert(f"--input={folder}", "--output=/proc/out", expect=2)
-    assert "/proc/out: expected a folder that can be made" in line
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--output=/proc/out"], "/proc/out: expected a folder that can be"),
+        (
+            ["--preset=mobilebert", "--config_file=bert_config.json"],
+            "expected either this or --config_file",
+        ),
+        (["--architecture=Bert"], "--architecture: expected one of Mobile"),
+        (["--label_names=a,b"], "--label_names: expected a model that has"),
+        (["--vocab_file=vocab.bin"], "vocab.bin"),
+    ],
+)
+def test_flags_that_do_not_fit(published, tmp_path, arguments, expected):
+    output = f"--output={tmp_path}/out"
+    with pytest.raises(InputError, match=expected):
+        COMMAND.run([f"--input={published[0]}", output, *arguments])
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 
-def test_two_configs(published, tmp_path):
-    folder, _ = published
-    line = convert(
-        f"--input={folder}",
-        f"--output={tmp_path}/out",
-        "--preset=mobilebert",
-        f"--config_file={folder}/bert_config.json",
-        expect=2,
-    )
-    assert "expected either this or --config_file" in line
+def test_label_names_must_differ(rng, tmp_path):
+    shapes = encoder_shapes(STUDENT) | head_shapes(STUDENT, "classes")
+    write(tmp_path / "model.ckpt", draw(shapes, rng))
+    (tmp_path / "bert_config.json").write_text(json.dumps(to_google(STUDENT)))
+    arguments = [f"--input={tmp_path}", f"--output={tmp_path}/out"]
+    with pytest.raises(InputError, match="different names, found a, b, b"):
+        COMMAND.run([*arguments, "--label_names=a, b, b"])
 
 
 def test_nothing_is_left_of_a_refused_conversion(published, tmp_path):
@@ -120,22 +121,33 @@ def test_nothing_is_left_of_a_refused_conversion(published, tmp_path):
     name = "bert/encoder/layer_1/attention/self/key/kernel"
     values[name][3, 2] = np.nan
     values["bert/pooler/dense/bias"] = np.zeros(16, "float32")
+    arguments = [f"--input={folder}", f"--output={tmp_path}/out"]
     write(folder / "mobilebert_variables.ckpt", values)
-    line = convert(f"--input={folder}", f"--output={tmp_path}/out", expect=2)
-    assert "bert/pooler/dense/bias surplus" in line
+    with pytest.raises(InputError, match="bert/pooler/dense/bias surplus"):
+        COMMAND.run(arguments)
     del values["bert/pooler/dense/bias"]
     for file in folder.glob("mobilebert_variables.ckpt.*"):
         file.unlink()
     write(folder / "mobilebert_variables.ckpt", values)
-    line = convert(f"--input={folder}", f"--output={tmp_path}/out", expect=2)
-    assert f"found {name} with non-finite values" in line
+    with pytest.raises(InputError, match=f"{name} with non-finite values"):
+        COMMAND.run(arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 
-def test_vocabulary_of_another_model(published, tmp_path):
+def test_a_command_line_ends_in_one_line(published, tmp_path):
+    """A vocabulary of another model, as a user sees it."""
     folder, _ = published
     (folder / "vocab.txt").write_text("\n".join([*VOCAB, "more"]))
-    line = convert(f"--input={folder}", f"--output={tmp_path}/out", expect=2)
+    words = [sys.executable, "-m", "mobilebert_tf.commands.convert"]
+    done = subprocess.run(
+        [*words, f"--input={folder}", f"--output={tmp_path}/out"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
     assert "expected a vocabulary of 20 pieces, as the weights have" in line
     assert line.endswith("found 21")
 
@@ -143,6 +155,6 @@ def test_vocabulary_of_another_model(published, tmp_path):
 def test_cased_vocabulary(published, tmp_path):
     folder, _ = published
     (folder / "vocab.txt").write_text("\n".join([*VOCAB[:-1], "A"]))
-    convert(f"--input={folder}", f"--output={tmp_path}/out")
+    COMMAND.run([f"--input={folder}", f"--output={tmp_path}/out"])
     config = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
     assert config["do_lower_case"] is False

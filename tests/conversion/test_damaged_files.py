@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mobilebert_tf.conversion import reading as hugging_face
-from mobilebert_tf.conversion import tf1, tf1_names
+from mobilebert_tf.conversion import tf1
+from mobilebert_tf.conversion.names import tf1_names
 from mobilebert_tf.conversion.tensors import blank_model, match
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.weight_names import match_weights
@@ -64,7 +65,7 @@ def test_mutated_checkpoints(file, model, rng, tmp_path):
     write(prefix, values)
     path = tmp_path / f"model.ckpt.{file}"
     whole = path.read_bytes()
-    table = list(tf1_names.tf1_names(STUDENT, ARCHITECTURE))
+    table = list(tf1_names(STUDENT, ARCHITECTURE))
     for attempt in range(150):
         changed = mutate(whole, MUTATIONS[attempt % 5], rng)
         if changed == whole:
@@ -90,9 +91,7 @@ def test_mutated_checkpoints(file, model, rng, tmp_path):
 
 def safetensors_values(model, rng):
     values = {}
-    for variable, name, transposed in match_weights(
-        model, STUDENT, ARCHITECTURE
-    ):
+    for variable, name, transposed in match_weights(model):
         array = rng.standard_normal(variable.shape).astype("float32")
         values[name] = np.ascontiguousarray(array.T if transposed else array)
     return values

@@ -15,6 +15,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import (
     TrackableObjectGraph,
 )
 
+from mobilebert_tf import load
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.conversion.model_garden import (
     OBJECT_GRAPH,
@@ -22,15 +23,18 @@ from mobilebert_tf.conversion.model_garden import (
     normalization_type,
     read_model_garden,
 )
-from mobilebert_tf.conversion.model_garden_names import (
-    DROPPED,
-    HEADS,
+from mobilebert_tf.conversion.names import (
+    MODEL_GARDEN_DROPPED,
+    MODEL_GARDEN_HEADS,
     model_garden_names,
 )
+from mobilebert_tf.conversion.reading import read_source
 from mobilebert_tf.conversion.tensors import blank_model, match
 from mobilebert_tf.conversion.tf1 import open_checkpoint
+from mobilebert_tf.conversion.writing import write_folder
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.weight_names import variables_by_path
+from tests.modeling import numpy_block
 
 CONFIG = MobileBertConfig(
     vocab_size=11,
@@ -157,7 +161,9 @@ def bookkeeping(tensors) -> list[str]:
     return [
         name
         for name in tensors
-        if any(re.fullmatch(pattern, name) for pattern, _ in DROPPED)
+        if any(
+            re.fullmatch(pattern, name) for pattern, _ in MODEL_GARDEN_DROPPED
+        )
     ]
 
 
@@ -245,43 +251,83 @@ def test_the_head_with_a_hidden_layer_is_dropped(tmp_path, rng):
     tensors = read_model_garden(save(tmp_path, model=objects))
     model = blank_model(CONFIG, "MobileBertForMaskedLM", ())
     rows = model_garden_names(CONFIG, "MobileBertForMaskedLM")
-    matched = match(tmp_path, model, tensors, rows, DROPPED)
+    matched = match(tmp_path, model, tensors, rows, MODEL_GARDEN_DROPPED)
     assert matched.dropped == {
         "training state": 1,
         "next sentence head with a hidden layer of its own": 4,
     }
 
 
-def test_heads_merge_as_the_attention_contracts_them(tmp_path, rng):
-    objects = Objects(encoder_shapes(), rng)
-    tensors = read_model_garden(save(tmp_path, model=objects))
-    rows = {
-        ours: (tensors[theirs].read(), rule)
-        for theirs, ours, rule in model_garden_names(CONFIG, "MobileBertModel")
-        if theirs in tensors
-    }
+# Names of layers that the NumPy block has under TensorFlow 1's names.
+TF1_SCOPES = {
+    "mobile_bert_embedding/word_embedding/embeddings": (
+        "bert/embeddings/word_embeddings"
+    ),
+    "mobile_bert_embedding/type_embedding/embeddings": (
+        "bert/embeddings/token_type_embeddings"
+    ),
+    "mobile_bert_embedding/position_embedding/embeddings": (
+        "bert/embeddings/position_embeddings"
+    ),
+    "mobile_bert_embedding/embedding_projection": (
+        "bert/embeddings/embedding_transformation"
+    ),
+    "mobile_bert_embedding/embedding_norm": "bert/embeddings/FakeLayerNorm",
+    "bottleneck_input/dense": "bottleneck/input/dense",
+    "bottleneck_input/norm": "bottleneck/input/FakeLayerNorm",
+    "kq_shared_bottleneck/dense": "bottleneck/attention/dense",
+    "kq_shared_bottleneck/norm": "bottleneck/attention/FakeLayerNorm",
+    "attention/query": "attention/self/query",
+    "attention/key": "attention/self/key",
+    "attention/value": "attention/self/value",
+    "attention/attention_output": "attention/output/dense",
+    "attention/norm": "attention/output/FakeLayerNorm",
+    "bottleneck_output/dense": "output/bottleneck/dense",
+    "bottleneck_output/norm": "output/bottleneck/FakeLayerNorm",
+    "intermediate_dense": "intermediate/dense",
+    "output_dense": "output/dense",
+    "norm": "output/FakeLayerNorm",
+}
 
-    def ours_and_theirs(name, shape):
-        theirs, rule = rows[f"encoder/block_01/attention/{name}"]
-        assert theirs.shape == rule.source_shape(shape, 2)
-        return rule.to_ours(theirs, shape), theirs
 
-    hidden = rng.standard_normal((4, 8))
-    kernel, their_kernel = ours_and_theirs("value/kernel", (8, 6))
-    bias, their_bias = ours_and_theirs("value/bias", (6,))
-    value = np.einsum("fi,inh->fnh", hidden, their_kernel) + their_bias
-    np.testing.assert_allclose(
-        (hidden @ kernel + bias).reshape(4, 2, 3), value, rtol=1e-6
-    )
-    kernel, their_kernel = ours_and_theirs("output_dense/kernel", (6, 6))
-    np.testing.assert_allclose(
-        value.reshape(4, 6) @ kernel,
-        np.einsum("fnh,nho->fo", value, their_kernel),
-        rtol=1e-6,
-    )
+def tf1_name(name: str) -> str:
+    """The name in TensorFlow 1 of one of Model Garden's variables."""
+    name = name.removeprefix("bert/").replace("output_bias/bias", "output_bias")
+    if name in TF1_SCOPES or name.startswith("cls/"):
+        return TF1_SCOPES.get(name, name)
+    found = re.fullmatch(r"transformer_layer_(\d)/(ffn_layer_\d/)?(.*)", name)
+    if found is None:
+        layer, leaf = name.rsplit("/", 1)
+        return f"{TF1_SCOPES[layer]}/{leaf}"
+    block, ffn, part = found.groups()
+    last = f"ffn_layer_{CONFIG.num_feedforward_networks - 1}/"
+    ffn = "" if ffn in (None, last) else ffn
+    layer, leaf = part.rsplit("/", 1)
+    return f"bert/encoder/layer_{block}/{ffn}{TF1_SCOPES[layer]}/{leaf}"
 
 
-@pytest.mark.parametrize("architecture", HEADS)
+def test_a_checkpoint_computes_what_its_names_say(tmp_path, rng):
+    """By its outputs, against NumPy, which has the weights under other names.
+
+    Heads have an axis of their own: an `einsum` over it is a product with the
+    matrix that has them side by side.
+    """
+    weights = numpy_block.draw_weights(CONFIG.to_dict(), 2, rng)
+    shapes = encoder_shapes() | MASKED_LM
+    objects = Objects(shapes, rng)
+    for variable, (name, shape) in zip(
+        objects.held, shapes.items(), strict=True
+    ):
+        variable.assign(weights[tf1_name(name)].reshape(shape))
+    conversion = read_source(save(tmp_path, model=objects), config=CONFIG)
+    assert len(conversion.match.variables) == len(weights)
+    write_folder(conversion, tmp_path / "ours")
+    model = load(tmp_path / "ours")
+    assert model.architecture == "MobileBertForMaskedLM"
+    numpy_block.assert_computes(model, weights, rng)
+
+
+@pytest.mark.parametrize("architecture", MODEL_GARDEN_HEADS)
 def test_every_variable_has_one_row(architecture):
     model = blank_model(CONFIG, architecture, ("no", "yes"))
     rows = list(model_garden_names(CONFIG, architecture))

@@ -7,11 +7,12 @@ import resource
 import numpy as np
 import pytest
 
+import mobilebert_tf as mb
 from mobilebert_tf import load
 from mobilebert_tf.config import MobileBertConfig, to_google
+from mobilebert_tf.conversion.names import tf1_names
 from mobilebert_tf.conversion.reading import read_source
 from mobilebert_tf.conversion.tensors import blank_model
-from mobilebert_tf.conversion.tf1_names import tf1_names
 from mobilebert_tf.conversion.writing import TF1_PREFIX, write_folder, write_tf1
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.weight_names import variables_by_path
@@ -24,6 +25,7 @@ from tests.conversion.checkpoints import (
     read,
     write,
 )
+from tests.modeling import numpy_block
 
 ARCHITECTURES = {
     "none": "MobileBertModel",
@@ -111,42 +113,16 @@ def test_there_and_back_is_bit_identical(config, head, rng, tmp_path):
     )
 
 
-def test_every_variable_gets_its_own_tensor(rng, tmp_path):
-    """By value, against a table of a few rows written out by hand."""
-    values = values_of(STUDENT, "pretraining", rng)
-    write(tmp_path / "bert_model.ckpt", values)
-    write_folder(read_source(tmp_path, config=STUDENT), tmp_path / "ours")
-    found = {
-        path: np.asarray(variable.value)
-        for path, variable in variables_by_path(load(tmp_path / "ours")).items()
-    }
-    assert len(found) == len(values)
-    block = "encoder/block_01"
-    scope = "bert/encoder/layer_1"
-    for ours, theirs in {
-        "encoder/embeddings/segment_embeddings": (
-            "bert/embeddings/token_type_embeddings"
-        ),
-        f"{block}/shared_qk_bottleneck/norm/beta": (
-            f"{scope}/bottleneck/attention/FakeLayerNorm/beta"
-        ),
-        f"{block}/attention/key/kernel": f"{scope}/attention/self/key/kernel",
-        f"{block}/feed_forward_1/output_dense/kernel": (
-            f"{scope}/ffn_layer_1/output/dense/kernel"
-        ),
-        # The last network has plain BERT's names.
-        f"{block}/feed_forward_2/intermediate_dense/bias": (
-            f"{scope}/intermediate/dense/bias"
-        ),
-        f"{block}/output_bottleneck/norm/gamma": (
-            f"{scope}/output/bottleneck/FakeLayerNorm/gamma"
-        ),
-    }.items():
-        np.testing.assert_array_equal(found[ours], values[theirs])
-    np.testing.assert_array_equal(
-        found["next_sentence/dense/kernel"],
-        values["cls/seq_relationship/output_weights"].T,
-    )
+@pytest.mark.parametrize("config", [STUDENT, TEACHER], ids=["NoNorm", "IB"])
+def test_a_checkpoint_computes_what_its_names_say(config, rng, tmp_path):
+    """By its outputs, against NumPy, which reads the weights by their names."""
+    settings = dataclasses.replace(config, classifier_activation=False)
+    weights = numpy_block.draw_weights(settings.to_dict(), 2, rng)
+    write(tmp_path / "bert_model.ckpt", weights)
+    conversion = read_source(tmp_path, config=settings)
+    assert len(conversion.match.variables) == len(weights)
+    write_folder(conversion, tmp_path / "ours")
+    numpy_block.assert_computes(load(tmp_path / "ours"), weights, rng)
 
 
 def test_training_state_stays_behind(rng, tmp_path):
@@ -257,14 +233,6 @@ def test_presets_that_fit_are_named(rng, tmp_path):
         read_source(tmp_path)
 
 
-def test_class_that_the_original_code_lacks(tmp_path):
-    from mobilebert_tf import MobileBertForMultipleChoice
-
-    MobileBertForMultipleChoice(STUDENT).save_pretrained(tmp_path / "ours")
-    with pytest.raises(InputError, match="expected a class of the original"):
-        write_tf1(read_source(tmp_path / "ours"), tmp_path / "out")
-
-
 def test_full_disk(rng, tmp_path):
     write(tmp_path / "model.ckpt", values_of(STUDENT, "none", rng))
     conversion = read_source(tmp_path, config=STUDENT)
@@ -279,10 +247,17 @@ def test_full_disk(rng, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_activation_that_the_original_code_lacks(tmp_path):
-    from mobilebert_tf import MobileBertEncoder
-
-    config = dataclasses.replace(STUDENT, hidden_act="gelu_erf")
-    MobileBertEncoder(config).save_pretrained(tmp_path / "ours")
-    with pytest.raises(InputError, match="whose gelu is the tanh form"):
+@pytest.mark.parametrize(
+    "build, activation, expected",
+    [
+        (mb.MobileBertForMultipleChoice, "relu", "a class of the original"),
+        (mb.MobileBertEncoder, "gelu_erf", "whose gelu is the tanh form"),
+    ],
+)
+def test_parts_that_the_original_code_lacks(
+    build, activation, expected, tmp_path
+):
+    config = dataclasses.replace(STUDENT, hidden_act=activation)
+    build(config).save_pretrained(tmp_path / "ours")
+    with pytest.raises(InputError, match=expected):
         write_tf1(read_source(tmp_path / "ours"), tmp_path / "out")

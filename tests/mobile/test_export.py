@@ -10,6 +10,7 @@ from scipy.special import expit, softmax
 
 import mobilebert_tf as mb
 from benchmarks.tflite.measurement import MeasuredFile
+from mobilebert_tf import compat
 from mobilebert_tf.mobile.calibration import calibrate
 from mobilebert_tf.mobile.deployment import forward
 from mobilebert_tf.mobile.export import export, muted
@@ -37,7 +38,7 @@ class Contents:
         }
         self.operations = [
             operation
-            for operation in interpreter._get_ops_details()
+            for operation in compat.operation_details(interpreter)
             if operation["op_name"] != "DELEGATE"
         ]
         self.counts = Counter(o["op_name"] for o in self.operations)

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 import mobilebert_tf as mb
 from mobilebert_tf.modeling import folder as model_folder
-from tests.modeling.conftest import numpy
+from tests.tiny import numpy
 
 TASKS = {
     "encoder": mb.MobileBertEncoder,

@@ -1,7 +1,7 @@
 """Embeddings, a block and the masked LM head in NumPy, from the paper.
 
-The second author of the arithmetic: it imports nothing but NumPy, computes in
-float64, follows the paper's figure 1 and sections 3.1 to 3.4, and where they
+The second author of the arithmetic: its arithmetic is NumPy's alone, in
+float64; it follows the paper's figure 1 and sections 3.1 to 3.4, and where they
 are silent the published checkpoint, whose variable names it uses.
 
 `settings` is a dict of the published configs' keys, all present, plus
@@ -12,6 +12,8 @@ are silent the published checkpoint, whose variable names it uses.
 import math
 
 import numpy as np
+
+from tests import tiny
 
 _erf = np.vectorize(math.erf, otypes=[float])
 
@@ -186,6 +188,22 @@ def masked_lm_logits(settings, weights, features) -> np.ndarray:
         extra = weights[f"{prefix}/extra_output_weights"]
         table = np.concatenate([table, extra], axis=1)
     return hidden @ table.T.astype(float) + weights[f"{prefix}/output_bias"]
+
+
+def assert_computes(model, weights, rng) -> None:
+    """Compares a model with a masked LM head with these weights in NumPy."""
+    settings = model.config.to_dict()
+    inputs = tiny.batch(rng, vocab_size=settings["vocab_size"])
+    inputs = {name: array[:, :7] for name, array in inputs.items()}
+    features = embeddings(
+        settings, weights, inputs["input_ids"], inputs["segment_ids"]
+    )
+    for layer in range(settings["num_hidden_layers"]):
+        features, _, _ = block(
+            settings, weights, layer, features, inputs["input_mask"]
+        )
+    expected = masked_lm_logits(settings, weights, features)
+    assert tiny.relative_error(model(inputs), expected) < 1e-5
 
 
 def _attention(settings, weights, prefix, query_key, value, input_mask):

@@ -12,7 +12,7 @@ import pytest
 
 import mobilebert_tf as mb
 from tests.modeling import numpy_block
-from tests.modeling.conftest import numpy
+from tests.tiny import numpy
 
 LIMIT = 5e-6  # of the tensor's largest value
 

@@ -10,6 +10,7 @@ from mobilebert_tf.config import ACTIVATIONS
 from mobilebert_tf.modeling.layers import (
     FeedForward,
     InputBottleneck,
+    MobileBertBlock,
     MultiHeadSelfAttention,
     NoNorm,
     OutputBottleneck,
@@ -18,7 +19,8 @@ from mobilebert_tf.modeling.layers import (
     build_norm,
 )
 from mobilebert_tf.modeling.models import ProjectionHead, gather_positions
-from tests.modeling.conftest import numpy
+from tests import tiny
+from tests.tiny import numpy
 
 
 def test_no_norm_is_a_scale_and_a_shift():
@@ -31,16 +33,13 @@ def test_no_norm_is_a_scale_and_a_shift():
     assert numpy(layer(inputs)).tolist() == [[2.0, 0.0, 7.0]]
 
 
-def test_layer_norm_has_the_config_s_epsilon():
-    layer = build_norm("layer_norm", 3.0)
+def test_layer_norm_has_the_epsilon_of_the_config():
+    config = tiny.student_config(
+        normalization_type="layer_norm", layer_norm_eps=3.0
+    )
     # Mean 0, variance 1: divided by sqrt(1 + 3).
-    found = numpy(layer(np.array([[1.0, -1.0]], "float32")))
+    found = numpy(build_norm(config)(np.array([[1.0, -1.0]], "float32")))
     np.testing.assert_allclose(found, [[0.5, -0.5]], rtol=1e-6)
-
-
-def test_unknown_norm_is_refused():
-    with pytest.raises(ValueError, match="Received: 'batch_norm'"):
-        build_norm("batch_norm", 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +76,8 @@ def test_multiply_add_mask():
 
 
 def test_masked_logit_is_the_value_itself_under_multiply_add(rng):
-    layer = MultiHeadSelfAttention(2, 8)
-    inputs = rng.standard_normal((5, 8)).astype("float32")
+    layer = MultiHeadSelfAttention(tiny.student_config())
+    inputs = rng.standard_normal((5, 16)).astype("float32")
     mask = attention_mask([[1, 1, 0, 1, 0]], "multiply_add", -6.0, "float32")
     _, logits, probs = layer(inputs, inputs, inputs, mask)
     logits, probs = numpy(logits), numpy(probs)
@@ -89,8 +88,9 @@ def test_masked_logit_is_the_value_itself_under_multiply_add(rng):
 
 
 def test_attention_drops_probabilities_in_training_only(rng):
-    layer = MultiHeadSelfAttention(2, 8, attention_probs_dropout_prob=0.5)
-    inputs = rng.standard_normal((5, 8)).astype("float32")
+    config = tiny.student_config(attention_probs_dropout_prob=0.5)
+    layer = MultiHeadSelfAttention(config)
+    inputs = rng.standard_normal((5, 16)).astype("float32")
     mask = attention_mask(np.ones((1, 5)), "additive", -1e4, "float32")
     plain, _, probs = layer(inputs, inputs, inputs, mask)
     again, _, _ = layer(inputs, inputs, inputs, mask)
@@ -101,11 +101,59 @@ def test_attention_drops_probabilities_in_training_only(rng):
     np.testing.assert_allclose(numpy(reported), numpy(probs), rtol=1e-6)
 
 
+def dropped_layers(**changes) -> list[str]:
+    """Layers of a block whose outputs training changes, input unchanged.
+
+    Each layer is called on its own with the input that it has in the block.
+    """
+    config = tiny.student_config(hidden_dropout_prob=0.5, **changes)
+    block = MobileBertBlock(config)
+    block.build()
+    inputs = np.ones((8, 32), "float32")
+    narrow = np.ones((8, config.intra_bottleneck_size), "float32")
+    found = []
+
+    def check(name, layer, *arguments):
+        plain = numpy(layer(*arguments))
+        if not np.array_equal(plain, numpy(layer(*arguments, training=True))):
+            found.append(name)
+
+    if config.use_bottleneck:
+        check("input", block.input_bottleneck, inputs)
+        check("output", block.output_bottleneck, narrow, inputs)
+    check("attention", block.attention_dropout, narrow)
+    for index, feed_forward in enumerate(block.feed_forwards):
+        check(f"feed forward {index}", feed_forward, narrow)
+    return found
+
+
+def test_where_a_block_drops():
+    """With bottlenecks in the output bottleneck only, as in the release.
+
+    Plain BERT drops behind attention and in its (last) feed-forward network.
+    """
+    assert dropped_layers() == ["output"]
+    bert = {"use_bottleneck": False, "intra_bottleneck_size": 32}
+    assert dropped_layers(**bert) == ["attention", "feed forward 1"]
+
+
+def test_dropout_in_a_bottleneck_spares_the_residual():
+    """Norm(Dropout(Dense(y)) + x): half of Dense(y) is zero, x is whole."""
+    layer = OutputBottleneck(tiny.student_config(hidden_dropout_prob=0.5))
+    inputs = np.ones((40, 16), "float32")
+    block_input = np.full((40, 32), 7.0, "float32")
+    plain = numpy(layer(inputs, block_input)) - 7.0
+    dropped = numpy(layer(inputs, block_input, training=True)) - 7.0
+    zero = np.abs(dropped) < 1e-6
+    assert 0.4 < zero.mean() < 0.6
+    np.testing.assert_allclose(dropped[~zero], 2 * plain[~zero], rtol=1e-3)
+
+
 def test_bottlenecks_build_themselves(rng):
-    inputs = rng.standard_normal((5, 8)).astype("float32")
-    narrow = InputBottleneck(4)(inputs)
-    assert narrow.shape == (5, 4)
-    bottleneck = OutputBottleneck(8)
+    inputs = rng.standard_normal((5, 32)).astype("float32")
+    narrow = InputBottleneck(tiny.student_config())(inputs)
+    assert narrow.shape == (5, 16)
+    bottleneck = OutputBottleneck(tiny.student_config())
     found = numpy(bottleneck(narrow, inputs))
     kernel = numpy(bottleneck.dense.kernel)
     expected = numpy(narrow) @ kernel + inputs
@@ -121,18 +169,18 @@ def test_gathered_positions(rng):
 
 
 @pytest.mark.parametrize(
-    "layer",
+    "build",
     [
-        NoNorm(name="a"),
-        InputBottleneck(4, "layer_norm", 1e-6, 0.01, name="b"),
-        OutputBottleneck(4, 0.3, normalization_type="no_norm", name="c"),
-        FeedForward(4, 6, "relu6", 0.3, "layer_norm", 1e-6, 0.01, name="d"),
-        MultiHeadSelfAttention(2, 4, 0.3, 0.01, name="e"),
-        ProjectionHead(3, 0.3, 0.01, name="f"),
+        lambda config: NoNorm(name="a"),
+        InputBottleneck,
+        OutputBottleneck,
+        MultiHeadSelfAttention,
+        lambda config: FeedForward(config, 0.3, name="b"),
+        lambda config: ProjectionHead(config, 3, 0.3, name="c"),
     ],
-    ids=lambda layer: type(layer).__name__,
 )
-def test_layers_survive_serialisation(layer):
+def test_layers_survive_serialisation(build):
+    layer = build(tiny.student_config(layer_norm_eps=1e-6))
     config = keras.saving.serialize_keras_object(layer)
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is type(layer)

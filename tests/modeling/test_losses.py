@@ -14,7 +14,7 @@ from mobilebert_tf.modeling.losses import (
     span_loss,
     weighted_mean,
 )
-from tests.modeling.conftest import numpy
+from tests.tiny import numpy
 
 
 def cross_entropy(logits, labels):

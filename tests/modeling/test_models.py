@@ -7,9 +7,37 @@ import numpy as np
 import pytest
 
 import mobilebert_tf as mb
-from tests.modeling.conftest import numpy
+from tests.modeling.folders import TASKS
+from tests.tiny import numpy
 
-LABEL_NAMES = ["no", "maybe", "yes"]
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+POSITIONS = np.array([[1, 4], [2, 3], [0, 2]], "int32")
+WORDS = np.array([[5, 6], [7, 8], [9, 10]])
+# For each task, labels and shape of each output.
+OUTPUTS = {
+    "pretraining": {
+        "masked_lm_logits": (WORDS, (3, 2, 50)),
+        "next_sentence_logits": (np.array([[0], [1], [0]]), (3, 2)),
+    },
+    "masked LM": {"logits": (WORDS, (3, 2, 50))},
+    "next sentence": {"logits": (np.array([0, 1, 0]), (3, 2))},
+    "classifier": {"logits": (np.array([2, 0, 1]), (3, 3))},
+    "regression": {"logits": (np.array([[2.0], [-1.0], [0.5]]), (3, 1))},
+    "tagger": {"logits": (np.arange(30).reshape(3, 10) % 3, (3, 10, 3))},
+    "question answering": {
+        "start_logits": (np.array([1, 3, 2]), (3, 10)),
+        "end_logits": (np.array([4, 3, 2]), (3, 10)),
+    },
+    "multiple choice": {"logits": (np.array([0, 1, 1]), (3, 2))},
+}
+
+
+def inputs_of(task, batch):
+    if task == "multiple choice":
+        return choices(batch)
+    if task in ("pretraining", "masked LM"):
+        return batch | {"masked_lm_positions": POSITIONS}
+    return batch
 
 
 def choices(batch):
@@ -20,110 +48,35 @@ def choices(batch):
     }
 
 
-def pretraining(config, batch):
-    positions = np.array([[1, 4], [2, 3], [0, 2]], "int32")
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return (
-        mb.MobileBertForPretraining(config),
-        batch | {"masked_lm_positions": positions},
-        {
-            "masked_lm_logits": np.array([[5, 6], [7, 8], [9, 10]]),
-            "next_sentence_logits": np.array([[0], [1], [0]]),
-        },
-        {"masked_lm_logits": loss, "next_sentence_logits": loss},
-    )
-
-
-def masked_lm(config, batch):
-    positions = np.array([[1, 4], [2, 3], [0, 2]], "int32")
-    return (
-        mb.MobileBertForMaskedLM(config),
-        batch | {"masked_lm_positions": positions},
-        np.array([[5, 6], [7, 8], [9, 10]]),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-
-
-def next_sentence(config, batch):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model = mb.MobileBertForNextSentencePrediction(config)
-    return model, batch, np.array([0, 1, 0]), loss
-
-
-def classification(config, batch):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model = mb.MobileBertForSequenceClassification(config, LABEL_NAMES)
-    return model, batch, np.array([2, 0, 1]), loss
-
-
-def regression(config, batch):
-    model = mb.MobileBertForSequenceClassification(config, ["similarity"])
-    return model, batch, np.array([[2.0], [-1.0], [0.5]]), "mean_squared_error"
-
-
-def tagging(config, batch):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model = mb.MobileBertForTokenClassification(config, LABEL_NAMES)
-    return model, batch, batch["input_ids"] % 3, loss
-
-
-def question_answering(config, batch):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    labels = {
-        "start_logits": np.array([1, 3, 2]),
-        "end_logits": np.array([4, 3, 2]),
-    }
-    model = mb.MobileBertForQuestionAnswering(config)
-    return model, batch, labels, dict.fromkeys(labels, loss)
-
-
-def multiple_choice(config, batch):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model = mb.MobileBertForMultipleChoice(config)
-    return model, choices(batch), np.array([0, 1, 1]), loss
-
-
-TASKS = [
-    pretraining,
-    masked_lm,
-    next_sentence,
-    classification,
-    regression,
-    tagging,
-    question_answering,
-    multiple_choice,
-]
-
-
 def as_dict(outputs) -> dict[str, np.ndarray]:
     outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
     return {name: numpy(value) for name, value in outputs.items()}
 
 
-SHAPES = {
-    pretraining: {
-        "masked_lm_logits": (3, 2, 50),
-        "next_sentence_logits": (3, 2),
-    },
-    masked_lm: {"logits": (3, 2, 50)},
-    next_sentence: {"logits": (3, 2)},
-    classification: {"logits": (3, 3)},
-    regression: {"logits": (3, 1)},
-    tagging: {"logits": (3, 10, 3)},
-    question_answering: {"start_logits": (3, 10), "end_logits": (3, 10)},
-    multiple_choice: {"logits": (3, 2)},
-}
+@pytest.mark.parametrize("task", OUTPUTS)
+def test_a_model_of_each_task(task, small_config, batch, tmp_path):
+    model, inputs = TASKS[task](small_config), inputs_of(task, batch)
+    expected = as_dict(model(inputs))
+    shapes = {name: shape for name, (_, shape) in OUTPUTS[task].items()}
+    assert {name: value.shape for name, value in expected.items()} == shapes
+    # Keras saves and opens it, and counts its weights.
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert type(again) is type(model)
+    assert again.get_config() == model.get_config()
+    assert again.config == small_config
+    assert [(w.path, w.shape) for w in again.weights] == [
+        (w.path, w.shape) for w in model.weights
+    ]
+    for name, value in as_dict(again(inputs)).items():
+        assert np.array_equal(value, expected[name])
+    lines = []
+    model.summary(print_fn=lines.append, line_length=80)
+    assert f"{model.count_params():,}" in "\n".join(lines)
+    assert "encoder" in "\n".join(lines)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_shapes(task, small_config, batch):
-    model, inputs, _, _ = task(small_config, batch)
-    outputs = as_dict(model(inputs))
-    found = {name: value.shape for name, value in outputs.items()}
-    assert found == SHAPES[task]
-
-
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", OUTPUTS)
 def test_fit_lowers_the_loss(task, small_config, batch):
     # What takes the time here is the compilation of a step: one block only.
     config = dataclasses.replace(
@@ -132,7 +85,13 @@ def test_fit_lowers_the_loss(task, small_config, batch):
         num_feedforward_networks=1,
         initializer_range=0.2,
     )
-    model, inputs, labels, loss = task(config, batch)
+    loss = "mean_squared_error" if task == "regression" else CROSS_ENTROPY
+    labels = {name: label for name, (label, _) in OUTPUTS[task].items()}
+    if labels.keys() == {"logits"}:
+        labels = labels["logits"]
+    else:
+        loss = dict.fromkeys(labels, loss)
+    model, inputs = TASKS[task](config), inputs_of(task, batch)
     model.compile(keras.optimizers.SGD(0.03), loss)
     history = model.fit(inputs, labels, batch_size=3, epochs=12, verbose=0)
     losses = history.history["loss"]
@@ -140,39 +99,9 @@ def test_fit_lowers_the_loss(task, small_config, batch):
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_keras_file_round_trip(task, small_config, batch, tmp_path):
-    model, inputs, _, _ = task(small_config, batch)
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    assert type(again) is type(model)
-    assert again.get_config() == model.get_config()
-    found, expected = as_dict(again(inputs)), as_dict(model(inputs))
-    for name, value in expected.items():
-        assert np.array_equal(found[name], value)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_from_config(task, small_config, batch):
-    model, _, _, _ = task(small_config, batch)
-    again = type(model).from_config(model.get_config())
-    assert again.config == small_config
-    assert [(w.path, w.shape) for w in again.weights] == [
-        (w.path, w.shape) for w in model.weights
-    ]
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_summary_counts_every_parameter(task, small_config, batch):
-    model, _, _, _ = task(small_config, batch)
-    lines = []
-    model.summary(print_fn=lines.append, line_length=80)
-    assert f"{model.count_params():,}" in "\n".join(lines)
-    assert "encoder" in "\n".join(lines)
-
-
 def test_masked_positions_are_the_full_logits_at_those(small_config, batch):
-    model, inputs, _, _ = pretraining(small_config, batch)
+    model = mb.MobileBertForPretraining(small_config)
+    inputs = inputs_of("pretraining", batch)
     gathered = numpy(model(inputs)["masked_lm_logits"])
     full = numpy(model(batch)["masked_lm_logits"])
     assert full.shape == (3, 10, 50)
@@ -199,7 +128,6 @@ def test_word_table_is_tied(small_config, batch):
     """The head predicts through the encoder's own table."""
     model = mb.MobileBertForPretraining(small_config)
     table = model.encoder.embeddings.word_embeddings
-    before = numpy(model(batch)["masked_lm_logits"])
     unused = 49  # not in the batch, so that only the head sees its row
     batch["input_ids"][batch["input_ids"] == unused] = 1
     before = numpy(model(batch)["masked_lm_logits"])
@@ -221,7 +149,7 @@ def test_no_extra_output_weights_for_wide_words(batch, small_config):
 
 
 def test_choices_are_scored_apart(small_config, batch):
-    model, inputs, _, _ = multiple_choice(small_config, batch)
+    model, inputs = mb.MobileBertForMultipleChoice(small_config), choices(batch)
     scores = numpy(model(inputs))
     np.testing.assert_allclose(scores[:, 0], scores[::-1, 1], atol=1e-6)
     optional = {"input_ids": inputs["input_ids"]}

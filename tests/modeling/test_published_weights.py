@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mobilebert_tf as mb
-from tests.modeling.conftest import numpy
+from tests.tiny import numpy
 
 VARIABLE = "MOBILEBERT_TF_REAL_WEIGHTS"
 # Values span eight orders of magnitude: only their ratio can be compared.

@@ -252,7 +252,7 @@ def our_gradients(model, batch, positions, labels):
     with tf.GradientTape() as tape:
         outputs = model(batch | {"masked_lm_positions": positions})
         loss = masked_lm_loss(outputs["masked_lm_logits"], labels, weights)
-    pairs = match_weights(model, model.config, model.architecture)
+    pairs = match_weights(model)
     gradients = tape.gradient(loss, [pair[0].value for pair in pairs])
     return {
         name: np.asarray(tf.convert_to_tensor(gradient)).T

@@ -15,8 +15,8 @@ import tf_keras
 import mobilebert_tf as mb
 from mobilebert_tf.config import to_google
 from mobilebert_tf.conversion.model_garden import normalization_type
+from mobilebert_tf.conversion.names import tf1_names
 from mobilebert_tf.conversion.reading import read_source
-from mobilebert_tf.conversion.tf1_names import tf1_names
 from mobilebert_tf.conversion.writing import write_folder
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.weight_names import variables_by_path

@@ -1,5 +1,6 @@
-"""Model folders that do not hold what they should: one line says so."""
+"""Opening folders: as they were saved, for another task, or refused."""
 
+import dataclasses
 import json
 
 import keras
@@ -9,6 +10,7 @@ from safetensors.numpy import load_file
 
 import mobilebert_tf as mb
 from mobilebert_tf.modeling import folder as model_folder
+from mobilebert_tf.modeling.load import load_encoder_weights
 from tests.modeling.folders import (
     TASKS,
     edit_config,
@@ -17,6 +19,7 @@ from tests.modeling.folders import (
     values,
     weights_file,
 )
+from tests.tiny import numpy
 
 KEY = "mobilebert.encoder.layer.0.attention.self.key.weight"
 
@@ -188,3 +191,78 @@ def test_no_config(folder):
 def test_config_that_does_not_fit(folder, changes, expected):
     edit_config(folder, **changes)
     assert expected in refusal(folder)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_encoder_of_any_model(config, task, tmp_path):
+    model = TASKS[task](config)
+    model.save_pretrained(tmp_path)
+    source = getattr(model, "encoder", model)
+    encoder = mb.MobileBertEncoder(source.config)
+    load_encoder_weights(encoder, tmp_path)
+    for found, wanted in zip(values(encoder), values(source), strict=True):
+        assert np.array_equal(found, wanted)
+
+
+def test_encoder_leaves_an_unread_pooler_behind(config, folder):
+    model = mb.MobileBertForQuestionAnswering(config)
+    load_encoder_weights(model.encoder, folder)
+    wanted = numpy(mb.load(folder).encoder.embeddings.word_embeddings)
+    found = numpy(model.encoder.embeddings.word_embeddings)
+    assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        (
+            {"num_hidden_layers": 2},
+            "mobilebert.encoder.layer.1.bottleneck.input.dense.weight missing",
+        ),
+        (
+            {"num_feedforward_networks": 1},
+            "mobilebert.encoder.layer.0.ffn.0.intermediate.dense.bias surplus",
+        ),
+        ({"vocab_size": 49}, "of shape (50, 12), not (49, 12)"),
+    ],
+)
+def test_encoder_of_another_shape(config, folder, changes, expected):
+    encoder = mb.MobileBertEncoder(dataclasses.replace(config, **changes))
+    message = refusal(folder, lambda path: load_encoder_weights(encoder, path))
+    assert expected in message
+
+
+@pytest.mark.parametrize("labels", [["no", "maybe", "yes"], None])
+def test_a_fitting_head_is_kept(folder, labels):
+    keywords = {} if labels is None else {"label_names": labels}
+    model = mb.MobileBertForSequenceClassification.from_pretrained(
+        folder, **keywords
+    )
+    for found, wanted in zip(
+        values(model), values(mb.load(folder)), strict=True
+    ):
+        assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "build, keywords",
+    [
+        (mb.MobileBertForSequenceClassification, {"label_names": ["a", "b"]}),
+        (mb.MobileBertForTokenClassification, {"label_names": ["O", "B"]}),
+        (mb.MobileBertForQuestionAnswering, {}),
+        (mb.MobileBertEncoder, {}),
+    ],
+)
+def test_another_head_is_new(folder, build, keywords):
+    model = build.from_pretrained(folder, **keywords)
+    assert type(model) is build
+    encoder = getattr(model, "encoder", model)
+    saved = mb.load(folder)
+    table = encoder.embeddings.word_embeddings
+    wanted = numpy(saved.encoder.embeddings.word_embeddings)
+    assert np.array_equal(numpy(table), wanted)
+    if keywords:
+        assert list(model.label_names) == keywords["label_names"]
+        assert not np.isin(
+            numpy(model.head.dense.kernel), numpy(saved.head.dense.kernel)
+        ).any()

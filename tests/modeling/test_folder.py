@@ -7,21 +7,23 @@ import dataclasses
 import json
 import resource
 
-import keras
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import mobilebert_tf as mb
-from mobilebert_tf.modeling.weight_names import match_weights
-from tests.modeling.conftest import numpy
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.modeling import folder as model_folder
+from mobilebert_tf.modeling.folder import tensors_of_file, write_tensors
 from tests.modeling.folders import (
     TASKS,
     edit_config,
+    refusal,
     rewrite,
     values,
     weights_file,
 )
+from tests.tiny import numpy
 
 
 @pytest.mark.parametrize(
@@ -172,23 +174,164 @@ def test_save_replaces_and_keeps_the_rest(config, folder):
         assert np.array_equal(found, expected)
 
 
-def test_real_names_and_shapes(shared_data):
-    """All 748 bias and norm vectors of a published model have their place."""
-    real = np.load(shared_data / "mobilebert_real" / "vectors.npz")
-    assert len(real.files) == 748
-    config = mb.MobileBertConfig.from_preset("mobilebert", vocab_size=50)
-    # Shapes are all that is asked for.
-    with keras.StatelessScope(initialize_variables=False):
-        model = mb.MobileBertForSequenceClassification(config, ["0", "1"])
-    ours = {
-        name: tuple(variable.shape)
-        for variable, name, _ in match_weights(
-            model, config, model.architecture
+INDEX = model_folder.INDEX_FILE
+FILES = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+
+
+@pytest.fixture
+def sharded(folder):
+    """The classifier's weights in three files, as Hugging Face splits them."""
+    tensors = load_file(weights_file(folder))
+    weights_file(folder).unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for number, file in enumerate(FILES):
+        part = {name: tensors[name] for name in names[number::3]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index))
+    return folder
+
+
+def edit_index(folder, change):
+    index = json.loads((folder / INDEX).read_text())
+    change(index["weight_map"])
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def test_several_files_are_one_model(config, tmp_path):
+    model = mb.MobileBertForQuestionAnswering(config)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(weights_file(tmp_path))
+    weights_file(tmp_path).unlink()
+    names = list(tensors)
+    for number, file in enumerate(FILES[:2]):
+        save_file(
+            {name: tensors[name] for name in names[number::2]}, tmp_path / file
         )
-        if len(variable.shape) == 1
+    weight_map = {name: FILES[number % 2] for number, name in enumerate(names)}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    for found, expected in zip(
+        values(mb.load(tmp_path)), values(model), strict=True
+    ):
+        assert np.array_equal(found, expected)
+
+
+def test_one_file_wins_over_an_index(sharded):
+    model = mb.load(sharded)
+    for variable in model.weights:
+        variable.assign(np.ones(variable.shape, "float32"))
+    model.save_pretrained(sharded)
+    assert all((value == 1).all() for value in values(mb.load(sharded)))
+
+
+NAME = "classifier.bias"
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (lambda files: files.clear(), "weight_map: expected names and files"),
+        (lambda files: files.update({NAME: "../x.safetensors"}), "beside it"),
+        (lambda files: files.update({NAME: "x.bin"}), "found x.bin"),
+        (lambda files: files.update({NAME: 7}), "found 7"),
+        (
+            lambda files: files.update({NAME: "\0.safetensors"}),
+            "expected safetensors files beside it",
+        ),
+        (
+            lambda files: files.update({NAME: "x.safetensors"}),
+            f"expected {NAME} in model-00001-of-00003.safetensors, found x",
+        ),
+        (lambda files: files.pop(NAME), f"expected {NAME} in model-0000"),
+        (
+            lambda files: files.update(extra=FILES[0]),
+            f"{FILES[0]}: expected extra, found no such name",
+        ),
+    ],
+)
+def test_an_index_that_does_not_fit(sharded, change, expected):
+    edit_index(sharded, change)
+    assert expected in refusal(sharded)
+
+
+def test_an_index_without_a_map(sharded):
+    (sharded / INDEX).write_text("{}")
+    assert "weight_map: expected names and files" in refusal(sharded)
+
+
+def test_a_missing_part(sharded):
+    (sharded / FILES[1]).unlink()
+    message = refusal(sharded)
+    assert f"{FILES[1]}: expected a weights file" in message
+
+
+@pytest.mark.parametrize("size", [4, 100, 2**20])
+def test_arrays_in_the_order_asked_for(size, rng, tmp_path, monkeypatch):
+    """Wherever a file is opened anew."""
+    monkeypatch.setattr(model_folder, "_BYTES_PER_OPENING", size)
+    tensors = {
+        name: rng.normal(size=shape).astype("float32")
+        for name, shape in {"a": (7, 3), "b": (5,), "c": (1, 40)}.items()
     }
-    theirs = {
-        name.replace("bert.", "mobilebert.", 1): real[name].shape
-        for name in real.files
+    save_file(tensors, tmp_path / model_folder.WEIGHTS_FILE)
+    listed = model_folder.stored_tensors(tmp_path)
+    wanted = [listed["mobilebert." + name] for name in ("c", "a", "b")]
+    read = list(model_folder.read_arrays(wanted))
+    assert [tensor for tensor, _ in read] == wanted
+    for tensor, array in read:
+        assert np.array_equal(array, tensors[tensor.name])
+
+
+@pytest.fixture
+def tensors(rng):
+    values = {
+        f"block.{index}.weight": rng.standard_normal((index % 7 + 1, 5))
+        for index in range(40)
     }
-    assert ours == theirs
+    values |= {"empty": np.zeros((0, 4)), "é": rng.standard_normal(3)}
+    values["large"] = rng.standard_normal((700, 900))
+    return {name: value.astype("float32") for name, value in values.items()}
+
+
+def shapes_of(tensors):
+    return {name: value.shape for name, value in tensors.items()}
+
+
+def test_written_byte_for_byte_as_by_the_library(tensors, tmp_path):
+    write_tensors(tmp_path / "ours", shapes_of(tensors), tensors.__getitem__)
+    save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (
+        tmp_path / "theirs"
+    ).read_bytes()
+
+
+def test_transposed_views_are_written_by_rows(tensors, tmp_path):
+    turned = {"a": tensors["large"].T, "b": tensors["large"][:, ::2]}
+    write_tensors(tmp_path / "ours", shapes_of(turned), turned.__getitem__)
+    for name, value in load_file(tmp_path / "ours").items():
+        np.testing.assert_array_equal(value, turned[name])
+
+
+def test_listed_by_the_header(tensors, tmp_path):
+    save_file(tensors, tmp_path / "theirs")
+    found = tensors_of_file(tmp_path / "theirs")
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert found[name].shape == value.shape
+        assert found[name].dtype == "float32"
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        tensors_of_file(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    "value", [np.zeros((2, 3), "float32"), np.zeros((3, 2), "float64")]
+)
+def test_another_tensor_than_announced(value, tmp_path):
+    with pytest.raises(ValueError, match="announced as float32"):
+        write_tensors(tmp_path / "ours", {"a": (3, 2)}, lambda name: value)
+    assert list(tmp_path.iterdir()) == []
