@@ -1,7 +1,7 @@
-"""A model's name: a folder of this machine's, or a repository on the hub.
+"""Models by name: a local folder, or a repository on the Hugging Face hub.
 
-Everything that takes a model takes both. What is downloaded lies in Hugging
-Face's cache and is found there again without a connection.
+Everything that takes a model takes both. Downloads are kept in Hugging Face's
+cache, where they are found again without a connection.
 """
 
 import os
@@ -32,24 +32,24 @@ _WANTED = [
     "question_answering.json",
     "README.md",
 ]
-# user/model, and behind an @ a branch, tag or commit.
+# user/model, optionally @ and a branch, tag or commit.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _ANSWER_SECONDS = 10
 
 
 def model_folder(name_or_path: str | os.PathLike) -> Path:
-    """Returns the folder of a model, fetched from the hub if need be.
+    """Returns the folder of a model, downloading it from the hub if needed.
 
     Args:
-        name_or_path: a folder, which wins where both exist, or a name on the
+        name_or_path: a folder, which wins if both exist, or a name on the
             hub: `user/model` or `user/model@revision`.
 
     Raises:
-        InputError: if there is neither, or the hub neither hands it out nor
-            has done so before.
+        InputError: there is neither, or the model can neither be downloaded
+            nor found in the cache.
     """
     folder, name = Path(name_or_path), os.fspath(name_or_path)
-    # Not the path's own methods, which raise where looking is forbidden.
+    # The path's own methods raise if a parent folder must not be read.
     if os.path.isdir(folder):
         return folder
     is_file = os.path.exists(folder)
@@ -70,14 +70,14 @@ def model_folder(name_or_path: str | os.PathLike) -> Path:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name could be a model's on the hub."""
+    """Whether `name` has the form of a model's name on the hub."""
     return bool(_HUB_NAME.fullmatch(name))
 
 
 def _fetch(repository: str, revision: str | None) -> str:
-    """Asks the hub first, and the cache where that has no answer."""
+    """Asks the hub first, then the cache."""
     try:
-        # `snapshot_download` would wait for an answer as long as TCP does.
+        # `snapshot_download` has no timeout.
         model_info(repository, revision=revision, timeout=_ANSWER_SECONDS)
     except RevisionNotFoundError:
         raise
@@ -97,7 +97,7 @@ def _fetch(repository: str, revision: str | None) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Says why the hub gave nothing, in words for the end of a line."""
+    """Returns why there is no download, as the end of an error message."""
     if isinstance(error, GatedRepoError):
         return (
             "the hub hands it out only to those who have accepted its terms "

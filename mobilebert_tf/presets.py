@@ -1,4 +1,4 @@
-"""Architectures by name: how each differs from the released student."""
+"""Architectures by name, as differences from the released student."""
 
 PRESETS: dict[str, dict] = {
     # The released student and its published variants.
@@ -46,7 +46,7 @@ PRESETS: dict[str, dict] = {
         "hidden_dropout_prob": 0.1,
         "classifier_activation": True,
     },
-    # The pair that two cores can train in minutes.
+    # A teacher and a student that two cores can train in minutes.
     "ib_bert_small": {
         "vocab_size": 4000,
         "embedding_size": 48,

@@ -297,22 +297,18 @@ def test_malformed_files(read, text, message):
     assert_one_line(caught.value)
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(InputError, match="expected a config file") as caught:
-        MobileBertConfig.from_json(tmp_path / "config.json")
-    assert_one_line(caught.value)
-
-
-def test_folder_for_a_file(tmp_path):
-    (tmp_path / "config.json").mkdir()
-    with pytest.raises(InputError, match="expected a config file") as caught:
-        MobileBertConfig.from_json(tmp_path / "config.json")
-    assert_one_line(caught.value)
-
-
-def test_binary_file(tmp_path):
-    (tmp_path / "config.json").write_bytes(b"\x80\x04\x95\xff")
-    with pytest.raises(InputError, match="expected UTF-8 text") as caught:
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda path: None, "expected a config file"),
+        (lambda path: path.mkdir(), "expected a config file"),
+        (lambda path: path.write_bytes(b"\x80\x04\xff"), "expected UTF-8"),
+    ],
+    ids=["missing", "folder", "binary"],
+)
+def test_files_that_are_no_text(tmp_path, make, message):
+    make(tmp_path / "config.json")
+    with pytest.raises(InputError, match=message) as caught:
         MobileBertConfig.from_json(tmp_path / "config.json")
     assert_one_line(caught.value)
 
@@ -349,17 +345,12 @@ def test_google_dialect_comes_back(preset, changes, tmp_path):
     assert MobileBertConfig.from_json(path) == config
 
 
-def test_keys_of_multilingual_bert_that_nobody_reads(tmp_path):
-    path = tmp_path / "bert_config.json"
-    path.write_text(json.dumps(STUDENT | {"pooler_fc_size": 768}))
-    assert MobileBertConfig.from_json(path) == MobileBertConfig()
+def test_keys_of_multilingual_bert_that_nobody_reads(read):
+    assert read(STUDENT | {"pooler_fc_size": 768}) == MobileBertConfig()
 
 
-def test_untied_word_embeddings_are_refused(tmp_path):
-    path = tmp_path / "config.json"
+def test_untied_word_embeddings_are_refused(read):
     values = {"model_type": "mobilebert", "tie_word_embeddings": True}
-    path.write_text(json.dumps(values))
-    assert MobileBertConfig.from_json(path).hidden_size == 512
-    path.write_text(json.dumps(values | {"tie_word_embeddings": False}))
+    assert read(values).hidden_size == 512
     with pytest.raises(InputError, match="tie_word_embeddings must be true"):
-        MobileBertConfig.from_json(path)
+        read(values | {"tie_word_embeddings": False})

@@ -40,19 +40,8 @@ _ENCODER_PREFIX = "mobilebert."
 _EXTRA_OUTPUT_WEIGHTS = "cls.predictions.dense.weight"
 _MAX_PROBLEMS_SHOWN = 8
 
-# The format's names of types, and NumPy's.
-_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
+# The format's names of types are short for NumPy's, for example BF16.
+_TYPES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 _BYTES_PER_FLOAT = 4
 _ALIGNMENT = 8
 _VALUES_PER_WRITE = 2**18
@@ -156,8 +145,9 @@ def tensors_of_file(path: Path) -> dict[str, StoredTensor]:
     with _opened(path) as file:
         for name in file.keys():
             entry = file.get_slice(name)
-            dtype = entry.get_dtype()
-            shape, dtype = tuple(entry.get_shape()), _DTYPES.get(dtype, dtype)
+            kind = entry.get_dtype().rstrip("0123456789")
+            dtype = entry.get_dtype().replace(kind, _TYPES.get(kind, kind))
+            shape = tuple(entry.get_shape())
             tensors[name] = StoredTensor(path, name, shape, dtype)
     return tensors
 

@@ -58,7 +58,7 @@ def test_there_and_back(published, tmp_path, capsys):
     assert f"| Parameters | {count:,} |" in card
     assert "Word embedding of [PAD]: not zero" in card
     assert "Padded keys: `additive` mask of -10000" in card
-    assert "20 pieces, uncased" in card
+    assert "64 pieces, uncased" in card
     assert MobileBertConfig.from_json(ours / "config.json") == STUDENT
     tensors = load_file(ours / "model.safetensors")
     np.testing.assert_array_equal(
@@ -120,7 +120,7 @@ def test_nothing_is_left_of_a_refused_conversion(published, tmp_path):
     folder, values = published
     name = "bert/encoder/layer_1/attention/self/key/kernel"
     values[name][3, 2] = np.nan
-    values["bert/pooler/dense/bias"] = np.zeros(16, "float32")
+    values["bert/pooler/dense/bias"] = np.zeros(32, "float32")
     arguments = [f"--input={folder}", f"--output={tmp_path}/out"]
     write(folder / "mobilebert_variables.ckpt", values)
     with pytest.raises(InputError, match="bert/pooler/dense/bias surplus"):
@@ -148,8 +148,8 @@ def test_a_command_line_ends_in_one_line(published, tmp_path):
     )
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
-    assert "expected a vocabulary of 20 pieces, as the weights have" in line
-    assert line.endswith("found 21")
+    assert "expected a vocabulary of 64 pieces, as the weights have" in line
+    assert line.endswith("found 65")
 
 
 def test_cased_vocabulary(published, tmp_path):

@@ -3,113 +3,51 @@
 import tensorflow as tf
 
 from mobilebert_tf.config import MobileBertConfig
+from tests import tiny
+from tests.modeling import numpy_block
 
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmno"]
-STUDENT = MobileBertConfig(
-    vocab_size=len(VOCAB),
-    embedding_size=8,
-    hidden_size=16,
-    intra_bottleneck_size=12,
-    intermediate_size=20,
-    num_hidden_layers=2,
-    num_feedforward_networks=3,
-    max_position_embeddings=10,
-)
-TEACHER = MobileBertConfig(
-    vocab_size=len(VOCAB),
-    embedding_size=8,
-    hidden_size=16,
-    intra_bottleneck_size=24,
-    intermediate_size=28,
-    num_hidden_layers=2,
-    num_feedforward_networks=1,
-    key_query_shared_bottleneck=False,
-    normalization_type="layer_norm",
-    hidden_act="gelu",
-    classifier_activation=True,
-    max_position_embeddings=10,
-)
+VOCAB = list(tiny.PIECES)
+STUDENT = tiny.student_config(num_feedforward_networks=3)
+TEACHER = tiny.teacher_config()
 
 
 def encoder_shapes(config: MobileBertConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the original code's variables, from its scopes."""
-    wide, narrow = config.hidden_size, config.intra_bottleneck_size
-    inner, embedding = config.intermediate_size, config.embedding_size
-    norm = "FakeLayerNorm"
-    if config.normalization_type == "layer_norm":
-        norm = "LayerNorm"
-    shapes = {}
-
-    def dense(scope, inputs, outputs):
-        shapes[f"{scope}/kernel"] = (inputs, outputs)
-        shapes[f"{scope}/bias"] = (outputs,)
-
-    def normed(scope, width):
-        shapes[f"{scope}/{norm}/beta"] = (width,)
-        shapes[f"{scope}/{norm}/gamma"] = (width,)
-
-    scope = "bert/embeddings"
-    shapes[f"{scope}/word_embeddings"] = (config.vocab_size, embedding)
-    shapes[f"{scope}/token_type_embeddings"] = (2, wide)
-    shapes[f"{scope}/position_embeddings"] = (10, wide)
-    dense(f"{scope}/embedding_transformation", 3 * embedding, wide)
-    normed(scope, wide)
-    for block in range(config.num_hidden_layers):
-        scope = f"bert/encoder/layer_{block}"
-        shared = config.key_query_shared_bottleneck
-        dense(f"{scope}/bottleneck/input/dense", wide, narrow)
-        normed(f"{scope}/bottleneck/input", narrow)
-        if shared:
-            dense(f"{scope}/bottleneck/attention/dense", wide, narrow)
-            normed(f"{scope}/bottleneck/attention", narrow)
-        for part in ("query", "key"):
-            width = narrow if shared else wide
-            dense(f"{scope}/attention/self/{part}", width, narrow)
-        dense(f"{scope}/attention/self/value", wide, narrow)
-        dense(f"{scope}/attention/output/dense", narrow, narrow)
-        normed(f"{scope}/attention/output", narrow)
-        for ffn in range(config.num_feedforward_networks):
-            is_last = ffn == config.num_feedforward_networks - 1
-            prefix = scope if is_last else f"{scope}/ffn_layer_{ffn}"
-            dense(f"{prefix}/intermediate/dense", narrow, inner)
-            dense(f"{prefix}/output/dense", inner, narrow)
-            normed(f"{prefix}/output", narrow)
-        dense(f"{scope}/output/bottleneck/dense", narrow, wide)
-        normed(f"{scope}/output/bottleneck", wide)
+    """Names and shapes of an encoder's variables in the original code."""
+    shapes = numpy_block.shapes(config.to_dict(), config.num_hidden_layers)
+    shapes = {
+        name: shape
+        for name, shape in shapes.items()
+        if not name.startswith("cls/")
+    }
     if config.classifier_activation:
-        dense("bert/pooler/dense", wide, wide)
+        wide = config.hidden_size
+        shapes["bert/pooler/dense/kernel"] = (wide, wide)
+        shapes["bert/pooler/dense/bias"] = (wide,)
     return shapes
 
 
 def head_shapes(config: MobileBertConfig, head: str) -> dict:
     """Names and shapes of a head: pretraining, masked_lm, squad, classes."""
-    wide, vocab = config.hidden_size, config.vocab_size
-    transform = "cls/predictions/transform"
+    wide = config.hidden_size
+    shapes = numpy_block.shapes(config.to_dict(), 0)
     masked_lm = {
-        f"{transform}/dense/kernel": (wide, wide),
-        f"{transform}/dense/bias": (wide,),
-        f"{transform}/LayerNorm/beta": (wide,),
-        f"{transform}/LayerNorm/gamma": (wide,),
-        "cls/predictions/extra_output_weights": (
-            vocab,
-            wide - config.embedding_size,
-        ),
-        "cls/predictions/output_bias": (vocab,),
+        name: shape for name, shape in shapes.items() if name.startswith("cls/")
     }
-    next_sentence = {
-        "cls/seq_relationship/output_weights": (2, wide),
-        "cls/seq_relationship/output_bias": (2,),
-    }
+
+    def output(scope, size):
+        return {
+            f"{scope}output_weights": (size, wide),
+            f"{scope}output_bias": (size,),
+        }
+
+    next_sentence = output("cls/seq_relationship/", 2)
     return {
         "none": {},
         "pretraining": masked_lm | next_sentence,
         "masked_lm": masked_lm,
         "next_sentence": next_sentence,
-        "squad": {
-            "cls/squad/output_weights": (2, wide),
-            "cls/squad/output_bias": (2,),
-        },
-        "classes": {"output_weights": (3, wide), "output_bias": (3,)},
+        "squad": output("cls/squad/", 2),
+        "classes": output("", 3),
     }[head]
 
 

@@ -107,14 +107,14 @@ def test_hugging_face_there_and_back_is_bit_identical(hugging_face, tmp_path):
 
 def test_empty_tensor_of_a_wide_word_table_there_and_back(tmp_path):
     """Hugging Face has it where the masked LM head needs no such weights."""
-    config = dataclasses.replace(STUDENT, embedding_size=16)
+    config = dataclasses.replace(STUDENT, embedding_size=32)
     MobileBertForPretraining(config).save_pretrained(tmp_path / "theirs")
     write_folder(read_source(tmp_path / "theirs"), tmp_path / "ours")
     file = "model.safetensors"
     content = (tmp_path / "ours" / file).read_bytes()
     assert content == (tmp_path / "theirs" / file).read_bytes()
     tensors = load_file(tmp_path / "ours" / file)
-    assert tensors["cls.predictions.dense.weight"].shape == (0, 20)
+    assert tensors["cls.predictions.dense.weight"].shape == (0, 64)
 
 
 def test_scope_of_a_folder(hugging_face):
@@ -186,11 +186,9 @@ def test_damaged_list_of_checkpoints(checkpoint):
         find_source(checkpoint)
 
 
-@pytest.mark.parametrize(
-    "names, words", [(["a", "a"], "different names"), (["a", ""], "different")]
-)
-def test_unfit_label_names(hugging_face, names, words):
-    with pytest.raises(InputError, match=words):
+@pytest.mark.parametrize("names", [["a", "a"], ["a", ""]])
+def test_unfit_label_names(hugging_face, names):
+    with pytest.raises(InputError, match="different names"):
         read_source(hugging_face, label_names=names)
 
 
@@ -208,17 +206,13 @@ def test_teacher_given_as_student(rng, tmp_path):
     line = str(caught.value)
     scope = "bert/encoder/layer_1"
     for words in (
-        f"{scope}/output/dense/kernel of shape (28, 24), not (20, 12)",
+        f"{scope}/output/dense/kernel of shape (40, 48), not (20, 16)",
         f"{scope}/ffn_layer_0/intermediate/dense/kernel missing",
         "bert/embeddings/LayerNorm/gamma surplus",
         "bert/pooler/dense/kernel surplus",
     ):
         assert words in line
-    missing = {
-        name
-        for name in encoder_shapes(STUDENT).keys()
-        - encoder_shapes(TEACHER).keys()
-    }
+    missing = encoder_shapes(STUDENT).keys() - encoder_shapes(TEACHER).keys()
     assert all(f"{name} missing" in line for name in missing)
 
 

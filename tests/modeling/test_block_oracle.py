@@ -1,53 +1,21 @@
 """The whole arithmetic against its re-derivation in NumPy.
 
-Weights are drawn under the published checkpoint's names, which are mapped to
-ours here, independently of the tables in the package.
+Weights are drawn under the published checkpoint's names, by which NumPy uses
+them. A wrong name in the package's table is a wrong result here.
 """
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
 
 import mobilebert_tf as mb
+from mobilebert_tf.conversion.names import tf1_names
+from mobilebert_tf.modeling.weight_names import variables_by_path
 from tests.modeling import numpy_block
 from tests.tiny import numpy
 
 LIMIT = 5e-6  # of the tensor's largest value
-
-# Checkpoint name and our path; `layer_N/` and `block_N/` stand before those of
-# a block, `dense` names have a kernel and a bias, `norm` names gamma and beta.
-TABLES = {
-    "bert/embeddings/word_embeddings": "embeddings/word_embeddings",
-    "bert/embeddings/token_type_embeddings": "embeddings/segment_embeddings",
-    "bert/embeddings/position_embeddings": "embeddings/position_embeddings",
-    "cls/predictions/extra_output_weights": "masked_lm/extra_output_weights",
-    "cls/predictions/output_bias": "masked_lm/bias",
-}
-DENSE = {
-    "bert/embeddings/embedding_transformation": "embeddings/projection",
-    "cls/predictions/transform/dense": "masked_lm/transform",
-}
-NORM = {
-    "bert/embeddings": "embeddings/norm",
-    "cls/predictions/transform": "masked_lm/norm",
-}
-BLOCK_DENSE = {
-    "bottleneck/input/dense": "input_bottleneck/dense",
-    "bottleneck/attention/dense": "shared_qk_bottleneck/dense",
-    "attention/self/query": "attention/query",
-    "attention/self/key": "attention/key",
-    "attention/self/value": "attention/value",
-    "attention/output/dense": "attention/output_dense",
-    "output/bottleneck/dense": "output_bottleneck/dense",
-}
-BLOCK_NORM = {
-    "bottleneck/input": "input_bottleneck/norm",
-    "bottleneck/attention": "shared_qk_bottleneck/norm",
-    "attention/output": "attention_norm",
-    "output/bottleneck": "output_bottleneck/norm",
-}
 
 CASES = {
     "released student": {},
@@ -102,45 +70,13 @@ CASES = {
 }
 
 
-def our_paths(num_blocks, num_feedforward_networks) -> dict[str, str]:
-    """Our path for each name that a checkpoint may have."""
-    dense, norm = dict(DENSE), dict(NORM)
-    for block in range(num_blocks):
-        theirs, ours = f"bert/encoder/layer_{block}", f"block_{block:02d}"
-        dense |= {
-            f"{theirs}/{a}": f"{ours}/{b}" for a, b in BLOCK_DENSE.items()
-        }
-        norm |= {f"{theirs}/{a}": f"{ours}/{b}" for a, b in BLOCK_NORM.items()}
-        for ffn in range(num_feedforward_networks):
-            # The last network has the names that BERT's only one has.
-            is_last = ffn == num_feedforward_networks - 1
-            scope = theirs if is_last else f"{theirs}/ffn_layer_{ffn}"
-            name = f"{ours}/feed_forward_{ffn}"
-            dense[f"{scope}/intermediate/dense"] = f"{name}/intermediate_dense"
-            dense[f"{scope}/output/dense"] = f"{name}/output_dense"
-            norm[f"{scope}/output"] = f"{name}/norm"
-    paths = dict(TABLES)
-    for theirs, ours in dense.items():
-        paths |= {f"{theirs}/{x}": f"{ours}/{x}" for x in ("kernel", "bias")}
-    for theirs, ours in norm.items():
-        for kind in ("LayerNorm", "FakeLayerNorm"):
-            for leaf in ("gamma", "beta"):
-                paths[f"{theirs}/{kind}/{leaf}"] = f"{ours}/{leaf}"
-    return paths
-
-
 def model_with(weights, config):
     """A model that holds every one of `weights`, and no other but NSP's."""
     model = mb.MobileBertForPretraining(config)
-    variables = {
-        re.sub("^(encoder|pretraining)/", "", variable.path): variable
-        for variable in model.weights
-    }
-    names = our_paths(config.num_hidden_layers, config.num_feedforward_networks)
-    for name, value in weights.items():
-        variable = variables.pop(names[name])
-        assert tuple(variable.shape) == value.shape, name
-        variable.assign(value)
+    variables = variables_by_path(model)
+    for name, ours, _ in tf1_names(config, model.architecture):
+        if name in weights:
+            variables.pop(ours).assign(weights[name])
     assert variables.keys() == {
         "next_sentence/dense/kernel",
         "next_sentence/dense/bias",
