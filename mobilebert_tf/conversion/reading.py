@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import tensorflow as tf
-
 from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.conversion import model_garden, names, tf1
 from mobilebert_tf.conversion.tensors import (
@@ -128,14 +126,9 @@ def _in_folder(folder: Path) -> Source:
         return _checkpoint(folder / "variables" / "variables", folder)
     if (folder / f"variables{_INDEX}").is_file():
         return _checkpoint(folder / "variables", folder.parent)
-    try:
-        latest = tf.train.latest_checkpoint(os.fspath(folder))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            folder / "checkpoint", "a list of checkpoints", error
-        ) from error
+    latest = tf1.latest_checkpoint(folder)
     if latest is not None:
-        return _checkpoint(Path(latest))
+        return _checkpoint(latest)
     prefixes = [_prefix(file) for file in sorted(folder.glob(f"*{_INDEX}"))]
     if len(prefixes) == 1:
         return _checkpoint(prefixes[0])

@@ -44,6 +44,21 @@ def open_checkpoint(prefix: str | os.PathLike):
         raise InputError(index, "a checkpoint's index", error) from error
 
 
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Returns the prefix that a folder's list of checkpoints names, or None.
+
+    Raises:
+        InputError: the list is damaged.
+    """
+    try:
+        latest = tf.train.latest_checkpoint(os.fspath(folder))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            folder / "checkpoint", "a list of checkpoints", error
+        ) from error
+    return None if latest is None else Path(latest)
+
+
 def read_checkpoint(
     prefix: str | os.PathLike, scope: str | None = None
 ) -> dict[str, Tensor]:

@@ -235,8 +235,8 @@ class OutputBottleneck(ConfiguredLayer):
             config.hidden_dropout_prob, name="dropout"
         )
 
-    def build(self, input_shape, block_input_shape=None):
-        self.dense.build(input_shape)
+    def build(self, inputs_shape, block_input_shape=None):
+        self.dense.build(inputs_shape)
         self.norm.build((None, self.config.hidden_size))
 
     def call(self, inputs, block_input, training=None):
