@@ -16,7 +16,6 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import (
 )
 
 from mobilebert_tf import load
-from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.conversion.model_garden import (
     OBJECT_GRAPH,
     is_object_checkpoint,
@@ -34,82 +33,78 @@ from mobilebert_tf.conversion.tf1 import open_checkpoint
 from mobilebert_tf.conversion.writing import write_folder
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.weight_names import variables_by_path
+from tests import tiny
+from tests.conversion import checkpoints
 from tests.modeling import numpy_block
 
-CONFIG = MobileBertConfig(
-    vocab_size=11,
-    embedding_size=4,
-    hidden_size=8,
-    intra_bottleneck_size=6,
-    num_attention_heads=2,
-    intermediate_size=5,
-    num_hidden_layers=2,
-    num_feedforward_networks=2,
-    max_position_embeddings=7,
-)
+CONFIG = tiny.student_config()
+NUM_HEADS, HEAD_SIZE = 4, 4
 
-# Names and shapes of a student's variables at CONFIG's sizes, as Model Garden's
-# encoder lists them.
+# TensorFlow 1's names of layers, under which the NumPy block knows them, and
+# Model Garden's, as its encoder lists them.
 EMBEDDINGS = {
-    "mobile_bert_embedding/word_embedding/embeddings": (11, 4),
-    "mobile_bert_embedding/type_embedding/embeddings": (2, 8),
-    "mobile_bert_embedding/position_embedding/embeddings": (7, 8),
-    "mobile_bert_embedding/embedding_projection/kernel": (12, 8),
-    "mobile_bert_embedding/embedding_projection/bias": (8,),
-    "mobile_bert_embedding/embedding_norm/beta": (8,),
-    "mobile_bert_embedding/embedding_norm/gamma": (8,),
+    "bert/embeddings/word_embeddings": "word_embedding/embeddings",
+    "bert/embeddings/token_type_embeddings": "type_embedding/embeddings",
+    "bert/embeddings/position_embeddings": "position_embedding/embeddings",
+    "bert/embeddings/embedding_transformation": "embedding_projection",
+    "bert/embeddings/FakeLayerNorm": "embedding_norm",
 }
 BLOCK = {
-    "bottleneck_input/dense/kernel": (8, 6),
-    "bottleneck_input/dense/bias": (6,),
-    "bottleneck_input/norm/beta": (6,),
-    "bottleneck_input/norm/gamma": (6,),
-    "kq_shared_bottleneck/dense/kernel": (8, 6),
-    "kq_shared_bottleneck/dense/bias": (6,),
-    "kq_shared_bottleneck/norm/beta": (6,),
-    "kq_shared_bottleneck/norm/gamma": (6,),
-    "attention/query/kernel": (6, 2, 3),
-    "attention/query/bias": (2, 3),
-    "attention/key/kernel": (6, 2, 3),
-    "attention/key/bias": (2, 3),
-    "attention/value/kernel": (8, 2, 3),
-    "attention/value/bias": (2, 3),
-    "attention/attention_output/kernel": (2, 3, 6),
-    "attention/attention_output/bias": (6,),
-    "attention/norm/beta": (6,),
-    "attention/norm/gamma": (6,),
-    "bottleneck_output/dense/kernel": (6, 8),
-    "bottleneck_output/dense/bias": (8,),
-    "bottleneck_output/norm/beta": (8,),
-    "bottleneck_output/norm/gamma": (8,),
+    "bottleneck/input/dense": "bottleneck_input/dense",
+    "bottleneck/input/FakeLayerNorm": "bottleneck_input/norm",
+    "bottleneck/attention/dense": "kq_shared_bottleneck/dense",
+    "bottleneck/attention/FakeLayerNorm": "kq_shared_bottleneck/norm",
+    "attention/self/query": "attention/query",
+    "attention/self/key": "attention/key",
+    "attention/self/value": "attention/value",
+    "attention/output/dense": "attention/attention_output",
+    "attention/output/FakeLayerNorm": "attention/norm",
+    "output/bottleneck/dense": "bottleneck_output/dense",
+    "output/bottleneck/FakeLayerNorm": "bottleneck_output/norm",
+    "ffn_layer_0/intermediate/dense": "ffn_layer_0/intermediate_dense",
+    "ffn_layer_0/output/dense": "ffn_layer_0/output_dense",
+    "ffn_layer_0/output/FakeLayerNorm": "ffn_layer_0/norm",
+    # TensorFlow 1 has BERT's names for the last network.
+    "intermediate/dense": "ffn_layer_1/intermediate_dense",
+    "output/dense": "ffn_layer_1/output_dense",
+    "output/FakeLayerNorm": "ffn_layer_1/norm",
 }
-FEED_FORWARD = {
-    "intermediate_dense/kernel": (6, 5),
-    "intermediate_dense/bias": (5,),
-    "output_dense/kernel": (5, 6),
-    "output_dense/bias": (6,),
-    "norm/beta": (6,),
-    "norm/gamma": (6,),
-}
-MASKED_LM = {
-    "bert/cls/predictions/extra_output_weights": (11, 4),
-    "bert/cls/predictions/output_bias/bias": (11,),
-    "bert/cls/predictions/transform/dense/kernel": (8, 8),
-    "bert/cls/predictions/transform/dense/bias": (8,),
-    "bert/cls/predictions/transform/LayerNorm/gamma": (8,),
-    "bert/cls/predictions/transform/LayerNorm/beta": (8,),
-}
+
+
+def model_garden_name(name: str) -> str:
+    """Model Garden's name of one of TensorFlow 1's variables."""
+    if name.startswith("cls/"):
+        name = f"bert/{name}"
+        return f"{name}/bias" if name.endswith("output_bias") else name
+    if name in EMBEDDINGS:
+        return f"mobile_bert_embedding/{EMBEDDINGS[name]}"
+    layer, leaf = name.rsplit("/", 1)
+    if layer in EMBEDDINGS:
+        return f"mobile_bert_embedding/{EMBEDDINGS[layer]}/{leaf}"
+    _, block, layer = re.split(r"bert/encoder/layer_(\d)/", layer)
+    return f"transformer_layer_{block}/{BLOCK[layer]}/{leaf}"
+
+
+def model_garden_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Attention has an axis of heads."""
+    if re.search("attention/(query|key|value)", name):
+        return (*shape[:-1], NUM_HEADS, HEAD_SIZE)
+    if name.endswith("attention_output/kernel"):
+        return (NUM_HEADS, HEAD_SIZE, *shape[1:])
+    return shape
+
+
+def shapes_of(tf1_shapes) -> dict[str, tuple[int, ...]]:
+    return {
+        model_garden_name(name): model_garden_shape(
+            model_garden_name(name), shape
+        )
+        for name, shape in tf1_shapes.items()
+    }
 
 
 def encoder_shapes() -> dict[str, tuple[int, ...]]:
-    shapes = dict(EMBEDDINGS)
-    for block in range(CONFIG.num_hidden_layers):
-        scope = f"transformer_layer_{block}"
-        shapes |= {f"{scope}/{name}": BLOCK[name] for name in BLOCK}
-        for ffn in range(CONFIG.num_feedforward_networks):
-            for name, shape in FEED_FORWARD.items():
-                shapes[f"{scope}/ffn_layer_{ffn}/{name}"] = shape
-    return shapes
+    return shapes_of(checkpoints.encoder_shapes(CONFIG))
 
 
 class Objects(tf.Module):
@@ -247,7 +242,8 @@ def test_the_head_with_a_hidden_layer_is_dropped(tmp_path, rng):
         "bert/next_sentence/logits/kernel": (8, 2),
         "bert/next_sentence/logits/bias": (2,),
     }
-    objects = Objects(encoder_shapes() | MASKED_LM | head, rng)
+    masked_lm = shapes_of(checkpoints.head_shapes(CONFIG, "masked_lm"))
+    objects = Objects(encoder_shapes() | masked_lm | head, rng)
     tensors = read_model_garden(save(tmp_path, model=objects))
     model = blank_model(CONFIG, "MobileBertForMaskedLM", ())
     rows = model_garden_names(CONFIG, "MobileBertForMaskedLM")
@@ -258,54 +254,6 @@ def test_the_head_with_a_hidden_layer_is_dropped(tmp_path, rng):
     }
 
 
-# Names of layers that the NumPy block has under TensorFlow 1's names.
-TF1_SCOPES = {
-    "mobile_bert_embedding/word_embedding/embeddings": (
-        "bert/embeddings/word_embeddings"
-    ),
-    "mobile_bert_embedding/type_embedding/embeddings": (
-        "bert/embeddings/token_type_embeddings"
-    ),
-    "mobile_bert_embedding/position_embedding/embeddings": (
-        "bert/embeddings/position_embeddings"
-    ),
-    "mobile_bert_embedding/embedding_projection": (
-        "bert/embeddings/embedding_transformation"
-    ),
-    "mobile_bert_embedding/embedding_norm": "bert/embeddings/FakeLayerNorm",
-    "bottleneck_input/dense": "bottleneck/input/dense",
-    "bottleneck_input/norm": "bottleneck/input/FakeLayerNorm",
-    "kq_shared_bottleneck/dense": "bottleneck/attention/dense",
-    "kq_shared_bottleneck/norm": "bottleneck/attention/FakeLayerNorm",
-    "attention/query": "attention/self/query",
-    "attention/key": "attention/self/key",
-    "attention/value": "attention/self/value",
-    "attention/attention_output": "attention/output/dense",
-    "attention/norm": "attention/output/FakeLayerNorm",
-    "bottleneck_output/dense": "output/bottleneck/dense",
-    "bottleneck_output/norm": "output/bottleneck/FakeLayerNorm",
-    "intermediate_dense": "intermediate/dense",
-    "output_dense": "output/dense",
-    "norm": "output/FakeLayerNorm",
-}
-
-
-def tf1_name(name: str) -> str:
-    """The name in TensorFlow 1 of one of Model Garden's variables."""
-    name = name.removeprefix("bert/").replace("output_bias/bias", "output_bias")
-    if name in TF1_SCOPES or name.startswith("cls/"):
-        return TF1_SCOPES.get(name, name)
-    found = re.fullmatch(r"transformer_layer_(\d)/(ffn_layer_\d/)?(.*)", name)
-    if found is None:
-        layer, leaf = name.rsplit("/", 1)
-        return f"{TF1_SCOPES[layer]}/{leaf}"
-    block, ffn, part = found.groups()
-    last = f"ffn_layer_{CONFIG.num_feedforward_networks - 1}/"
-    ffn = "" if ffn in (None, last) else ffn
-    layer, leaf = part.rsplit("/", 1)
-    return f"bert/encoder/layer_{block}/{ffn}{TF1_SCOPES[layer]}/{leaf}"
-
-
 def test_a_checkpoint_computes_what_its_names_say(tmp_path, rng):
     """By its outputs, against NumPy, which has the weights under other names.
 
@@ -313,12 +261,10 @@ def test_a_checkpoint_computes_what_its_names_say(tmp_path, rng):
     matrix that has them side by side.
     """
     weights = numpy_block.draw_weights(CONFIG.to_dict(), 2, rng)
-    shapes = encoder_shapes() | MASKED_LM
+    shapes = shapes_of({name: value.shape for name, value in weights.items()})
     objects = Objects(shapes, rng)
-    for variable, (name, shape) in zip(
-        objects.held, shapes.items(), strict=True
-    ):
-        variable.assign(weights[tf1_name(name)].reshape(shape))
+    for variable, value in zip(objects.held, weights.values(), strict=True):
+        variable.assign(value.reshape(variable.shape))
     conversion = read_source(save(tmp_path, model=objects), config=CONFIG)
     assert len(conversion.match.variables) == len(weights)
     write_folder(conversion, tmp_path / "ours")
