@@ -120,7 +120,9 @@ def test_a_revision_that_does_not_exist(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["model", "a/b/c", "../model", "a--b/c", "user/", "a b/c"]
 )
-def test_what_cannot_be_a_name_is_a_missing_folder(name, monkeypatch):
+def test_what_cannot_be_a_name_is_a_missing_folder(name, monkeypatch, tmp_path):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     monkeypatch.setattr(hub, "snapshot_download", None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "expected a model folder, found no such folder" in refusal(name)
