@@ -11,6 +11,7 @@ COMMANDS = {
     "squad": ("finetune", "SQUAD", "questions -> answers in a context"),
     "tag": ("finetune", "TAG", "words -> tags"),
     "export": ("export", "COMMAND", "a model folder -> .tflite files"),
+    "convert": ("convert", "COMMAND", "published weights -> a model folder"),
     "shards": ("shards", "COMMAND", "text -> TFRecord files of examples"),
     "demo": ("demo", "COMMAND", "the whole journey at small scale"),
     "report": ("report", "COMMAND", "a demo's results as one HTML page"),
