@@ -23,7 +23,7 @@ OUTPUTS = {
     "next sentence": {"logits": (np.array([0, 1, 0]), (3, 2))},
     "classifier": {"logits": (np.array([2, 0, 1]), (3, 3))},
     "regression": {"logits": (np.array([[2.0], [-1.0], [0.5]]), (3, 1))},
-    "tagger": {"logits": (np.arange(30).reshape(3, 10) % 3, (3, 10, 3))},
+    "tagger": {"logits": (None, (3, 10, 3))},
     "question answering": {
         "start_logits": (np.array([1, 3, 2]), (3, 10)),
         "end_logits": (np.array([4, 3, 2]), (3, 10)),
@@ -87,6 +87,8 @@ def test_fit_lowers_the_loss(task, small_config, batch):
     )
     loss = "mean_squared_error" if task == "regression" else CROSS_ENTROPY
     labels = {name: label for name, (label, _) in OUTPUTS[task].items()}
+    if task == "tagger":  # labels that the words tell
+        labels = {"logits": batch["input_ids"] % 3}
     if labels.keys() == {"logits"}:
         labels = labels["logits"]
     else:
