@@ -166,7 +166,7 @@ def test_a_finished_command_is_not_trained_again(files, classifier, capsys):
     [
         ({"patience": 7}, "patience=7 then, None now"),
         # Recorded by an older version.
-        ({"one_width": False}, "one_width=False then, None now"),
+        ({"one_width": True}, "one_width=True then, None now"),
     ],
 )
 def test_a_run_with_other_settings_is_refused(
