@@ -6,9 +6,9 @@
             1, "Parts that each batch is split into, to save memory.", min=1
         )
 
-A command turns the fields into flags (`commands/flags.py`), `run.json` records
-them, and a notebook passes them by keyword. All three read the same help text,
-default and bounds from here.
+A command turns the fields into flags (`commands/command.py`), `run.json`
+records them, and a notebook passes them by keyword. All three read the same
+help text, default and bounds from here.
 """
 
 import dataclasses
