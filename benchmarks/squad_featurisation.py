@@ -17,28 +17,20 @@ import statistics
 import time
 from collections.abc import Callable
 
-import numpy as np
-
 from mobilebert_tf.tasks.squad import Questions, read_squad
-from mobilebert_tf.tasks.squad_windows import make_windows
+from mobilebert_tf.tasks.squad_windows import SquadSettings, make_windows
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
-MAX_SEQ_LENGTH, DOC_STRIDE, MAX_QUERY_LENGTH = 384, 128, 64
+SETTINGS = SquadSettings(384, 128, 64)
 _DATA = os.environ.get("MOBILEBERT_TF_DATA", "data")
 _VOCABULARY = f"{_DATA}/vocab/bert-base-uncased-vocab.txt"
 
 
 def our_windows(questions: Questions, tokenizer: WordpieceTokenizer) -> int:
     """Makes the inputs and masks of all windows; returns their number."""
-    windows = make_windows(
-        questions,
-        tokenizer,
-        max_seq_length=MAX_SEQ_LENGTH,
-        doc_stride=DOC_STRIDE,
-        max_query_length=MAX_QUERY_LENGTH,
-    )
-    windows.inputs(np.arange(len(windows)), MAX_SEQ_LENGTH)
-    windows.max_context_mask(MAX_SEQ_LENGTH)
+    windows = make_windows(questions, tokenizer, SETTINGS)
+    windows.inputs()
+    windows.max_context_mask()
     return len(windows)
 
 
@@ -49,8 +41,8 @@ def hugging_face_windows(questions: Questions, tokenizer) -> int:
         questions.texts,
         contexts,
         truncation="only_second",
-        max_length=MAX_SEQ_LENGTH,
-        stride=DOC_STRIDE,
+        max_length=SETTINGS.max_seq_length,
+        stride=SETTINGS.doc_stride,
         padding="max_length",
         return_overflowing_tokens=True,
         return_offsets_mapping=True,

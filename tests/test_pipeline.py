@@ -1,80 +1,112 @@
-"""A text in, an answer out, against the model itself."""
+"""Text in, answer out, against the models themselves."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 import scipy.special
 
+import mobilebert_tf as mb
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.models import MobileBertForPretraining
-from mobilebert_tf.pipeline import TextClassifier
+from mobilebert_tf.pipeline import (
+    QuestionAnswerer,
+    TextClassifier,
+    TokenClassifier,
+)
 from mobilebert_tf.tasks.classification import MULTI_LABEL, ClassificationTask
-from mobilebert_tf.text.tokenizer import WordpieceTokenizer
-from tests.training.classifiers import toy_classifier, toy_config
+from mobilebert_tf.tasks.question_answering import write_settings
+from mobilebert_tf.tasks.squad_windows import SquadSettings
+from tests import tiny
 
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
+CONTEXT = "The  cat sat\u0301 not good"
+SETTINGS = SquadSettings(
+    max_seq_length=12, doc_stride=4, max_query_length=2, n_best_size=4
+)
+TAGS = ("O", "B-X", "I-X")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    WordpieceTokenizer(VOCAB).write(tmp_path)
-    return tmp_path
-
-
-def save(folder, labels=("no", "yes")):
-    model = toy_classifier(labels, vocab_size=len(VOCAB))
-    model.save_pretrained(folder)
+def saved(folder, model, seed=0):
+    tiny.randomise(model, np.random.default_rng(seed))
+    tiny.write_folder(folder, model)
     return model
 
 
-def test_texts_and_pairs(folder):
-    model = save(folder)
+def inputs(pieces, first=0):
+    """Inputs of one example, the first so many pieces of the first segment.
+
+    As in any batch there is padding: without, the last trigram would differ.
+    """
+    ids = [tiny.PIECES.index(piece) for piece in pieces.split()]
+    second = [0] * first + [1] * (len(ids) - first) if first else [0] * len(ids)
+    rows = {
+        "input_ids": [*ids, 0],
+        "input_mask": [1] * len(ids) + [0],
+        "segment_ids": [*second, 0],
+    }
+    return {name: np.array([row], np.int32) for name, row in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier")
+    return folder, saved(folder, tiny.classifier())
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tagger")
+    model = mb.MobileBertForTokenClassification(tiny.student_config(), TAGS)
+    return folder, saved(folder, model)
+
+
+@pytest.fixture(scope="module")
+def answerer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("answerer")
+    model = mb.MobileBertForQuestionAnswering(tiny.student_config())
+    return folder, saved(folder, model)
+
+
+def test_texts_and_pairs(classifier):
+    folder, model = classifier
     classify = TextClassifier(folder)
-    ids = np.array([[2, 5, 6, 3]])
-    (logits,) = model({"input_ids": ids}, training=False).numpy()
-    answer = classify("a b")
-    assert answer.label == ("no", "yes")[logits.argmax()]
+    assert classify.label_names == tiny.LABELS
+    (logits,) = tiny.numpy(model(inputs("[CLS] the cat [SEP]")))
+    answer = classify("the cat")
+    assert answer.label == tiny.LABELS[logits.argmax()]
     np.testing.assert_allclose(
         list(answer.probabilities.values()),
         scipy.special.softmax(logits),
         rtol=1e-5,
     )
-    ids = np.array([[2, 5, 3, 6, 3]])
-    segments = np.array([[0, 0, 0, 1, 1]])
-    (logits,) = model(
-        {"input_ids": ids, "segment_ids": segments}, training=False
-    ).numpy()
-    (answer,) = classify([("a", "b")])
+    (logits,) = tiny.numpy(model(inputs("[CLS] the [SEP] cat [SEP]", 3)))
+    (answer,) = classify([("the", "cat")])
     np.testing.assert_allclose(
         answer.probabilities["yes"],
-        scipy.special.softmax(logits)[1],
+        scipy.special.softmax(logits)[2],
         rtol=1e-5,
     )
-    many = classify(["a b"] * 20)  # A batch, and a bit.
-    np.testing.assert_allclose(
-        [answer.probabilities["no"] for answer in many],
-        classify("a b").probabilities["no"],
-        rtol=1e-5,
-    )
+    # More than one batch.
+    many = [each.probabilities["no"] for each in classify(["the cat"] * 20)]
+    alone = classify("the cat").probabilities["no"]
+    np.testing.assert_allclose(many, alone, rtol=1e-5)
     assert classify([]) == []
 
 
-def test_numbers_and_several_labels(folder):
-    model = save(folder, ("value",))
-    (logits,) = model(
-        {"input_ids": np.array([[2, 5, 3]])}, training=False
-    ).numpy()
-    answer = TextClassifier(folder)("a")
+def test_numbers_and_several_labels(tmp_path):
+    example = inputs("[CLS] cat [SEP]")
+    model = saved(tmp_path / "number", tiny.classifier(("value",)))
+    (logits,) = tiny.numpy(model(example))
+    answer = TextClassifier(tmp_path / "number")("cat")
     assert answer.label == pytest.approx(logits[0], rel=1e-5)
     assert answer.probabilities == {}
-    model = save(folder, ("x", "y", "z"))
+    model = tiny.classifier(("x", "y", "z"))
     model.head.dense.bias.assign([1.0, -1.0, 1.0])
-    model.save_pretrained(folder)
-    ClassificationTask(("x", "y", "z"), {}, MULTI_LABEL).save(folder)
-    answer = TextClassifier(folder)("a")
+    tiny.write_folder(tmp_path / "several", model)
+    task = ClassificationTask(("x", "y", "z"), problem_type=MULTI_LABEL)
+    task.save(tmp_path / "several")
+    answer = TextClassifier(tmp_path / "several")("cat")
     assert answer.label == ("x", "z")
-    (logits,) = model(
-        {"input_ids": np.array([[2, 5, 3]])}, training=False
-    ).numpy()
+    (logits,) = tiny.numpy(model(example))
     np.testing.assert_allclose(
         list(answer.probabilities.values()),
         scipy.special.expit(logits),
@@ -82,8 +114,126 @@ def test_numbers_and_several_labels(folder):
     )
 
 
-def test_other_models_are_refused(folder):
-    config = toy_config(vocab_size=len(VOCAB))
-    MobileBertForPretraining(config).save_pretrained(folder)
-    with pytest.raises(InputError, match="expected a classifier"):
-        TextClassifier(folder)
+def test_tokens_get_the_tags_of_their_first_pieces(tagger):
+    folder, model = tagger
+    find = TokenClassifier(folder)
+    tags, probs = find.tag([["the", "xy", "cat"], [], ["sat"]])
+    example = inputs("[CLS] the x ##y cat [SEP]")
+    (logits,) = tiny.numpy(model(example)).astype(np.float64)
+    wanted = scipy.special.softmax(logits, axis=-1)[[1, 2, 4]]
+    assert tags[0] == [TAGS[index] for index in wanted.argmax(axis=-1)]
+    np.testing.assert_allclose(probs[0], wanted.max(axis=-1), rtol=1e-4)
+    assert [len(some) for some in tags] == [3, 0, 1]
+    # More than one batch; and windows.
+    many, _ = find.tag([["the", "xy", "cat"]] * 20)
+    assert many == [tags[0]] * 20
+    (long,), _ = TokenClassifier(folder, 8).tag([["cat", "sat"] * 50])
+    assert len(long) == 100
+    assert find.tag([[]]) == ([[]], [[]])
+
+
+def test_entities_of_texts(tagger):
+    find = TokenClassifier(tagger[0])
+    texts = ["The cat  sat.", "", "mat"]
+    found = find(texts)
+    assert find(texts[0]) == found[0] and found[1] == [] and find([]) == []
+    (tags,), _ = find.tag([["The", "cat", "sat", "."]])
+    begins = [tag for tag in tags if tag != "O"]
+    assert 0 < len(found[0]) <= len(begins)
+    for entity in found[0]:
+        assert texts[0][entity.start : entity.end] == entity.text
+
+
+def span_logits(model):
+    """The sums of start and end logits of every span by place; [CLS]'s."""
+    pieces = "[CLS] a ##b [SEP] the cat sat not good [SEP]"
+    outputs = model(inputs(pieces, 4))
+    start, end = (
+        tiny.numpy(outputs[name])[0].astype(np.float64)
+        for name in ("start_logits", "end_logits")
+    )
+    places = [(0, 3), (5, 8), (9, 13), (14, 17), (18, 22)]
+    spans = {
+        (places[first][0], places[last][1]): start[4 + first] + end[4 + last]
+        # Of the best four starts and ends.
+        for first in np.argsort(-start[4:9])[:4]
+        for last in np.argsort(-end[4:9])[:4]
+        if first <= last
+    }
+    return spans, start[0] + end[0]
+
+
+def test_the_likeliest_span_and_its_place(answerer):
+    folder, model = answerer
+    write_settings(folder, SETTINGS)
+    spans, _ = span_logits(model)
+    answer_to = QuestionAnswerer(folder)
+    answer = answer_to(question="ab", context=CONTEXT)
+    best = max(spans, key=spans.get)
+    assert (answer.start, answer.end) == best
+    assert answer.text == CONTEXT[slice(*best)]
+    logits = sorted(spans.values(), reverse=True)[:4]
+    score = scipy.special.softmax(logits)[0]
+    assert answer.score == pytest.approx(score, rel=1e-4)
+    # More than one batch.
+    answers = answer_to(["ab"] * 20, [CONTEXT] * 20)
+    assert [each.text for each in answers] == [answer.text] * 20
+    assert answers[19].score == pytest.approx(answer.score, rel=1e-4)
+    assert answer_to([], []) == []
+
+
+def test_no_answer_above_the_folders_threshold(answerer):
+    folder, model = answerer
+    spans, null = span_logits(model)
+    odds = null - max(spans.values())
+    for threshold, answered in ((odds + 0.01, True), (odds - 0.01, False)):
+        settings = dataclasses.replace(
+            SETTINGS,
+            version_2_with_negative=True,
+            null_score_diff_threshold=float(threshold),
+        )
+        write_settings(folder, settings)
+        answer = QuestionAnswerer(folder)("ab", CONTEXT)
+        assert bool(answer.text) == answered
+        assert CONTEXT[answer.start : answer.end] == answer.text
+        assert 0.0 < answer.score < 1.0
+
+
+def test_answers_of_long_contexts(answerer):
+    folder, _ = answerer
+    write_settings(folder, SETTINGS)
+    answer_to = QuestionAnswerer(folder)
+    context = " ".join("abcdefgh" * 3)
+    found = answer_to(["ab"] * 12, [context[2 * n :] for n in range(12)])
+    # Windows of seven pieces: the first one ends at character 13.
+    assert max(answer.start + 2 * n for n, answer in enumerate(found)) > 13
+    for n, answer in enumerate(found):
+        part = context[2 * n :]
+        assert part[answer.start : answer.end] == answer.text
+    (folder / "question_answering.json").unlink()
+    settings = QuestionAnswerer(folder).settings
+    # The model has 24 positions; questions are then too long for them.
+    assert (settings.max_seq_length, settings.doc_stride) == (24, 8)
+
+
+def test_empty_texts_are_refused(answerer):
+    folder, _ = answerer
+    write_settings(folder, SETTINGS)
+    with pytest.raises(InputError, match=r"context: expected a text, found an"):
+        QuestionAnswerer(folder)("ab", " ")
+    with pytest.raises(InputError, match=r"question: expected a text"):
+        QuestionAnswerer(folder)(["ab", ""], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "pipeline, expected",
+    [
+        (TextClassifier, "a classifier"),
+        (TokenClassifier, "a tagger"),
+        (QuestionAnswerer, "a model that answers questions"),
+    ],
+)
+def test_other_models_are_refused(pipeline, expected, tmp_path):
+    tiny.write_folder(tmp_path, mb.MobileBertEncoder(tiny.student_config()))
+    with pytest.raises(InputError, match=f"expected {expected}, found another"):
+        pipeline(tmp_path)

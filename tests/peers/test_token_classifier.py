@@ -7,7 +7,7 @@ import transformers
 
 from mobilebert_tf.modeling.models import MobileBertForTokenClassification
 from mobilebert_tf.pipeline import TokenClassifier
-from mobilebert_tf.tasks.tagging import encode_sentences
+from mobilebert_tf.tasks.token_windows import encode_sentences
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from tests import tiny
 from tests.peers.test_hugging_face import LIMIT

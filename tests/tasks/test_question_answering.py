@@ -1,231 +1,247 @@
-"""From logits to scored answers: the loss, the windows' widths, the ceiling."""
+"""Question answering: settings, losses, thresholds and what is written."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
 import pytest
 import scipy.special
 
-from mobilebert_tf.config import MobileBertConfig
+import mobilebert_tf as mb
+from mobilebert_tf.data.batches import training_batches
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.encoder import MobileBertEncoder
-from mobilebert_tf.modeling.models import MobileBertForQuestionAnswering
 from mobilebert_tf.tasks import question_answering
 from mobilebert_tf.tasks.question_answering import (
-    SpanPredictor,
-    SquadSettings,
-    answer_questions,
-    answer_splits,
-    build_question_answerer,
-    encode_split,
-    is_question_answerer,
-    may_have_no_answer,
-    question_answering_loss,
+    QuestionAnsweringOptions,
+    QuestionAnsweringTask,
     read_settings,
-    read_splits,
-    score_answers,
-    windows_of_length,
     write_settings,
 )
 from mobilebert_tf.tasks.squad import Answer, Questions, read_squad
+from mobilebert_tf.tasks.squad_windows import SquadSettings
+from mobilebert_tf.tasks.task import Actions
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.training.inference import Predictor
+from tests import tiny
 
-VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] who ? a b c d e f g h".split()
-SMALL = SquadSettings(max_seq_length=24, doc_stride=4, max_query_length=2)
-V2 = dataclasses.replace(SMALL, version_2_with_negative=True)
+LETTERS = "a b c d e f g h"
+V1 = SquadSettings(max_seq_length=24, doc_stride=4, max_query_length=2)
+V2 = dataclasses.replace(V1, version_2_with_negative=True)
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return WordpieceTokenizer(VOCAB)
+    return tiny.tokenizer()
+
+
+def about(*contexts, answers=None):
+    ids = [f"q{index}" for index in range(len(contexts))]
+    index = np.arange(len(contexts))
+    return Questions(list(contexts), index, ids, ["a?"] * len(ids), answers)
+
+
+# A question that is answered by `c d`, and one without an answer.
+DEV = about(LETTERS, "h g", answers=[[Answer("c d", 4)], []])
+
+
+def task_of(tokenizer, settings=V2, threshold=None, **questions):
+    return QuestionAnsweringTask(questions, tokenizer, settings, threshold)
+
+
+def test_the_losses_are_means_over_both_ends(tokenizer, rng):
+    task = task_of(tokenizer, dev=DEV)
+    batch = task.splits["dev"]
+    # [CLS] a ? [SEP] a b c d: `c d` is at columns 6 and 7.
+    assert batch["start_positions"].tolist() == [6, 0]
+    assert batch["end_positions"].tolist() == [7, 0]
+    ours, theirs = (
+        {
+            name: rng.normal(size=(2, 24)).astype(np.float32)
+            for name in ("start_logits", "end_logits")
+        }
+        for _ in range(2)
+    )
+    labelled, taught = [], []
+    for name, columns in (("start_logits", [6, 0]), ("end_logits", [7, 0])):
+        ours_log, theirs_log = (
+            scipy.special.log_softmax(side[name].astype(np.float64), axis=-1)
+            for side in (ours, theirs)
+        )
+        labelled += [
+            -ours_log[row, column] for row, column in enumerate(columns)
+        ]
+        taught += np.sum(
+            np.exp(theirs_log) * (theirs_log - ours_log), axis=-1
+        ).tolist()
+    found = task.loss(ours, batch)
+    np.testing.assert_allclose(found, np.mean(labelled), rtol=1e-5)
+    found = task.distillation_loss(ours, theirs, batch, 1.0)
+    np.testing.assert_allclose(found, np.mean(taught), rtol=1e-5)
+    assert task.distillation_loss(ours, ours, batch, 2.0) == 0.0
+
+
+def test_a_window_gets_the_same_logits_at_its_own_width(tokenizer):
+    contexts = [" ".join(LETTERS.split()[:n] * 2) for n in range(1, 9)]
+    task = task_of(tokenizer, V1, predict=about(*contexts))
+    assert task.bucket_lengths == (8, 16, 24)
+    model = mb.MobileBertForQuestionAnswering(tiny.student_config())
+    arrays = task.splits["predict"]
+    found = Predictor(model, 3, task.bucket_lengths)(arrays)
+    wanted = model(arrays)
+    used = arrays["input_mask"] > 0
+    for name in ("start_logits", "end_logits"):
+        np.testing.assert_allclose(
+            found[name][used],
+            wanted[name].numpy()[used],
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def test_training_batches_have_the_windows_widths(tokenizer):
+    """Each window is in the smallest width that leaves it a column."""
+    number = 45
+    contexts = [" ".join(LETTERS.split()[: 1 + n % 8]) for n in range(number)]
+    answers = [[Answer("a", 0)] for _ in range(number)]
+    task = task_of(tokenizer, V1, train=about(*contexts, answers=answers))
+    arrays = task.splits["train"] | {"number": np.arange(number)}
+    batches = training_batches(
+        arrays, batch_size=1, seed=3, bucket_lengths=task.bucket_lengths
+    )
+    seen = set()
+    for batch in itertools.islice(batches, number):
+        width, length = batch["input_ids"].shape[1], batch["input_mask"]
+        seen.add(int(batch["number"][0]))
+        fitting = [w for w in task.bucket_lengths[:-1] if length.sum() < w]
+        assert width == min([*fitting, 24])
+    assert len(seen) == number
+
+
+def test_dev_decides_when_further_questions_have_no_answer(tokenizer, tmp_path):
+    predict = about("a", "b")
+
+    def outputs(task, split):
+        # On dev the odds are 3 where there is an answer, else 6: best is a
+        # threshold of 3, between the 2 and the 4 of the questions to predict.
+        arrays = np.zeros((2, 2, 24), np.float32)
+        arrays[0, :, 0] = (3.5, 6.0) if split == "dev" else (2.0, 4.0)
+        if split == "dev":
+            arrays[0, 0, 6] = arrays[1, 0, 7] = 0.25
+        return dict(zip(("start_logits", "end_logits"), arrays, strict=True))
+
+    def written(threshold, settings=V2, **questions):
+        task = task_of(tokenizer, settings, threshold, **questions)
+        texts = []
+        for split in questions:
+            task.write(outputs(task, split), split, tmp_path)
+            prefix = "dev_" if split == "dev" else ""
+            path = tmp_path / f"{prefix}predictions.json"
+            texts.append(list(json.loads(path.read_text()).values()))
+        task.save(tmp_path)
+        values = json.loads((tmp_path / "question_answering.json").read_text())
+        return texts, values["null_score_diff_threshold"]
+
+    assert written(None, dev=DEV, predict=predict) == (
+        [["", ""], ["a", ""]],
+        3.0,
+    )
+    assert written(4.0, dev=DEV, predict=predict) == (
+        [["c d", ""], ["a", "b"]],
+        4.0,
+    )
+    # Without dev, what is known from before.
+    for known, texts in ((3.0, ["a", ""]), (1.0, ["", ""])):
+        before = dataclasses.replace(V2, null_score_diff_threshold=known)
+        assert written(None, before, predict=predict) == ([texts], known)
+    task = task_of(tokenizer, dev=DEV)
+    # Scores of other outputs, of a .tflite file say, decide nothing.
+    scores = task.metrics(outputs(task, "dev"), "dev")
+    assert (scores["exact"], scores["HasAns_exact"]) == (50.0, 0.0)
+    assert (scores["best_f1"], scores["best_f1_thresh"]) == (100.0, 3.0)
+    assert task.settings == V2
+    assert task.score({f"dev_{name}": scores[name] for name in scores}) == 50.0
+
+
+def test_answers_are_found_beyond_the_first_window(tokenizer):
+    task = task_of(tokenizer, dataclasses.replace(V1, max_seq_length=12))
+    texts = [("a?", LETTERS * 3), ("a?", "h")]
+    arrays = task.encode(texts, 12)
+    assert len(arrays["input_ids"]) > 5
+    logits = np.zeros(arrays["input_ids"].shape, np.float32)
+    # The last piece of the last window of either context.
+    lengths = arrays["input_mask"].sum(axis=1)
+    logits[[-2, -1], lengths[-2:] - 2] = 1.0
+    outputs = {"start_logits": logits, "end_logits": logits}
+    answers = task.answers(outputs, texts)
+    assert answers[1].text == "h" and answers[1].score == 1.0
+    for (_, context), answer in zip(texts, answers, strict=True):
+        assert context[answer.start : answer.end] == answer.text
+    assert answers[0].start > 18
+    with pytest.raises(InputError, match="context: expected a text, found an"):
+        task.encode([("a?", " ")], 12)
+
+
+def test_windows_of_another_length(tokenizer):
+    task = task_of(tokenizer, dev=DEV)
+    shorter = task.of_length(9)
+    # [CLS] a ? [SEP] and four pieces at once, of eight.
+    arrays = shorter.splits["dev"]
+    assert arrays["input_ids"].shape == (4, 9) and shorter.max_seq_length == 9
+    assert shorter.settings == dataclasses.replace(
+        V2, max_seq_length=9, doc_stride=3
+    )
+    assert task.of_length(24) is task
+    with pytest.raises(InputError, match="--export_seq_length: expected at le"):
+        task.of_length(5)
+
+
+def test_phones_open_files_of_one_length(tokenizer):
+    task = task_of(tokenizer)
+    assert task.file_options(None) == {"mlperf_order": False}
+    with pytest.raises(InputError, match="expected --export_seq_length=384"):
+        task.file_options(tokenizer)
+    options = task.of_length(384).file_options(tokenizer)
+    assert options["metadata"] == {"vocabulary": tokenizer.vocab}
+
+
+def test_a_model_that_knows_the_answers_reaches_the_ceiling(shared_data):
+    """Only answers that are cut inside a piece, or too long, are missed."""
+    tokenizer = WordpieceTokenizer.from_vocab_file(
+        shared_data / "vocab/bert-base-uncased-vocab.txt"
+    )
+    questions = read_squad(shared_data / "squad/dev-v1.1.json").first(2000)
+    task = task_of(tokenizer, SquadSettings(), dev=questions)
+    arrays = task.splits["dev"]
+    rows = np.arange(len(arrays["input_ids"]))
+    outputs = {}
+    for end in ("start", "end"):
+        logits = np.random.default_rng(0).normal(size=(len(rows), 384))
+        logits[rows, arrays[f"{end}_positions"]] += 50.0
+        outputs[f"{end}_logits"] = logits.astype(np.float32)
+    # 18 of the first 2,000 are missed, such as "1950" in "1950s".
+    assert 98.5 < task.metrics(outputs, "dev")["exact"] < 100.0
 
 
 @pytest.fixture(scope="module")
-def config():
-    return MobileBertConfig(
-        vocab_size=len(VOCAB),
-        embedding_size=12,
-        hidden_size=32,
-        intra_bottleneck_size=16,
-        intermediate_size=20,
-        num_hidden_layers=2,
-        num_feedforward_networks=2,
-        max_position_embeddings=24,
-        attention_probs_dropout_prob=0.0,
-    )
+def folders(tmp_path_factory):
+    """A pre-trained model's folder and a question answerer's."""
+    folder = tmp_path_factory.mktemp("folders")
+    config = tiny.student_config()
+    tiny.write_folder(folder / "encoder", mb.MobileBertEncoder(config))
+    model = mb.MobileBertForQuestionAnswering(config)
+    model.head.dense.kernel.assign(np.full((32, 2), 0.25))
+    tiny.write_folder(folder / "answers", model)
+    write_settings(folder / "answers", V2)
+    return folder
 
 
-def questions_about(*contexts, answers=None):
-    number = len(contexts)
-    return Questions(
-        list(contexts),
-        np.arange(number),
-        [f"q{index}" for index in range(number)],
-        ["who?"] * number,
-        answers,
-    )
-
-
-@pytest.fixture
-def split(tokenizer):
-    """A question answered by `c d`, one without an answer."""
-    questions = questions_about(
-        "a b c d e f g h", "h g", answers=[[Answer("c d", 4)], []]
-    )
-    return encode_split(questions, tokenizer, V2, "dev")
-
-
-def test_the_loss_is_the_mean_over_both_ends(config, split):
-    model = MobileBertForQuestionAnswering(config)
-    batch = split.windows.inputs(np.arange(2), 16) | split.labels
-    loss = question_answering_loss(model)(batch)["loss"]
-    logits = model(batch)
-    terms = []
-    for end, position in (("start", [6, 0]), ("end", [7, 0])):
-        log_probs = scipy.special.log_softmax(
-            logits[f"{end}_logits"].numpy().astype(np.float64), axis=-1
-        )
-        terms += [
-            -log_probs[row, column] for row, column in enumerate(position)
-        ]
-    np.testing.assert_allclose(loss.numpy(), np.mean(terms), rtol=1e-5)
-
-
-def test_a_window_gets_the_same_logits_at_its_own_width(config, tokenizer):
-    contexts = [" ".join("abcdefgh"[:n] * 2) for n in range(1, 9)]
-    split = encode_split(
-        questions_about(*contexts), tokenizer, SMALL, "predict"
-    )
-    assert split.labels is None
-    model = MobileBertForQuestionAnswering(config)
-    number = len(split.windows)
-    found = SpanPredictor(model, 3)(split.windows, 24)
-    wanted = model(split.windows.inputs(np.arange(number), 24))
-    used = np.arange(24) < split.windows.lengths[:, None]
-    for ours, name in zip(found, ("start_logits", "end_logits"), strict=True):
-        assert ours.shape == (number, 24)
-        np.testing.assert_allclose(
-            ours[used], wanted[name].numpy()[used], rtol=1e-4, atol=1e-5
-        )
-
-
-def logits_for(split, spans, length=24):
-    """Logits of 0, and 5 at both ends of a span in each window."""
-    logits = np.zeros((2, len(split.windows), length), np.float32)
-    for row, span in enumerate(spans):
-        for end, column in enumerate(span):
-            logits[end, row, column] = 5.0
-    return logits
-
-
-def test_answers_are_cut_from_their_context(tokenizer):
-    split = encode_split(
-        questions_about("A  b,c\u0301 D"),
-        WordpieceTokenizer([*VOCAB, ","]),
-        SMALL,
-        "predict",
-    )
-    # [CLS] who ? [SEP] a b , c d [SEP]
-    answers = answer_questions(*logits_for(split, [(4, 7)]), split, SMALL)
-    assert answers.texts == ["A  b,c\u0301"]
-    assert answers.characters == [(0, 7)]
-    assert answers.odds is None
-    assert len(answers.n_best[0]) == 15  # Of 5 pieces, 5 + 4 + 3 + 2 + 1.
-
-
-def test_no_answer_where_cls_wins(split):
-    answers = answer_questions(*logits_for(split, [(6, 7), (0, 0)]), split, V2)
-    assert answers.texts[0] == "c d"
-    assert answers.characters[0] == (4, 7)
-    assert answers.odds == [-10.0, 10.0]
-    assert answers.predictions(0.0) == ["c d", ""]
-    assert answers.predictions(-10.0) == ["c d", ""]
-    assert answers.predictions(-10.5) == ["", ""]
-    assert answers.predictions(10.0)[1] != ""
-    scores = score_answers(answers, split, 0.0)
-    assert scores == {
-        "exact": 100.0,
-        "f1": 100.0,
-        "HasAns_exact": 100.0,
-        "HasAns_f1": 100.0,
-        "NoAns_exact": 100.0,
-        "NoAns_f1": 100.0,
-        "best_exact": 100.0,
-        "best_exact_thresh": -10.0,
-        "best_f1": 100.0,
-        "best_f1_thresh": -10.0,
-    }
-
-
-@pytest.mark.parametrize("settings", [SMALL, V2])
-def test_a_context_of_no_piece_is_left_unanswered(settings, tokenizer):
-    """Only "no answer" survives: the release stops with an error there."""
-    split = encode_split(
-        questions_about("\u200b", "a"), tokenizer, settings, "predict"
-    )
-    answers = answer_questions(*logits_for(split, []), split, settings)
-    assert answers.predictions(0.0) == ["", "a"]
-    assert answers.characters == [None, (0, 1)]
-
-
-def test_dev_chooses_the_threshold_of_predict(
-    split, tokenizer, tmp_path, monkeypatch
-):
-    # On dev the answerable question is the one with odds of 3, the other's
-    # are 6: best is a threshold of 3, under which 2 and 4 part as well.
-    predict = encode_split(questions_about("a", "b"), tokenizer, V2, "predict")
-    odds = {id(split.windows): (3.0, 6.0), id(predict.windows): (2.0, 4.0)}
-
-    def logits(windows, max_seq_length):
-        array = np.zeros((2, len(windows), max_seq_length), np.float32)
-        array[0, :, 0] = odds[id(windows)]
-        array[0, 0, 6] = array[1, 0, 7] = 0.25 * (windows is split.windows)
-        array[0, 0, 0] += 0.5 * (windows is split.windows)
-        return tuple(array)
-
-    monkeypatch.setattr(
-        question_answering, "SpanPredictor", lambda model, batch_size: logits
-    )
-
-    def predictions(threshold, name, splits, settings=V2):
-        _, settings = answer_splits(
-            None,
-            splits,
-            settings,
-            batch_size=2,
-            folder=tmp_path,
-            threshold=threshold,
-        )
-        found = json.loads((tmp_path / name).read_text())
-        return found, settings
-
-    both = {"dev": split, "predict": predict}
-    found, settings = predictions(None, "predictions.json", both)
-    assert found == {"q0": "a", "q1": ""}
-    assert settings.null_score_diff_threshold == 3.0
-    found, _ = predictions(None, "dev_predictions.json", both)
-    assert found == {"q0": "", "q1": ""}
-    found, settings = predictions(4.0, "predictions.json", both)
-    assert found == {"q0": "a", "q1": "b"}
-    assert settings.null_score_diff_threshold == 4.0
-    found, _ = predictions(4.0, "dev_predictions.json", both)
-    assert found == {"q0": "c d", "q1": ""}
-    # Without dev, what is known from before.
-    alone = {"predict": predict}
-    for known, texts in ((3.0, ["a", ""]), (1.0, ["", ""])):
-        before = dataclasses.replace(V2, null_score_diff_threshold=known)
-        found, after = predictions(None, "predictions.json", alone, before)
-        assert list(found.values()) == texts
-        assert after == before
-
-
-def test_a_folder_remembers_how_it_answers(tmp_path):
-    assert read_settings(tmp_path) is None
+def test_a_folder_remembers_how_it_answers(folders):
+    folder = folders / "answers"
+    path = folder / "question_answering.json"
     wanted = dataclasses.replace(V2, null_score_diff_threshold=-1.5)
-    write_settings(tmp_path, wanted)
-    assert read_settings(tmp_path) == wanted
-    path = tmp_path / "question_answering.json"
+    write_settings(folder, wanted)
+    assert read_settings(folder) == wanted
     values = json.loads(path.read_text())
     assert values["max_seq_length"] == 24
     for name, value, message in (
@@ -236,104 +252,171 @@ def test_a_folder_remembers_how_it_answers(tmp_path):
     ):
         path.write_text(json.dumps(values | {name: value}))
         with pytest.raises(InputError, match=message):
-            read_settings(tmp_path)
-    # What JSON makes of 2.0 elsewhere.
+            read_settings(folder)
+    # JSON writers may spell 2.0 as 2.
     path.write_text(json.dumps(values | {"null_score_diff_threshold": 2}))
-    assert read_settings(tmp_path).null_score_diff_threshold == 2.0
-
-
-def test_windows_of_another_length(split, tokenizer):
-    splits, settings = windows_of_length({"dev": split}, V2, tokenizer, 9)
-    assert settings.max_seq_length == 9 and settings.doc_stride == 3
-    assert settings.version_2_with_negative
-    windows = splits["dev"].windows
-    # [CLS] who ? [SEP] and four pieces at once, of eight.
-    assert windows.lengths.max() == 9 and len(windows) == 4
-    assert splits["dev"].questions is split.questions
-    same, settings = windows_of_length({"dev": split}, V2, tokenizer, 24)
-    assert same == {"dev": split} and settings == V2
-    with pytest.raises(InputError, match="--export_seq_length: expected at le"):
-        windows_of_length({"dev": split}, V2, tokenizer, 5)
-
-
-def test_a_model_that_knows_the_answers_reaches_the_ceiling(shared_data):
-    """Only answers that are cut inside a piece, or too long, are missed."""
-    tokenizer = WordpieceTokenizer.from_vocab_file(
-        shared_data / "vocab/bert-base-uncased-vocab.txt"
-    )
-    settings = SquadSettings()
-    questions = read_squad(shared_data / "squad/dev-v1.1.json").first(2000)
-    split = encode_split(questions, tokenizer, settings, "dev")
-    rng = np.random.default_rng(0)
-    shape = (2, len(split.windows), settings.max_seq_length)
-    logits = rng.normal(size=shape).astype(np.float32)
-    rows = np.arange(len(split.windows))
-    for end, name in enumerate(("start_positions", "end_positions")):
-        logits[end, rows, split.labels[name]] += 50.0
-    answers = answer_questions(*logits, split, settings)
-    missed = [
-        text
-        for text, known in zip(answers.texts, questions.answers, strict=True)
-        if text != known[0].text
-    ]
-    # 18 of the first 2,000, such as "1950" in "1950s".
-    assert 0 < len(missed) < 30
-    assert score_answers(answers, split, 0.0)["exact"] > 98.5
-
-
-def test_the_head_is_kept_or_new(config, tmp_path):
-    MobileBertEncoder(config).save_pretrained(tmp_path / "encoder")
-    assert not is_question_answerer(tmp_path / "encoder")
-    model = build_question_answerer(tmp_path / "encoder")
-    kernel = model.head.dense.kernel
-    kernel.assign(np.full(kernel.shape, 0.25))
-    model.save_pretrained(tmp_path / "answers")
-    assert is_question_answerer(tmp_path / "answers")
-    again = build_question_answerer(tmp_path / "answers")
-    np.testing.assert_array_equal(again.head.dense.kernel.numpy(), 0.25)
+    assert read_settings(folder).null_score_diff_threshold == 2.0
+    write_settings(folder, V2)
+    # Without settings windows fit the model, which has 24 positions.
+    assert read_settings(folders / "encoder") == SquadSettings(24, 8)
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    "changes, message",
     [
-        (SMALL, None),
         ({"max_seq_length": 25}, "--max_seq_length: expected at most 24"),
         ({"max_query_length": 21}, "--max_query_length: expected at most 20"),
         ({"max_query_length": 20}, None),
     ],
 )
-def test_lengths_that_do_not_fit_are_named(settings, message, config):
-    if isinstance(settings, dict):
-        settings = dataclasses.replace(SMALL, **settings)
+def test_lengths_that_do_not_fit_are_named(changes, message, folders):
+    options = QuestionAnsweringOptions(**changes)
     if message is None:
-        return settings.check(config)
+        options.settings(folders / "answers")
+        return
     with pytest.raises(InputError, match=message):
-        settings.check(config)
+        options.settings(folders / "answers")
 
 
-def test_what_a_task_is_like_follows_from_its_questions():
-    answered = questions_about("a", answers=[[Answer("a", 0)]])
-    unanswered = questions_about("a", answers=[[]])
-    unknown = questions_about("a")
-    assert not may_have_no_answer({"a": answered, "b": unknown}, None)
-    assert may_have_no_answer({"a": answered, "b": unanswered}, None)
-    assert may_have_no_answer({"a": answered}, True)
-    assert not may_have_no_answer({"a": answered}, False)
-    assert may_have_no_answer({"b": unknown}, None, known=True)
-    assert not may_have_no_answer({"b": unknown}, False, known=True)
-    with pytest.raises(InputError, match="found 1 that have none"):
-        may_have_no_answer({"a": unanswered}, False)
+def test_given_settings_win_over_the_folders(folders):
+    options = QuestionAnsweringOptions(max_seq_length=12, n_best_size=3)
+    settings = options.settings(folders / "answers")
+    wanted = {"max_seq_length": 12, "doc_stride": 4, "n_best_size": 3}
+    assert settings == dataclasses.replace(V2, **wanted)
 
 
-def test_built_in_questions_come_without_files():
-    files = {"train": None, "dev": None, "predict": None}
-    splits = read_splits(files, None, ["dev", "predict"])
-    assert splits.keys() == {"dev"}
-    assert len(splits["dev"]) > 100
+def write_questions(path, answered=True):
+    answer = {"text": "b", "answer_start": 2}
+    qa = {"id": "q", "question": "a?", "answers": [answer] * answered}
+    qa["is_impossible"] = not answered
+    paragraph = {"context": "a b c", "qas": [qa, qa | {"id": "r"}]}
+    path.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    return str(path)
 
 
-def test_unwanted_files_are_not_read():
-    files = {"train": "missing.json", "dev": None, "predict": None}
-    assert read_splits(files, None, ["dev"]) == {}
-    with pytest.raises(InputError, match="missing.json"):
-        read_splits(files, None, ["train", "dev"])
+@pytest.fixture
+def files(tmp_path):
+    return {
+        "answered": write_questions(tmp_path / "answered.json"),
+        "unanswered": write_questions(tmp_path / "unanswered.json", False),
+    }
+
+
+def read(folder, tokenizer, actions=Actions(), **options):
+    options = QuestionAnsweringOptions(**{"max_query_length": 2} | options)
+    return QuestionAnsweringTask.read(options, tokenizer, folder, actions)
+
+
+def test_a_task_is_read(folders, files, tokenizer, capsys):
+    task = read(
+        folders / "encoder",
+        tokenizer,
+        train_file=files["answered"],
+        dev_file=files["unanswered"],
+        predict_file=files["answered"],
+        max_train_examples=1,
+    )
+    assert list(task.splits) == ["train", "dev", "predict"]
+    assert task.labelled("dev") == ["dev"] and not task.labelled("predict")
+    assert task.num_train_examples == 1
+    assert task.settings.version_2_with_negative
+    line = "dev: 2 windows of 2 questions, 2 without an answer"
+    assert line in capsys.readouterr().out
+    assert task.notes()["dev"] in line
+    # Files that are not needed are not opened.
+    task = read(
+        folders / "answers",
+        tokenizer,
+        Actions(train=False, predict=False),
+        train_file="missing.json",
+        dev_file=files["answered"],
+    )
+    assert list(task.splits) == ["dev"]
+
+
+# The folder, a split's file and its kind, the flag; then whether questions may
+# have no answer.
+VERSIONS = [
+    ("encoder", "train", "answered", None, False),
+    ("encoder", "train", "unanswered", None, True),
+    ("encoder", "train", "answered", True, True),
+    ("encoder", "train", "answered", False, False),
+    # As the folder says, unless it is trained further.
+    ("answers", "predict", "answered", None, True),
+    ("answers", "predict", "answered", False, False),
+    ("answers", "train", "answered", None, False),
+]
+
+
+@pytest.mark.parametrize("kind, split, name, given, wanted", VERSIONS)
+def test_whether_questions_may_have_no_answer(
+    kind, split, name, given, wanted, folders, files, tokenizer
+):
+    task = read(
+        folders / kind,
+        tokenizer,
+        Actions(train=split == "train"),
+        version_2_with_negative=given,
+        **{f"{split}_file": files[name]},
+    )
+    assert task.settings.version_2_with_negative == wanted
+
+
+REFUSALS = [
+    (
+        "encoder",
+        Actions(),
+        {"train_file": "unanswered", "version_2_with_negative": False},
+        "--noversion_2_with_negative: expected .*, found 2 that have none",
+    ),
+    (
+        "encoder",
+        Actions(train=False),
+        {"dev_file": "answered"},
+        "expected a model that answers questions, found another kind",
+    ),
+    (
+        "encoder",
+        Actions(),
+        {"dev_file": "answered", "task": "squad_v1"},
+        "--task: expected either a task or files, found both",
+    ),
+    (
+        "encoder",
+        Actions(),
+        {"dev_file": "answered"},
+        "--train_file: expected a file, or --nodo_train, found none",
+    ),
+]
+
+
+@pytest.mark.parametrize("kind, actions, options, message", REFUSALS)
+def test_refusals(kind, actions, options, message, folders, files, tokenizer):
+    options = {name: files.get(value, value) for name, value in options.items()}
+    with pytest.raises(InputError, match=message):
+        read(folders / kind, tokenizer, actions, **options)
+
+
+def test_built_in_questions_come_without_files(
+    folders, files, tokenizer, monkeypatch
+):
+    with open(files["answered"]) as file:
+        values = json.load(file)
+    built_in = {"train": values, "dev": values}
+    monkeypatch.setattr(
+        question_answering, "argument_questions", lambda: built_in
+    )
+    task = read(folders / "answers", tokenizer, Actions(train=False))
+    assert list(task.splits) == ["dev"]
+    assert list(read(folders / "answers", tokenizer).splits) == ["train", "dev"]
+
+
+def test_the_head_is_kept_or_new(folders, tokenizer):
+    task = QuestionAnsweringTask.open(folders / "answers", tokenizer)
+    assert task.settings == V2
+    kernel = task.build(folders / "answers").head.dense.kernel.numpy()
+    np.testing.assert_array_equal(kernel, 0.25)
+    kernel = task.build(folders / "encoder").head.dense.kernel.numpy()
+    assert kernel.std() > 0
+    with pytest.raises(InputError, match="a model that answers questions"):
+        QuestionAnsweringTask.open(folders / "encoder", tokenizer)

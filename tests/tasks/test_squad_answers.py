@@ -1,23 +1,22 @@
 """The choice among spans, against the original procedure and by hand."""
 
 import json
-from dataclasses import astuple
 
 import numpy as np
 import pytest
 import scipy.special
 
+from mobilebert_tf.tasks.squad import Questions
 from mobilebert_tf.tasks.squad_answers import (
+    Answers,
     Candidate,
-    Spans,
-    apply_threshold,
-    best_answers,
+    answer_questions,
     best_spans,
-    n_best_lists,
     null_candidates,
-    null_odds,
-    write_answers,
+    with_null,
 )
+from mobilebert_tf.tasks.squad_windows import SquadSettings, make_windows
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 
 def original_candidates(
@@ -70,81 +69,34 @@ def test_spans_are_the_original_procedures(rng, ties):
         ]
         expected += sorted(found, key=lambda row: -(row[4] + row[5]))
     assert len(expected) > 200
-    assert list(zip(*astuple(spans), strict=True)) == expected
+    assert list(zip(*spans, strict=True)) == expected
+
+
+def pairs(starts, ends, mask, n_best_size, longest=30):
+    """The (start, end) columns of a single window's spans."""
+    mask = np.array([mask], bool)
+    spans = best_spans(
+        np.array([starts], np.float32),
+        np.array([ends], np.float32),
+        start_mask=mask,
+        end_mask=mask,
+        question_index=np.array([0]),
+        n_best_size=n_best_size,
+        max_answer_length=longest,
+    )
+    return list(zip(spans.starts.tolist(), spans.ends.tolist(), strict=True))
 
 
 def test_only_the_best_starts_and_ends_are_paired():
-    starts = np.array([[0.0, 3.0, 2.0, 1.0]])
-    ends = np.array([[0.0, 1.0, 2.0, 3.0]])
-    everywhere = np.ones((1, 4), bool)
-    everywhere[0, 0] = False
-    spans = best_spans(
-        starts,
-        ends,
-        start_mask=everywhere,
-        end_mask=everywhere,
-        question_index=np.array([0]),
-        n_best_size=2,
-        max_answer_length=3,
-    )
     # Starts 1 and 2, ends 3 and 2; 1 to 3 is three pieces.
-    assert list(zip(spans.starts, spans.ends, strict=True)) == [
-        (1, 3),
-        (1, 2),
-        (2, 3),
-        (2, 2),
-    ]
+    found = pairs([0, 3, 2, 1], [0, 1, 2, 3], [0, 1, 1, 1], 2, longest=3)
+    assert found == [(1, 3), (1, 2), (2, 3), (2, 2)]
 
 
 def test_columns_outside_take_no_rank():
     """A question or padding with large logits pushes no answer out."""
-    logits = np.array([[9.0, 8.0, 1.0, 7.0]])
-    mask = np.array([[False, False, True, False]])
-    spans = best_spans(
-        logits,
-        logits,
-        start_mask=mask,
-        end_mask=mask,
-        question_index=np.array([0]),
-        n_best_size=1,
-        max_answer_length=30,
-    )
-    assert (spans.starts.tolist(), spans.ends.tolist()) == ([2], [2])
-
-
-def spans_with(questions, logits):
-    """Spans of one piece each, with half of the logit at either end."""
-    order = np.lexsort((-np.array(logits), questions))
-    questions = np.array(questions)[order]
-    halves = np.array(logits, np.float64)[order] / 2
-    places = np.arange(len(order))
-    # As `best_spans` gives them: questions in order, best first.
-    return Spans(questions, places, places, places, halves, halves), order
-
-
-def n_best(questions, logits, texts, num_questions, size=20, nulls=None):
-    spans, order = spans_with(questions, logits)
-    texts = [texts[index] for index in order]
-    lists = n_best_lists(spans, texts, num_questions, size, nulls)
-    return [
-        [(entry.text, entry.logit) for entry in row] for row in lists
-    ], lists
-
-
-def test_equal_texts_count_once():
-    rows, _ = n_best([0, 0, 0, 1], [1.0, 5.0, 3.0, 2.0], list("xyyz"), 2)
-    assert rows == [[("y", 5.0), ("x", 1.0)], [("z", 2.0)]]
-
-
-def test_lists_end_at_their_size():
-    rows, _ = n_best([0] * 4, [4.0, 3.0, 3.0, 1.0], list("wxxy"), 1, size=2)
-    assert rows == [[("w", 4.0), ("x", 3.0)]]
-
-
-def test_a_question_without_a_span_has_an_empty_answer():
-    rows, lists = n_best([1], [4.0], ["x"], 3)
-    assert rows == [[("", 0.0)], [("x", 4.0)], [("", 0.0)]]
-    assert best_answers(lists) == ["", "x", ""]
+    logits = [9, 8, 1, 7]
+    assert pairs(logits, logits, [0, 0, 1, 0], 1) == [(2, 2)]
 
 
 @pytest.mark.parametrize(
@@ -158,21 +110,11 @@ def test_a_question_without_a_span_has_an_empty_answer():
     ],
 )
 def test_no_answer_takes_its_place_in_the_list(null, size, expected):
-    nulls = [Candidate("", null / 2, null / 2)]
-    rows, lists = n_best([0] * 3, [5.0, 3.0, 2.0], list("xyz"), 1, size, nulls)
-    assert [text for text, _ in rows[0]] == expected
-    assert best_answers(lists) == ["x"]
-    assert null_odds(lists, nulls) == [null - 5.0]
-
-
-def test_no_answer_alone_is_no_failure():
-    """Where the released script stops with an error."""
-    nulls = [Candidate("", 1.0, 2.0), Candidate("", -1.0, -2.0)]
-    rows, lists = n_best([], [], [], 2, nulls=nulls)
-    assert rows == [[("", 3.0)], [("", -3.0)]]
-    answers, odds = best_answers(lists), null_odds(lists, nulls)
-    assert answers == ["", ""] and odds == [3.0, -3.0]
-    assert apply_threshold(answers, odds, 0.0) == ["", ""]
+    logits = {"x": 5.0, "y": 3.0, "z": 2.0}
+    texts = [Candidate(text, 1.0, logits[text] - 1.0) for text in logits]
+    entries = with_null(texts, Candidate("", null / 2, null / 2), size)
+    assert [entry.text for entry in entries] == expected
+    assert Answers(["q"], [entries]).texts == ["x"]
 
 
 def test_no_answer_is_the_least_sure_windows():
@@ -183,42 +125,95 @@ def test_no_answer_is_the_least_sure_windows():
 
 
 def test_the_threshold_itself_still_answers():
-    odds = [0.5, 0.6, -1.0]
-    assert apply_threshold(["x", "y", "z"], odds, 0.5) == ["x", "", "z"]
+    n_best = [[Candidate(text, 0.0, 0.0)] for text in "xyz"]
+    answers = Answers(["a", "b", "c"], n_best, [0.5, 0.6, -1.0])
+    assert answers.predictions(0.5) == ["x", "", "z"]
+    assert Answers(["a", "b", "c"], n_best).predictions(0.5) == ["x", "y", "z"]
+
+
+def answered(contexts, spans, version_2=False, n_best_size=20):
+    """Answers to "who?" from logits of 5 at both ends of a span per window.
+
+    Columns: [CLS] who ? [SEP], then the context's pieces from 4 on.
+    """
+    vocab = "[PAD] [UNK] [CLS] [SEP] [MASK] who ? a b c d e f g h ,".split()
+    index = np.arange(len(contexts))
+    ids = [f"q{number}" for number in index]
+    questions = Questions(contexts, index, ids, ["who?"] * len(ids))
+    settings = SquadSettings(
+        24, 8, 2, n_best_size, version_2_with_negative=version_2
+    )
+    windows = make_windows(questions, WordpieceTokenizer(vocab), settings)
+    logits = np.zeros((2, len(windows), 24), np.float32)
+    for row, span in enumerate(spans):
+        logits[[0, 1], row, span] = 5.0
+    outputs = {"start_logits": logits[0], "end_logits": logits[1]}
+    return answer_questions(outputs, questions, windows, settings)
+
+
+def test_answers_are_cut_from_their_context():
+    answers = answered(["A  b,c\u0301 D"], [(4, 7)])
+    assert answers.texts == ["A  b,c\u0301"] and answers.odds is None
+    assert answers.n_best[0][0] == Candidate("A  b,c\u0301", 5.0, 5.0, 0, 7)
+    assert len(answers.n_best[0]) == 15  # Of 5 pieces, 5 + 4 + 3 + 2 + 1.
+
+
+def test_equal_texts_count_once_and_lists_end_at_their_size():
+    (entries,) = answered(["a b a b"], [(4, 5)], n_best_size=3).n_best
+    # Of three starts and ends each: a b, then what has one end of it.
+    assert len({entry.text for entry in entries}) == len(entries) == 3
+    assert entries[0] == Candidate("a b", 5.0, 5.0, 0, 3)
+
+
+@pytest.mark.parametrize("version_2", [False, True])
+def test_a_context_without_pieces_is_left_unanswered(version_2):
+    """Only "no answer" survives: the released script stops with an error."""
+    answers = answered(["\u200b", "a"], [], version_2)
+    assert answers.predictions(0.0) == ["", "a"]
+    assert answers.n_best[0] == [Candidate("", 0.0, 0.0)]
+    assert answers.odds == ([0.0, 0.0] if version_2 else None)
+
+
+def test_no_answer_where_cls_wins():
+    contexts = ["a b c d e f g h", "h g"]
+    answers = answered(contexts, [(6, 7), (0, 0)], version_2=True)
+    assert answers.texts[0] == "c d"
+    assert answers.odds == [-10.0, 10.0]
+    assert answers.predictions(0.0) == ["c d", ""]
+    assert answers.predictions(-10.0) == ["c d", ""]
+    assert answers.predictions(-10.5) == ["", ""]
+    assert answers.predictions(10.0)[1] != ""
+    scores = answers.scores({"q0": ["c d"], "q1": []}, 0.0)
+    thresholds = {"best_exact_thresh": -10.0, "best_f1_thresh": -10.0}
+    names = "exact f1 HasAns_exact HasAns_f1 NoAns_exact NoAns_f1".split()
+    names += ["best_exact", "best_f1"]
+    assert scores == dict.fromkeys(names, 100.0) | thresholds
 
 
 def test_files_have_the_official_form(tmp_path):
     lists = [
-        [Candidate("Café", 2.0, 1.0), Candidate("", 1.5, 0.5)],
+        [Candidate("Café", 2.0, 1.0, 3, 7), Candidate("", 1.5, 0.5)],
         [Candidate("", 0.0, 0.0)],
     ]
     (tmp_path / "kept.txt").write_text("")
-    write_answers(
-        tmp_path, "dev_", ["q1", "q2"], ["Café", ""], lists, [-1, 0.0]
+    answers = Answers(["q1", "q2"], lists, [-1, 0.0])
+    answers.write(tmp_path, "dev_", 0.0)
+    names = {path.name for path in tmp_path.iterdir()} - {"kept.txt"}
+    kinds = ("predictions", "nbest_predictions", "null_odds")
+    assert names == {f"dev_{kind}.json" for kind in kinds}
+    predictions, n_best, odds = (
+        json.loads((tmp_path / f"dev_{kind}.json").read_text(encoding="utf-8"))
+        for kind in kinds
     )
-    files = {path.name for path in tmp_path.iterdir()}
-    assert files == {
-        "kept.txt",
-        "dev_predictions.json",
-        "dev_nbest_predictions.json",
-        "dev_null_odds.json",
-    }
-
-    def read(name):
-        text = (tmp_path / f"dev_{name}.json").read_text(encoding="utf-8")
-        return json.loads(text)
-
-    assert read("predictions") == {"q1": "Café", "q2": ""}
-    assert read("null_odds") == {"q1": -1, "q2": 0.0}
-    entries = read("nbest_predictions")["q1"]
-    assert [entry["text"] for entry in entries] == ["Café", ""]
-    wanted = scipy.special.softmax([3.0, 2.0])
-    found = [entry["probability"] for entry in entries]
-    np.testing.assert_allclose(found, wanted)
-    assert (entries[0]["start_logit"], entries[0]["end_logit"]) == (2.0, 1.0)
-
-
-def test_without_odds_there_is_no_such_file(tmp_path):
-    write_answers(tmp_path, "", ["q"], ["x"], [[Candidate("x", 1.0, 1.0)]])
-    assert not (tmp_path / "null_odds.json").exists()
-    assert (tmp_path / "predictions.json").exists()
+    assert predictions == {"q1": "Café", "q2": ""}
+    assert odds == {"q1": -1, "q2": 0.0}
+    found = [entry.pop("probability") for entry in n_best["q1"]]
+    np.testing.assert_allclose(found, scipy.special.softmax([3.0, 2.0]))
+    assert n_best["q1"] == [
+        {"text": "Café", "start_logit": 2.0, "end_logit": 1.0},
+        {"text": "", "start_logit": 1.5, "end_logit": 0.5},
+    ]
+    # Without odds there is no such file.
+    Answers(["q1", "q2"], lists).write(tmp_path / "v1", "", 0.0)
+    assert not (tmp_path / "v1" / "null_odds.json").exists()
+    assert (tmp_path / "v1" / "predictions.json").exists()
