@@ -35,7 +35,8 @@ EXIT_FAILED = 1
 GROUPS = ("data", "model", "training", "export")
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_HELP = ("--help", "-help", "-h", "--h", "-?")
+_HELP = ("--help", "-help", "-h")
+_FULL_HELP = ("--helpfull", "-helpfull")
 _HELP_COLUMNS = 30
 
 
@@ -65,8 +66,9 @@ class Command:
             stop_at_sigterm()
         else:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if any(word in _HELP for word in sys.argv[1:]):
-            print(self.help(Path(sys.argv[0]).name))
+        everything = any(word in _FULL_HELP for word in sys.argv[1:])
+        if everything or any(word in _HELP for word in sys.argv[1:]):
+            print(self.help(Path(sys.argv[0]).name, everything))
             sys.exit(0)
         self.define(flags.FLAGS)
         app.run(self._guarded, flags_parser=_parse_or_fail)
@@ -89,6 +91,16 @@ class Command:
             raise InputError("flags", "valid flags", str(error)) from error
         _refuse_arguments(rest)
         self.main(*self.read(values))
+
+    @property
+    def required(self) -> list[str]:
+        """The flags without which the command refuses to start."""
+        return [
+            declared.flag or field.name
+            for options in self.options
+            for field, declared in options_of(options)
+            if declared.required
+        ]
 
     def define(self, values: flags.FlagValues) -> None:
         """Defines a flag for each option; equal names are an error."""
