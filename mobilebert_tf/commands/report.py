@@ -186,7 +186,7 @@ class Demo:
             Text, library, the file's answer and its probability.
         """
         from mobilebert_tf.mobile.runtime import TFLiteModel
-        from mobilebert_tf.tasks.classification import saved_labels
+        from mobilebert_tf.tasks.task import saved_label_names
 
         texts = {}
         for text, library in zip(self.texts, self.labels, strict=True):
@@ -194,7 +194,7 @@ class Demo:
                 texts.setdefault(library, text)
         texts = dict(list(texts.items())[:_NUM_EXAMPLES])
         folder = self.folder / "student_classifier"
-        names, _ = saved_labels(folder)
+        names = saved_label_names(folder)
         model = TFLiteModel(folder / "int8_qat.tflite")
         _, arrays = _encode(folder, [*texts.values()], model.max_seq_length)
         probs = scipy.special.softmax(model.predict(arrays), axis=-1)
