@@ -22,6 +22,7 @@ PROGRAMS = ("python", "mobilebert", "make", "MOBILEBERT_TF_DATA=DATA")
 def shown(page: Path) -> list[list[str]]:
     """The commands in a page's indented blocks and between its backticks."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    text = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.M | re.S)
     lines = [
         line.strip() for line in re.findall(r"^    \S.*$", text, re.MULTILINE)
     ]
