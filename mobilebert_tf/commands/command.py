@@ -11,6 +11,7 @@ one line and exit code 2; a run that cannot continue in one line and exit code
 
 import dataclasses
 import errno
+import re
 import shlex
 import signal
 import sys
@@ -37,7 +38,9 @@ GROUPS = ("data", "model", "training", "export")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HELP = ("--help", "-help", "-h")
 _FULL_HELP = ("--helpfull", "-helpfull")
-_HELP_COLUMNS = 30
+# Columns of a line of help, and of the flag's name in it.
+_HELP_WIDTH = 100
+_HELP_COLUMNS = 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +149,9 @@ class Command:
                 name = declared.flag or field.name
                 default = self.defaults.get(name, field.default)
                 groups.setdefault(declared.group or options.group, []).append(
-                    _help_line(options, field, declared, name, default)
+                    _help_line(
+                        options, field, declared, name, default, everything
+                    )
                 )
         known = [group for group in GROUPS if group in groups]
         lines = [self.description.strip(), "", f"usage: {program} [flags]"]
@@ -226,11 +231,18 @@ def _read(values, options, field, declared: Option) -> Any:
     return tuple(dict.fromkeys(items))
 
 
-def _help_line(options, field, declared: Option, name: str, default) -> str:
+def _help_line(
+    options, field, declared: Option, name: str, default, everything: bool
+) -> str:
     kind, _ = value_type(options, field)
     flag = f"  --{'[no]' * (kind is bool)}{name}"
     text = declared.help
-    if declared.choices and len(declared.choices) < 9:
+    if not everything:
+        # The first sentence, or what comes before a semicolon.
+        text = re.split(r"(?<=\.) |;", text)[0].rstrip(".") + "."
+    elif declared.choices and not all(
+        choice in text for choice in declared.choices
+    ):
         text += f" One of {', '.join(declared.choices)}."
     if declared.required:
         text += " (required)"
@@ -240,7 +252,7 @@ def _help_line(options, field, declared: Option, name: str, default) -> str:
         text += f" (default: {default})"
     elif default:
         text += " (default: on)"
-    lines = textwrap.wrap(text, 78 - _HELP_COLUMNS)
+    lines = textwrap.wrap(text, _HELP_WIDTH - _HELP_COLUMNS)
     indent = "\n" + " " * _HELP_COLUMNS
     start = flag.ljust(_HELP_COLUMNS)
     if len(flag) >= _HELP_COLUMNS:

@@ -40,8 +40,8 @@ class ConversionOptions(Options):
     )
     format: str = option(
         "hugging_face",
-        "hugging_face: a model folder of this project, which Hugging Face "
-        "transformers opens too. tf1: a TensorFlow 1 checkpoint.",
+        "hugging_face or tf1. hugging_face: a model folder, which Hugging "
+        "Face transformers opens too. tf1: a TensorFlow 1 checkpoint.",
         choices=("hugging_face", "tf1"),
         everyday=True,
     )

@@ -13,7 +13,7 @@ COMMANDS = {
     "export": ("export", "COMMAND", "a model folder -> .tflite files"),
     "convert": ("convert", "COMMAND", "published weights -> a model folder"),
     "shards": ("shards", "COMMAND", "text -> TFRecord files of examples"),
-    "glue_average": ("glue_average", "COMMAND", "runs of GLUE -> average"),
+    "glue_average": ("glue_average", "GLUE_AVERAGE", "runs of GLUE -> average"),
     "demo": ("demo", "COMMAND", "the whole journey at small scale"),
     "report": ("report", "COMMAND", "a demo's results as one HTML page"),
     "plot": ("plot", "COMMAND", "curves and attention of runs"),

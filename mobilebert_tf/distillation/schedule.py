@@ -105,6 +105,7 @@ class TransferOptions(Options):
 
     strategy: str = option(
         "progressive",
+        "progressive (pkt), joint (jkt) or auxiliary (akt) transfer. "
         "progressive (pkt): block by block, then distillation; joint (jkt): "
         "all blocks at once, then distillation; auxiliary (akt): everything "
         "at once.",

@@ -29,8 +29,9 @@ class ClassificationOptions(Options):
 
     task: str | None = option(
         None,
-        "A task of GLUE (ax is for a model of mnli), or, if no file is named, "
-        "the built-in task: which library does a paragraph document?",
+        "A task of GLUE, or library, the built-in task. ax is for a model of "
+        "mnli. library (which library does a paragraph document?) is the "
+        "default if no file is named.",
         choices=(BUILT_IN, *GLUE_TASKS),
         everyday=True,
     )

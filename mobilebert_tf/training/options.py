@@ -146,9 +146,10 @@ class DeviceOptions(Options):
 
     distribution: str = option(
         "none",
-        "none: one device; mirrored: the GPUs of this machine; multi_worker: "
-        "the machines listed in TF_CONFIG, with --output_dir on a disk that "
-        "all of them see; tpu: the cores of --tpu.",
+        "Devices: none (just one), mirrored, multi_worker or tpu. mirrored: "
+        "the GPUs of this machine. multi_worker: the machines listed in "
+        "TF_CONFIG, with --output_dir on a disk that all of them see. tpu: the "
+        "cores of --tpu.",
         choices=("none", "mirrored", "multi_worker", "tpu"),
         everyday=True,
         resumable=True,
@@ -271,8 +272,8 @@ class PretrainingOptions(Options):
     seed: int = option(1, "Random seed.", min=0, everyday=True)
     evaluate_every: int = option(
         1000,
-        "Steps between two evaluations on held-out text, of which the best "
-        "one's weights are kept; 0 evaluates only at the end.",
+        "Steps between two evaluations on held-out text. The weights of the "
+        "best one are kept; 0 evaluates only at the end.",
         min=0,
         everyday=True,
     )

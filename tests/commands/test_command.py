@@ -88,5 +88,7 @@ def test_help_shows_what_is_used_every_day():
     text = command.help("read.py")
     assert text.startswith("Reads.\n\nusage: read.py [flags]\n\ndata:\n")
     assert "--input_files" in text and "--num_lines" not in text
-    assert "One of a, b. (default: a)" in text
+    assert "Kind. (default: a)" in text
+    full = command.help("read.py", everything=True)
+    assert "--num_lines" in full and "One of a, b. (default: a)" in full
     assert "--helpfull shows 3 more flags." in text
