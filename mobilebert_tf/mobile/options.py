@@ -1,4 +1,29 @@
-"""Kinds of .tflite files: float32, float16, dynamic, int8, int8_qat, "
+"""Kinds of .tflite files, and how a network is quantised."""
+
+import dataclasses
+from typing import ClassVar
+
+from mobilebert_tf.options import Options, option
+
+KINDS = ("float32", "float16", "dynamic", "int8", "int8_qat", "int16x8")
+
+# Integers throughout; `int8_qat` is also trained under quantisation.
+TRAINED_KIND = "int8_qat"
+INTEGER_KINDS = ("int8", TRAINED_KIND)
+
+# Kinds whose activations need ranges, measured on training examples.
+CALIBRATED_KINDS = (*INTEGER_KINDS, "int16x8")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions(Options):
+    """Which .tflite files are written."""
+
+    group: ClassVar[str] = "export"
+
+    kinds: tuple[str, ...] = option(
+        (),
+        "Kinds of .tflite files: float32, float16, dynamic, int8, int8_qat, "
         "int16x8. Each is scored. dynamic has int8 weights, int8 computes with "
         "integers throughout, int8_qat is int8 after quantisation-aware "
         "training.",
