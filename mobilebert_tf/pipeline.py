@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from mobilebert_tf.hub import model_folder
-from mobilebert_tf.modeling.load import load
 from mobilebert_tf.tasks.classification import Answer, ClassificationTask
 from mobilebert_tf.tasks.question_answering import (
     FoundAnswer,
@@ -32,7 +31,6 @@ from mobilebert_tf.tasks.question_answering import (
 from mobilebert_tf.tasks.tagging import FoundEntity, TaggingTask
 from mobilebert_tf.tasks.task import Task
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
-from mobilebert_tf.training.inference import Predictor
 
 Text = str | tuple[str, str]
 
@@ -57,6 +55,11 @@ class _Pipeline:
         name_or_path: str | os.PathLike,
         max_seq_length: int | None = None,
     ):
+        # Keras and TensorFlow take seconds to import: whoever only names a
+        # pipeline does not wait for them.
+        from mobilebert_tf.modeling.load import load
+        from mobilebert_tf.training.inference import Predictor
+
         folder = model_folder(name_or_path)
         tokenizer = WordpieceTokenizer.from_folder(folder)
         self.task = self.task_class.open(folder, tokenizer)
