@@ -43,7 +43,6 @@ class ExportOptions(Options):
         False,
         "Put vocabulary and labels into the files, for MediaPipe's text tasks "
         "on phones. Classifiers then return probabilities.",
-        everyday=True,
         resumable=True,
     )
 
