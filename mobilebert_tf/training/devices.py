@@ -18,8 +18,6 @@ from mobilebert_tf import compat
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.training.options import DeviceOptions
 
-KINDS = ("none", "mirrored", "multi_worker", "tpu")
-
 # Distance between the seeds of two replicas. Keras takes seeds modulo
 # 2**31 - 2, which is coprime to this, so no two replicas share a seed.
 _SEED_STEP = 506_952_115
@@ -190,11 +188,12 @@ def current_distribution() -> Distribution:
 def open_devices(options: DeviceOptions, num_runs: int = 1) -> Distribution:
     """Connects to devices and sets the precision of the layers to be made.
 
-    To be called before anything is computed.
+    To be called before anything is computed. Without any GPU, `mirrored` uses
+    the logical CPU devices; `multi_worker` reads TF_CONFIG.
 
     Args:
-        options: which devices, and what they compute in.
-        num_runs: runs that the command compares.
+        options: which devices, and in which precision.
+        num_runs: number of runs that the command compares.
 
     Raises:
         InputError: there are no such devices, or several runs were asked for
@@ -209,33 +208,13 @@ def open_devices(options: DeviceOptions, num_runs: int = 1) -> Distribution:
         )
     if options.mixed_precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
-    return open_distribution(
-        options.distribution, options.num_gpus, options.tpu
-    )
-
-
-def open_distribution(
-    kind: str, num_gpus: int | None = None, tpu: str | None = None
-) -> Distribution:
-    """Connects to devices; to be called before anything is computed.
-
-    Args:
-        kind: see `DeviceOptions.distribution`. `multi_worker` reads TF_CONFIG
-            from the environment.
-        num_gpus: for `mirrored`; all when None. Without any GPU, the logical
-            CPU devices are mirrored.
-        tpu: name or address; "local" or None for the TPU of this machine.
-
-    Raises:
-        InputError: there are no such devices.
-    """
-    if kind == "mirrored":
-        return StrategyDistribution(_mirrored(num_gpus))
-    if kind == "multi_worker":
+    if options.distribution == "mirrored":
+        return StrategyDistribution(_mirrored(options.num_gpus))
+    if options.distribution == "multi_worker":
         _check_tf_config(os.environ.get("TF_CONFIG"))
         return StrategyDistribution(tf.distribute.MultiWorkerMirroredStrategy())
-    if kind == "tpu":
-        return StrategyDistribution(_tpu(tpu))
+    if options.distribution == "tpu":
+        return StrategyDistribution(_tpu(options.tpu))
     return Distribution()
 
 

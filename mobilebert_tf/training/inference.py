@@ -1,6 +1,6 @@
 """A model over arrays of any number of examples, in batches of a few widths."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -77,16 +77,3 @@ def _zeros(shape: tf.TensorShape, num_examples: int, length: int) -> np.ndarray:
     """Zeros for the outputs of all examples, given a batch's [B, ...]."""
     others = [length if size is None else size for size in shape[1:]]
     return np.zeros((num_examples, *others), np.float32)
-
-
-def inference_step(
-    model: keras.Model, batch_size: int
-) -> Callable[[Mapping[str, np.ndarray]], np.ndarray | dict[str, np.ndarray]]:
-    """Returns a function that maps a batch to the model's outputs."""
-    step = Predictor(model, batch_size)._step
-
-    def run(batch):
-        outputs = step({name: tf.constant(batch[name]) for name in INPUTS})
-        return tf.nest.map_structure(lambda tensor: tensor.numpy(), outputs)
-
-    return run

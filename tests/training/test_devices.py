@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.training.devices import open_devices, open_distribution
+from mobilebert_tf.training.devices import open_devices
 from mobilebert_tf.training.options import DeviceOptions
 from tests.training import toy_pretraining as toy
 
@@ -126,7 +126,7 @@ def test_two_processes_equal_one(tmp_path):
 def test_a_missing_cluster_is_bad_input(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(InputError, match="TF_CONFIG: expected"):
-        open_distribution("multi_worker")
+        open_devices(DeviceOptions("multi_worker"))
 
 
 def test_missing_gpus_are_bad_input():

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.training.devices import open_distribution
+from mobilebert_tf.training.devices import open_devices
 from mobilebert_tf.training.optimizers import Lamb, WarmupPolynomialDecay
-from mobilebert_tf.training.options import StepOptions
+from mobilebert_tf.training.options import DeviceOptions, StepOptions
 from mobilebert_tf.training.pretraining import pretraining_loss
 from mobilebert_tf.training.step import TrainStep
 from tests import tiny
@@ -128,7 +128,7 @@ def main(kind, folder, devices="1", cases="[[6, {}]]"):
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * int(devices),
     )
-    distribution = open_distribution(kind)
+    distribution = open_devices(DeviceOptions(kind))
     if kind == "mirrored":
         check_dropout(distribution)
     for size, options in json.loads(cases):
