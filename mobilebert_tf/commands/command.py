@@ -228,7 +228,7 @@ def _read(values, options, field, declared: Option) -> Any:
         except ValueError:
             expected = f"{'whole ' * (kind is int)}numbers"
             raise InputError(f"--{name}", expected, repr(text)) from None
-    return tuple(dict.fromkeys(items))
+    return tuple(items)
 
 
 def _help_line(

@@ -35,21 +35,19 @@ def grid_points(
     options: FineTuningOptions,
     defaults: Hyperparameters = Hyperparameters(),
 ) -> list[Point]:
-    """Lists all combinations; seeds vary fastest.
+    """Lists all combinations, without repetitions; seeds vary fastest.
 
     Args:
         options: rates, batch sizes, epochs and seeds.
         defaults: stands in for those that are not given.
     """
-    return [
-        Point(*values)
-        for values in itertools.product(
-            options.learning_rate or [defaults.learning_rate],
-            options.train_batch_size or [defaults.batch_size],
-            options.num_train_epochs or [defaults.num_epochs],
-            range(options.seed, options.seed + options.num_seeds),
-        )
-    ]
+    combinations = itertools.product(
+        options.learning_rate or [defaults.learning_rate],
+        options.train_batch_size or [defaults.batch_size],
+        options.num_train_epochs or [defaults.num_epochs],
+        range(options.seed, options.seed + options.num_seeds),
+    )
+    return [Point(*values) for values in dict.fromkeys(combinations)]
 
 
 @dataclasses.dataclass(frozen=True)

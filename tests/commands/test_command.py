@@ -44,6 +44,11 @@ def test_flags_become_options():
     assert step == StepOptions((1.0, 0.5), fast=True, output_dir="x")
 
 
+def test_items_are_kept_as_given():
+    _, step = read("--rate=2,1,2", "--output_dir=x")
+    assert step.rate == (2.0, 1.0, 2.0)
+
+
 def test_a_command_has_defaults_of_its_own():
     text, step = read("--output_dir=x", num_lines=7, rate=(0.3,))
     assert text.num_lines == 7
