@@ -39,8 +39,8 @@ import tensorflow as tf  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 import mobilebert_tf as mb  # noqa: E402
+from mobilebert_tf.config import INPUT_NAMES  # noqa: E402
 from mobilebert_tf.data.batches import (
-    INPUTS,  # noqa: E402
     bucketed_rows,  # noqa: E402
     mean_width,  # noqa: E402
     training_batches,  # noqa: E402
@@ -89,7 +89,9 @@ def widened(batch: Batch, width: int) -> Batch:
     """A batch with columns of padding added."""
     missing = width - batch["input_ids"].shape[1]
     return {
-        name: np.pad(array, ((0, 0), (0, missing))) if name in INPUTS else array
+        name: np.pad(array, ((0, 0), (0, missing)))
+        if name in INPUT_NAMES
+        else array
         for name, array in batch.items()
     }
 
@@ -107,7 +109,9 @@ def random_batches(batches: list[Batch]) -> list[Batch]:
         width = joined["input_mask"][rows].sum(axis=1).max()
         mixed.append(
             {
-                name: array[rows, :width] if name in INPUTS else array[rows]
+                name: array[rows, :width]
+                if name in INPUT_NAMES
+                else array[rows]
                 for name, array in joined.items()
             }
         )

@@ -22,16 +22,13 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file, read_json_object
 from mobilebert_tf.presets import PRESETS
 
-# What every model, dataset and .tflite file calls its three inputs.
+# Inputs of every model, dataset and .tflite file, int32 [B, S] each.
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
 
 ACTIVATIONS = ("relu", "relu6", "gelu", "gelu_erf", "tanh", "linear")
 NORMALIZATION_TYPES = ("no_norm", "layer_norm")
 ATTENTION_MASK_FORMS = ("additive", "multiply_add")
 TRIGRAM_ORDERS = ("next_current_previous", "previous_current_next")
-
-# Inputs of every model, int32 [B, S] each.
-INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,18 +9,17 @@ compiles the step once for each.
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from mobilebert_tf.config import INPUT_NAMES
 
 NUM_BATCHES_AHEAD = 8
 
 # Each width is compiled, so there are few. Twice as wide is twice the work: at
 # most half of a batch is padding; on SST-2, two fifths.
 BUCKET_LENGTHS = (16, 32, 64, 128, 256, 512)
-
-# Arrays [N, S] that are cut to a batch's width. All others are labels.
-INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 Arrays = dict[str, np.ndarray]
 
@@ -89,9 +88,9 @@ def rows_by_width(lengths: np.ndarray, widths: Sequence[int]) -> list[Bucket]:
 
 
 def rows_cut_to(arrays: Arrays, rows: np.ndarray, width: int) -> Arrays:
-    """Returns some examples, their inputs cut to `width` columns."""
+    """Returns some examples: inputs cut to `width` columns, labels whole."""
     return {
-        name: array[rows, :width] if name in INPUTS else array[rows]
+        name: array[rows, :width] if name in INPUT_NAMES else array[rows]
         for name, array in arrays.items()
     }
 
@@ -130,32 +129,19 @@ def training_batches(
         ValueError: there are fewer examples than a batch holds.
     """
     _check_one_batch(len(arrays["input_ids"]), batch_size)
+    buckets = bucketed_rows(arrays, bucket_lengths)
+    num_batches = len(arrays["input_ids"]) // batch_size
+
+    def generate() -> Iterator[Arrays]:
+        epoch, first = divmod(start_step, num_batches)
+        while True:
+            rng = np.random.default_rng([seed, epoch])
+            for width, rows in _epoch(buckets, batch_size, rng)[first:]:
+                yield rows_cut_to(arrays, rows, width)
+            epoch, first = epoch + 1, 0
+
     # Not made ahead: a batch takes a fraction of a millisecond.
-    return shuffled_batches(
-        bucketed_rows(arrays, bucket_lengths),
-        lambda rows, width: rows_cut_to(arrays, rows, width),
-        batch_size=batch_size,
-        seed=seed,
-        start_step=start_step,
-    )
-
-
-def shuffled_batches(
-    buckets: Sequence[Bucket],
-    make_batch: Callable[[np.ndarray, int], Arrays],
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-) -> Iterator[Arrays]:
-    """Yields batches out of buckets without end (see `training_batches`)."""
-    num_batches = sum(len(rows) for _, rows in buckets) // batch_size
-    epoch, first = divmod(start_step, num_batches)
-    while True:
-        rng = np.random.default_rng([seed, epoch])
-        for width, rows in _epoch(buckets, batch_size, rng)[first:]:
-            yield make_batch(rows, width)
-        epoch, first = epoch + 1, 0
+    return generate()
 
 
 def array_batches(

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from scipy.special import softmax
 
+from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.data.builtin import code_task
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import Options, option
@@ -28,7 +29,6 @@ from mobilebert_tf.tasks.metrics import (
     most_frequent_tags,
 )
 from mobilebert_tf.tasks.task import (
-    INPUTS,
     Actions,
     Task,
     check_max_seq_length,
@@ -197,7 +197,7 @@ class TaggingTask(Task):
     def encode(self, texts, max_seq_length):
         """Encodes sentences, each a text or a list of tokens."""
         arrays = self._encode(texts, max_seq_length)
-        return {name: arrays[name] for name in INPUTS}
+        return {name: arrays[name] for name in INPUT_NAMES}
 
     def _encode(self, texts, max_seq_length):
         sentences = list(filter(None, map(_tokens, texts)))

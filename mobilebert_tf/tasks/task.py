@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mobilebert_tf.config import MobileBertConfig, read_json_object
+from mobilebert_tf.config import INPUT_NAMES, MobileBertConfig, read_json_object
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
@@ -31,7 +31,6 @@ Arrays = dict[str, np.ndarray]
 # [N, C], [N, S, C], or a dict of [N, S]; tensors in a loss, NumPy elsewhere.
 Outputs = Any
 
-INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 CONFIG_FILE = "config.json"
 
@@ -283,7 +282,7 @@ class Task(abc.ABC):
         return [
             split
             for split, arrays in self.splits.items()
-            if split.startswith(prefix) and set(arrays) - set(INPUTS)
+            if split.startswith(prefix) and set(arrays) - set(INPUT_NAMES)
         ]
 
     def evaluate(self, predict, prefix: str) -> dict[str, float]:

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.data.batches import (
     BUCKET_LENGTHS,
-    INPUTS,
     evaluation_batches,
 )
 
@@ -34,7 +34,8 @@ class Predictor:
         self._batch_size = batch_size
         self._bucket_lengths = bucket_lengths
         signature = {
-            name: tf.TensorSpec([batch_size, None], tf.int32) for name in INPUTS
+            name: tf.TensorSpec([batch_size, None], tf.int32)
+            for name in INPUT_NAMES
         }
         self._step = tf.function(
             lambda batch: model(batch, training=False),
@@ -56,7 +57,7 @@ class Predictor:
             question answerer. Where an example's batch was narrower than S,
             the positions beyond are 0.
         """
-        inputs = {name: arrays[name] for name in INPUTS}
+        inputs = {name: arrays[name] for name in INPUT_NAMES}
         specs = self._step.get_concrete_function().structured_outputs
         results = tf.nest.map_structure(
             lambda spec: _zeros(spec.shape, *inputs["input_ids"].shape), specs
