@@ -22,19 +22,18 @@ from mobilebert_tf.training.step import TrainStep
 class Chip(NamedTuple):
     """A generation of TPU chips; libtpu sees one or two devices in each."""
 
-    peak_tflops: float  # of a whole chip in bfloat16, as published
     devices: int
     memory_gib: float  # that libtpu 0.0.42.1 lets a program have on a device
     host: tuple[int, ...]  # the smallest host that libtpu assumes by default
 
 
 CHIPS = {
-    "v2": Chip(45.0, 2, 7.48, (2, 2)),
-    "v3": Chip(123.0, 2, 15.48, (2, 2)),
-    "v4": Chip(275.0, 2, 15.25, (2, 2, 1)),
-    "v5e": Chip(197.0, 1, 15.75, (2, 2)),
-    "v5p": Chip(459.0, 1, 95.74, (2, 2, 1)),
-    "v6e": Chip(918.0, 1, 31.25, (2, 2)),
+    "v2": Chip(2, 7.48, (2, 2)),
+    "v3": Chip(2, 15.48, (2, 2)),
+    "v4": Chip(2, 15.25, (2, 2, 1)),
+    "v5e": Chip(1, 15.75, (2, 2)),
+    "v5p": Chip(1, 95.74, (2, 2, 1)),
+    "v6e": Chip(1, 31.25, (2, 2)),
 }
 
 
@@ -98,7 +97,93 @@ def describe(slice_name: str) -> list:
         raise InputError("--slice", "a slice that exists", reason) from error
 
 
-def _compile(module: bytes, devices: Sequence):
+def lower_step(
+    train_step: TrainStep,
+    batch: Mapping[str, tf.TensorSpec],
+    num_replicas: int,
+) -> bytes:
+    """Returns a replica's step as StableHLO.
+
+    Args:
+        train_step: built without a strategy, one step per execution; turned
+            into a replica's here.
+        batch: the replica's part of a batch, without unknown shapes.
+        num_replicas: how many replicas sum their gradients.
+
+    Raises:
+        NotCompiled: naming the operation that XLA does not support.
+    """
+    train_step.distribution = _SliceReplica(num_replicas)
+    names = list(batch)
+
+    def step(*arrays):
+        return train_step.run([dict(zip(names, arrays, strict=True))])
+
+    compiled = tf.function(step, jit_compile=True, autograph=False)
+    try:
+        # Lowered for the CPU: before optimisation the program is the same on
+        # all platforms, and asking for "TPU" fails on reading variables, as no
+        # device holds them.
+        ir_of = compiled.experimental_get_compiler_ir(*batch.values())
+        return ir_of(stage="stablehlo_serialized")
+    except (ValueError, NotImplementedError, tf.errors.OpError) as error:
+        raise NotCompiled(_first_line(error)) from error
+
+
+class _SliceReplica(Distribution):
+    """One of the replicas that `TPUStrategy` would run.
+
+    Its sums are XLA's collectives, since a real strategy needs a TPU.
+    """
+
+    def __init__(self, num_replicas: int):
+        self.num_replicas = num_replicas
+
+    def sum(self, tensors):
+        if self.num_replicas == 1:
+            return list(tensors)
+        return [
+            tf.raw_ops.CollectiveReduceV2(
+                input=tensor,
+                group_size=self.num_replicas,
+                group_key=1,
+                instance_key=index,
+                ordering_token=[],
+                merge_op="Add",
+                final_op="Id",
+            )
+            for index, tensor in enumerate(tensors)
+        ]
+
+
+def compile_module(module: bytes, slice_name: str) -> CompiledStep:
+    """Compiles what `lower_step` returned for every device of a slice.
+
+    Raises:
+        NotCompiled: if it needs more memory than a device has, or the
+            compiler refuses it for another reason.
+    """
+    executable = compile_for(describe(slice_name), module)
+    memory = executable.get_compiled_memory_stats()
+    cost = executable.cost_analysis()
+    return CompiledStep(
+        cost["flops"],
+        cost["bytes accessed"],
+        # Variables are updated in place: their outputs alias their inputs.
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        memory.temp_size_in_bytes,
+    )
+
+
+def compile_for(devices: Sequence, module: bytes):
+    """Returns JAX's executable of a StableHLO module for absent devices.
+
+    Raises:
+        NotCompiled: as `compile_module` does.
+    """
     # All private names of JAX that this project uses, for want of a public way
     # from StableHLO to an absent device; the extra `tpu` pins JAX and libtpu.
     import jax
@@ -141,86 +226,5 @@ def _forward_copies(operation) -> None:
                     inner.operation.erase()
 
 
-def compile_module(module: bytes, slice_name: str) -> CompiledStep:
-    """Compiles what `lower_step` returned for every device of a slice.
-
-    Raises:
-        NotCompiled: if it needs more memory than a device has, or the
-            compiler refuses it for another reason.
-    """
-    executable = _compile(module, describe(slice_name))
-    memory = executable.get_compiled_memory_stats()
-    cost = executable.cost_analysis()
-    return CompiledStep(
-        cost["flops"],
-        cost["bytes accessed"],
-        # Variables are updated in place: their outputs alias their inputs.
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.generated_code_size_in_bytes,
-        memory.temp_size_in_bytes,
-    )
-
-
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:300]
-
-
-class _SliceReplica(Distribution):
-    """One of the replicas that `TPUStrategy` would run.
-
-    Its sums are XLA's collectives, since a real strategy needs a TPU.
-    """
-
-    def __init__(self, num_replicas: int):
-        self.num_replicas = num_replicas
-
-    def sum(self, tensors):
-        if self.num_replicas == 1:
-            return list(tensors)
-        return [
-            tf.raw_ops.CollectiveReduceV2(
-                input=tensor,
-                group_size=self.num_replicas,
-                group_key=1,
-                instance_key=index,
-                ordering_token=[],
-                merge_op="Add",
-                final_op="Id",
-            )
-            for index, tensor in enumerate(tensors)
-        ]
-
-
-def lower_step(
-    train_step: TrainStep,
-    batch: Mapping[str, tf.TensorSpec],
-    num_replicas: int,
-) -> bytes:
-    """Returns a replica's step as StableHLO.
-
-    Args:
-        train_step: built without a strategy, one step per execution; turned
-            into a replica's here.
-        batch: the replica's part of a batch, without unknown shapes.
-        num_replicas: how many replicas sum their gradients.
-
-    Raises:
-        NotCompiled: naming the operation that XLA does not support.
-    """
-    train_step.distribution = _SliceReplica(num_replicas)
-    names = list(batch)
-
-    def step(*arrays):
-        return train_step.run([dict(zip(names, arrays, strict=True))])
-
-    compiled = tf.function(step, jit_compile=True, autograph=False)
-    try:
-        # Lowered for the CPU: before optimisation the program is the same on
-        # all platforms, and asking for "TPU" fails on reading variables, as no
-        # device holds them.
-        ir_of = compiled.experimental_get_compiler_ir(*batch.values())
-        return ir_of(stage="stablehlo_serialized")
-    except (ValueError, NotImplementedError, tf.errors.OpError) as error:
-        raise NotCompiled(_first_line(error)) from error

@@ -1,28 +1,25 @@
-"""Runs the project's commands, once each, for benchmarks that need many."""
+"""Fine-tunes a model folder with the project's commands, on GLUE and SQuAD."""
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-from absl import flags
-
-ROOT = Path(__file__).parents[1]
-FLAGS = flags.FLAGS
+from benchmarks.instruments import DATA, ROOT
+from mobilebert_tf.options import Options, option
 
 
-def define_flags() -> None:
-    """Defines where data are, what is fine-tuned, and where the runs go."""
-    flags.DEFINE_string(
-        "data_dir",
-        os.environ.get("MOBILEBERT_TF_DATA", "data"),
-        "Folder of glue/ and squad/.",
-    )
-    flags.DEFINE_string("model", None, "The pre-trained folder.", required=True)
-    flags.DEFINE_string(
-        "output_dir", None, "Folder of the runs.", required=True
+@dataclasses.dataclass(frozen=True)
+class RunsOptions(Options):
+    """What is fine-tuned, where the data are, and where the runs go."""
+
+    model: str = option("", "The pre-trained folder.", required=True)
+    output_dir: str = option("", "Folder of the runs.", required=True)
+    data_dir: str = option(f"{DATA}", "Folder of glue/ and squad/.")
+    num_seeds: int = option(3, "Runs of each setting.", min=1)
+    squad_questions: int = option(
+        40000, "Train on the first so many questions.", min=1
     )
 
 
@@ -31,10 +28,10 @@ class Task:
     """A command, and the number that it is judged by.
 
     Attributes:
-        script: that fine-tunes.
+        script: fine-tunes.
         arguments: of the script.
-        metric: what its results call the number.
-        to_percent: by which it is multiplied.
+        metric: name of the number in its results.
+        to_percent: factor by which the number is multiplied.
     """
 
     script: str
@@ -43,23 +40,31 @@ class Task:
     to_percent: float = 100.0
 
 
-def squad_task(num_questions: int, *arguments: str) -> Task:
-    """SQuAD v1.1: two epochs of its first questions, judged by F1."""
-    folder = Path(FLAGS.data_dir, "squad")
-    return Task(
-        "run_squad.py",
-        (
-            f"--train_file={folder / 'train-v1.1.json'}",
-            f"--dev_file={folder / 'dev-v1.1.json'}",
-            f"--max_train_examples={num_questions}",
-            "--num_train_epochs=2",
-            "--train_batch_size=32",
-            "--doc_stride=64",
-            *arguments,
-        ),
-        "dev_f1",
-        to_percent=1.0,
+def glue_task(
+    options: RunsOptions, name: str, folder: str, metric: str, num_epochs: int
+) -> Task:
+    """Returns a task of GLUE; `folder` is below glue/."""
+    arguments = (
+        f"--task={name}",
+        f"--data_dir={Path(options.data_dir, 'glue', folder)}",
+        f"--num_train_epochs={num_epochs}",
+        "--nodo_predict",
     )
+    return Task("run_classifier.py", arguments, f"dev_{metric}")
+
+
+def squad_task(options: RunsOptions) -> Task:
+    """Returns SQuAD v1.1: two epochs of its first questions, judged by F1."""
+    folder = Path(options.data_dir, "squad")
+    arguments = (
+        f"--train_file={folder / 'train-v1.1.json'}",
+        f"--dev_file={folder / 'dev-v1.1.json'}",
+        f"--max_train_examples={options.squad_questions}",
+        "--num_train_epochs=2",
+        "--train_batch_size=32",
+        "--doc_stride=64",
+    )
+    return Task("run_squad.py", arguments, "dev_f1", to_percent=1.0)
 
 
 def call(folder: Path, script: str, *arguments: str, step: str = "") -> None:
@@ -76,7 +81,7 @@ def call(folder: Path, script: str, *arguments: str, step: str = "") -> None:
     if done.exists() and json.loads(done.read_text()) == list(arguments):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / script), *arguments]
+    command = [sys.executable, ROOT / script, *arguments]
     with open(folder / f"{step}log.txt", "a", encoding="utf-8") as log:
         subprocess.run(
             [*command, f"--output_dir={folder}"],

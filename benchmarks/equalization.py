@@ -1,6 +1,6 @@
 """What equalising channels saves an int8 student of published scales.
 
-    MOBILEBERT_TF_DATA=FOLDER python benchmarks/equalization.py [SCALE ...]
+    MOBILEBERT_TF_DATA=FOLDER python -m benchmarks.equalization --scales=0.5
 
 For matrices at each share of their published scale (0.5, 0.65 and 0.8 by
 default): how far each kind of tensor reaches in units of what its channels vary
@@ -11,37 +11,28 @@ nothing is left. The rounding is the graph's, which files repeat. A minute a row
 on one idle core; 2.5 GB.
 """
 
+import dataclasses
 import functools
-import re
-import sys
-from collections import defaultdict
 
 import numpy as np
-from real_parameters import DATA, random_examples, real_parameter_model
 
-from mobilebert_tf.mobile.calibration import calibrate, measure_ranges
+from benchmarks.instruments import DATA, start
+from benchmarks.real_parameters import random_examples, real_parameter_model
+from mobilebert_tf.mobile.calibration import calibrate
 from mobilebert_tf.mobile.deployment import forward
 from mobilebert_tf.mobile.equalization import equalize
-from mobilebert_tf.mobile.folding import Folded, fold
+from mobilebert_tf.mobile.folding import fold
 from mobilebert_tf.mobile.quantization import Quantized
+from mobilebert_tf.options import Options, option
 
 
-def reaches(folded: Folded, batches) -> dict[str, float]:
-    """Range of a tensor over the mean range of its channels, by kind.
+@dataclasses.dataclass(frozen=True)
+class EqualizationOptions(Options):
+    """How large the matrices are."""
 
-    The median over blocks; 1 is the best there is.
-    """
-    found = defaultdict(list)
-    for name, (low, high) in measure_ranges(
-        folded, batches, by_channel=True
-    ).items():
-        kind = re.sub(r"block_\d+/|_\d", "", name)
-        whole = max(high.max(), 0.0) - min(low.min(), 0.0)
-        width = np.mean(high - low)
-        # The inner layer of a feed-forward network may be silent throughout.
-        if width > 0.0:
-            found[kind].append(whole / width)
-    return {kind: float(np.median(values)) for kind, values in found.items()}
+    scales: tuple[float, ...] = option(
+        (0.5, 0.65, 0.8), "Shares of the published scale."
+    )
 
 
 def logits(model, batches) -> np.ndarray:
@@ -50,7 +41,7 @@ def logits(model, batches) -> np.ndarray:
 
 
 def compare(scale: float) -> None:
-    """Prints both tables for one scale."""
+    """Prints the errors at one scale."""
     folder = DATA / "mobilebert_real"
     plain = fold(real_parameter_model(folder, scale))
     calibration = [random_examples(seed) for seed in range(4)]
@@ -60,12 +51,8 @@ def compare(scale: float) -> None:
     exact = logits(functools.partial(forward, equalized), test)
     exact = np.abs(exact - wanted).max()
     print(f"matrices at {scale} of the published scale")
-    print(f"float logits differ by {exact / np.abs(wanted).max():.1e}\n")
-    before, after = reaches(plain, calibration), reaches(equalized, calibration)
-    print(f"{'whole range / mean range of a channel':<42} before    after")
-    for kind, value in before.items():
-        print(f"{kind:<42} {value:6.1f}   {after[kind]:6.1f}")
-    print(f"\n{'int8 error':<15} {'plain':>8} {'equalised':>10} {'ratio':>8}")
+    print(f"float logits differ by {exact / np.abs(wanted).max():.1e}")
+    print(f"{'int8 error':<15} {'plain':>8} {'equalised':>10} {'ratio':>8}")
     errors = []
     for folded in (plain, equalized):
         quantized = Quantized(folded, calibrate(folded, calibration))
@@ -77,6 +64,11 @@ def compare(scale: float) -> None:
     print(flush=True)
 
 
+def main(options: EqualizationOptions) -> None:
+    """Compares at each scale."""
+    for scale in options.scales:
+        compare(scale)
+
+
 if __name__ == "__main__":
-    for argument in sys.argv[1:] or ("0.5", "0.65", "0.8"):
-        compare(float(argument))
+    start(main, EqualizationOptions, __doc__)

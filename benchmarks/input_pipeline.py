@@ -1,233 +1,104 @@
 """How fast one core makes pre-training examples, writes them and reads them.
 
-    MOBILEBERT_TF_DATA=FOLDER python benchmarks/input_pipeline.py
+    MOBILEBERT_TF_DATA=FOLDER python -m benchmarks.input_pipeline
 
 with FOLDER/corpus/*.txt and FOLDER/vocab/*.txt, or --input_files and
 --vocab_file; without either, the documentation of the installed packages and a
 vocabulary learned from it. Everything runs on one core and one thread, and
-times are CPU seconds of the process. What is compared is measured in turn, and
-medians are printed.
-
-The comparison with the plain Python implementation needs the package
-`tokenizers` (which transformers brings) for its first row.
+times are CPU seconds of the process: medians of turns.
 """
 
 import os
 
 # Before TensorFlow and tokenizers count the cores.
-_CORE = min(os.sched_getaffinity(0))
-os.sched_setaffinity(0, {_CORE})
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import statistics  # noqa: E402
+import dataclasses  # noqa: E402
 import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Iterator, Sequence  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-import tensorflow as tf  # noqa: E402
-import tensorflow_text  # noqa: E402
-from absl import app, flags  # noqa: E402
-from plain_pretraining_data import (  # noqa: E402
-    PlainWriter,
-    Tokenize,
-    read_tokens,
-)
-
+from benchmarks.instruments import DATA, VOCABULARY, interleaved, start  # noqa: E402# noqa: E402
+from mobilebert_tf.data import shards, sources  # noqa: E402
 from mobilebert_tf.data.corpus import tokenize_documents  # noqa: E402
 from mobilebert_tf.data.records import (  # noqa: E402
-    record_batches,  # noqa: E402
-    tfrecord_index,  # noqa: E402
-)
-from mobilebert_tf.data.shards import (  # noqa: E402
-    ShardSettings,  # noqa: E402
-    shard_path,  # noqa: E402
-    write_shard,  # noqa: E402
-)
-from mobilebert_tf.data.sources import (  # noqa: E402
-    matching_files,  # noqa: E402
-    read_documents,  # noqa: E402
-    read_text,  # noqa: E402
+    record_batches,
+    tfrecord_index,
 )
 from mobilebert_tf.data.stream import TextStream  # noqa: E402
+from mobilebert_tf.options import Options, option  # noqa: E402
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer  # noqa: E402
 from mobilebert_tf.text.vocabulary import learn_vocabulary  # noqa: E402
 
-FLAGS = flags.FLAGS
-_DATA = os.environ.get("MOBILEBERT_TF_DATA")
-
-flags.DEFINE_list(
-    "input_files", [f"{_DATA}/corpus/*.txt"] if _DATA else [], "Text."
-)
-flags.DEFINE_string(
-    "vocab_file",
-    f"{_DATA}/vocab/bert-base-uncased-vocab.txt" if _DATA else None,
-    "Vocabulary, uncased.",
-)
-flags.DEFINE_float("megabytes", 4.0, "Text to read, of each of the files.")
-flags.DEFINE_integer("max_seq_length", 128, "S.")
-flags.DEFINE_integer("dupe_factor", 2, "Copies of the text in the files.")
-flags.DEFINE_integer("repeats", 3, "Measurements of each row.")
-flags.DEFINE_float(
-    "student_examples_per_second",
-    8.0,
-    "What a training step of `mobilebert` consumes on one core.",
-)
+NUM_EXAMPLES = 8192
+TOKENIZE, WRITE = "reading and tokenizing", "writing TFRecords"
 
 
-class Text:
-    """The text of the benchmark: a file with a sentence a line, and its size.
+@dataclasses.dataclass(frozen=True)
+class PipelineOptions(Options):
+    """Which text, and how much of it."""
 
-    Args:
-        folder: where to put files.
-    """
+    input_files: tuple[str, ...] = option(
+        (f"{DATA}/corpus/*.txt",) if DATA.exists() else (), "Text."
+    )
+    vocab_file: str | None = option(
+        f"{VOCABULARY}" if VOCABULARY.exists() else None, "Vocabulary, uncased."
+    )
+    megabytes: float = option(4.0, "Text to read, of each of the files.")
+    max_seq_length: int = option(128, "S.", min=8)
+    dupe_factor: int = option(2, "Copies of the text in the files.", min=1)
+    repeats: int = option(3, "Measurements of each row.", min=1)
+    student_examples_per_second: float = option(
+        8.0, "What a training step of `mobilebert` consumes on one core."
+    )
 
-    def __init__(self, folder: Path):
-        self.path = os.fspath(folder / "text.txt")
-        files = matching_files(FLAGS.input_files) if FLAGS.input_files else []
-        sources = [[name] for name in files] or [[]]
-        with open(self.path, "w", encoding="utf-8") as file:
-            for source in sources:
-                num_characters = 0
-                for document in read_text(source):
-                    file.write("\n".join(document) + "\n\n")
-                    num_characters += sum(map(len, document))
-                    if num_characters > 1e6 * FLAGS.megabytes:
-                        break
-        self.vocab_file = FLAGS.vocab_file
-        if not self.vocab_file:
-            self.vocab_file = os.fspath(folder / "vocab.txt")
-            lines = (
-                line for lines in read_documents(self.path) for line in lines
-            )
-            pieces = learn_vocabulary(lines, 8000, True)
-            Path(self.vocab_file).write_text("\n".join(pieces) + "\n")
-        self.tokenizer = WordpieceTokenizer.from_vocab_file(self.vocab_file)
-        self.megabytes = os.path.getsize(self.path) / 1e6
+    @property
+    def predictions(self) -> int:
+        """P, as the commands choose it."""
+        return round(0.15 * self.max_seq_length)
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time of the process that a call takes."""
-    begin = time.process_time()
-    work()
-    return time.process_time() - begin
+def write_text(options: PipelineOptions, folder: Path) -> tuple[str, str]:
+    """Writes the text, a sentence a line; returns it and the vocabulary."""
+    path = folder / "text.txt"
+    files = sources.matching_files(options.input_files or ())
+    with open(path, "w", encoding="utf-8") as file:
+        for source in [[name] for name in files] or [[]]:
+            num_characters = 0
+            for document in sources.read_text(source):
+                file.write("\n".join(document) + "\n\n")
+                num_characters += sum(map(len, document))
+                if num_characters > 1e6 * options.megabytes:
+                    break
+    if options.vocab_file:
+        return str(path), options.vocab_file
+    lines = (line for lines in sources.read_documents(path) for line in lines)
+    vocab_file = folder / "vocab.txt"
+    pieces = learn_vocabulary(lines, 8000, True)
+    vocab_file.write_text("\n".join(pieces) + "\n")
+    return str(path), str(vocab_file)
 
 
-def medians(rows: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median CPU seconds of each row, measured in turn."""
-    times = {name: [] for name in rows}
-    for _ in range(FLAGS.repeats):
-        for name, work in rows.items():
-            times[name].append(cpu_seconds(work))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def shard_settings(text: Text) -> ShardSettings:
-    """All text in one file."""
-    return ShardSettings(
-        input_files=(text.path,),
+def write_shard(options, path, vocab_file, tokenizer, folder) -> int:
+    """Writes the text as one file; returns the number of examples."""
+    settings = shards.ShardSettings(
+        input_files=(path,),
         tfds_name=None,
         tfds_data_dir=None,
-        vocab_file=text.vocab_file,
+        vocab_file=vocab_file,
         do_lower_case=True,
-        max_seq_length=FLAGS.max_seq_length,
-        max_predictions_per_seq=predictions(),
+        max_seq_length=options.max_seq_length,
+        max_predictions_per_seq=options.predictions,
         masked_lm_prob=0.15,
         short_seq_prob=0.1,
         whole_word_mask=False,
-        dupe_factor=FLAGS.dupe_factor,
+        dupe_factor=options.dupe_factor,
         num_shards=1,
         seed=1,
     )
-
-
-def predictions() -> int:
-    """P, as the scripts choose it."""
-    return round(0.15 * FLAGS.max_seq_length)
-
-
-def public_tokenizers(text: Text) -> dict[str, Tokenize]:
-    """Tokenizers of other people's, by name."""
-    fast_bert = tensorflow_text.FastBertTokenizer(
-        list(text.tokenizer.vocab),
-        token_out_type=tf.int32,
-        lower_case_nfd_strip_accents=True,
-    )
-    tokenizers = {
-        "tensorflow_text FastBertTokenizer": lambda lines: fast_bert.tokenize(
-            lines
-        ).to_list()
-    }
-    try:
-        from tokenizers import BertWordPieceTokenizer
-    except ImportError:
-        print("tokenizers is not installed: its row is left out")
-        return tokenizers
-    # The wrapped object has the method that computes no offsets.
-    hugging_face = BertWordPieceTokenizer(text.vocab_file)._tokenizer
-    return {
-        "Hugging Face encode_batch_fast": lambda lines: [
-            encoding.ids
-            for encoding in hugging_face.encode_batch_fast(
-                lines, add_special_tokens=False
-            )
-        ]
-    } | tokenizers
-
-
-def compare_writers(text: Text, folder: Path) -> None:
-    """Prints the rate of our writer and of plain Python."""
-    settings = shard_settings(text)
-    counts = {}
-
-    def ours() -> None:
-        reports = list(write_shard(folder, settings, text.tokenizer, 0))
-        counts["ours"] = (
-            sum(report.num_examples for report in reports),
-            sum(report.num_tokens for report in reports),
-        )
-
-    def plain(name: str, tokenize: Tokenize) -> Callable[[], None]:
-        def run() -> None:
-            tokenizer = text.tokenizer
-            special = (
-                tokenizer.pad_id,
-                tokenizer.cls_id,
-                tokenizer.sep_id,
-                tokenizer.mask_id,
-            )
-            writer = PlainWriter(
-                special,
-                tokenizer.vocab_size,
-                settings.max_seq_length,
-                settings.max_predictions_per_seq,
-                seed=1,
-            )
-            counts[name] = writer.write(
-                read_tokens(text.path, tokenize),
-                settings.dupe_factor,
-                os.fspath(folder / "plain.tfrecord"),
-            )
-
-        return run
-
-    rows = {"ours": ours} | {
-        name: plain(name, tokenize)
-        for name, tokenize in public_tokenizers(text).items()
-    }
-    seconds = medians(rows)
-    print(f"\nWriting TFRecords, {settings.dupe_factor} copies, one core")
-    print(f"{'':43}{'examples':>10}{'MB/s':>8}{'tokens/s':>12}{'ratio':>8}")
-    for name, time_taken in seconds.items():
-        num_examples, num_tokens = counts[name]
-        label = name if name == "ours" else f"plain, {name}"
-        print(
-            f"{label:43}{num_examples:10,}"
-            f"{text.megabytes / time_taken:8.2f}"
-            f"{num_tokens / time_taken:12,.0f}"
-            f"{time_taken / seconds['ours']:8.1f}"
-        )
+    reports = list(shards.write_shard(folder, settings, tokenizer, 0))
+    return sum(report.num_examples for report in reports)
 
 
 def take(batches: Iterator[dict], num_batches: int) -> Callable[[], None]:
@@ -241,74 +112,64 @@ def take(batches: Iterator[dict], num_batches: int) -> Callable[[], None]:
     return work
 
 
-def compare_readers(text: Text, folder: Path) -> None:
-    """Prints the rate of both kinds of input, against the student's needs."""
-    corpus = tokenize_documents(read_documents(text.path), text.tokenizer)
-    seconds = medians(
-        {
-            "tokenize": lambda: tokenize_documents(
-                read_documents(text.path), text.tokenizer
-            )
-        }
-    )["tokenize"]
-    print(
-        f"\nReading and tokenizing text, one core: "
-        f"{text.megabytes / seconds:.1f} MB/s, "
-        f"{corpus.num_tokens / seconds:,.0f} pieces/s"
-    )
+def readers(options, corpus, tokenizer, folder: Path) -> dict[str, Callable]:
+    """Returns calls that read `NUM_EXAMPLES` examples, by name."""
     lengths = {
-        "max_seq_length": FLAGS.max_seq_length,
-        "max_predictions_per_seq": predictions(),
+        "max_seq_length": options.max_seq_length,
+        "max_predictions_per_seq": options.predictions,
         "seed": 1,
     }
-    corpus = corpus.split_lines(FLAGS.max_seq_length)
-    index = tfrecord_index([os.fspath(shard_path(folder, 0, 1))])
-    rows, sizes = {}, {}
-    for batch_size in (8, 256):
-        datasets = {
-            "made on the fly": TextStream(
-                corpus, text.tokenizer, batch_size, **lengths
-            ).batches(),
-            "TFRecord": record_batches(
-                index,
-                batch_size=batch_size,
-                vocab_size=text.tokenizer.vocab_size,
-                **lengths,
-            ),
-        }
-        for kind, dataset in datasets.items():
-            name = f"{kind}, batches of {batch_size}"
-            sizes[name] = 8192
-            rows[name] = take(dataset, 8192 // batch_size)
-    print_readers(medians(rows), sizes)
-
-
-def print_readers(seconds: dict[str, float], sizes: dict[str, int]) -> None:
-    """Prints what `compare_readers` measured."""
-    needed = FLAGS.student_examples_per_second
-    print(f"\nInput, one core; a student step consumes {needed:g} examples/s")
-    print(f"{'':34}{'examples/s':>12}{'tokens/s':>12}{'x student':>12}")
-    for name, time_taken in seconds.items():
-        rate = sizes[name] / time_taken
-        print(
-            f"{name:34}{rate:12,.0f}{rate * FLAGS.max_seq_length:12,.0f}"
-            f"{rate / needed:12,.0f}"
+    corpus = corpus.split_lines(options.max_seq_length)
+    index = tfrecord_index([str(shards.shard_path(folder, 0, 1))])
+    rows = {}
+    for size in (8, 256):
+        made = TextStream(corpus, tokenizer, size, **lengths).batches()
+        read = record_batches(
+            index, batch_size=size, vocab_size=tokenizer.vocab_size, **lengths
         )
+        for kind, batches in (("made on the fly", made), ("TFRecord", read)):
+            rows[f"{kind}, batches of {size}"] = take(
+                batches, NUM_EXAMPLES // size
+            )
+    return rows
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Prints three tables."""
-    del arguments
+def main(options: PipelineOptions) -> None:
+    """Prints the rate of each part of the pipeline."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        text = Text(folder)
+        path, vocab_file = write_text(options, folder)
+        tokenizer = WordpieceTokenizer.from_vocab_file(vocab_file)
+        megabytes = os.path.getsize(path) / 1e6
         print(
-            f"{text.megabytes:.1f} MB of text, vocabulary "
-            f"{text.tokenizer.vocab_size:,}, length {FLAGS.max_seq_length}"
+            f"{megabytes:.1f} MB of text, vocabulary {tokenizer.vocab_size:,}, "
+            f"length {options.max_seq_length}, one core"
         )
-        compare_writers(text, folder)
-        compare_readers(text, folder)
+
+        def write() -> int:
+            return write_shard(options, path, vocab_file, tokenizer, folder)
+
+        def tokenize():
+            return tokenize_documents(sources.read_documents(path), tokenizer)
+
+        num_written, corpus = write(), tokenize()
+        rows = {WRITE: write, TOKENIZE: tokenize}
+        rows |= readers(options, corpus, tokenizer, folder)
+        times = interleaved(rows, options.repeats, warm_up=0)
+    seconds = {name: row["cpu_ms"] / 1e3 for name, row in times.items()}
+    tokenizing, writing = seconds.pop(TOKENIZE), seconds.pop(WRITE)
+    print(
+        f"{TOKENIZE}: {megabytes / tokenizing:.1f} MB/s, "
+        f"{corpus.num_tokens / tokenizing:,.0f} pieces/s\n"
+        f"{WRITE}: {megabytes / writing:.1f} MB/s, "
+        f"{num_written / writing:,.0f} examples/s"
+    )
+    needed = options.student_examples_per_second
+    print(f"{'':34}{'examples/s':>12}{'x student':>12}")
+    for name, value in seconds.items():
+        rate = NUM_EXAMPLES / value
+        print(f"{name:34}{rate:12,.0f}{rate / needed:12,.0f}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main, PipelineOptions, __doc__)

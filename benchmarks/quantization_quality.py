@@ -1,6 +1,6 @@
 r"""What each kind of .tflite file costs in quality, and what it gains.
 
-    MOBILEBERT_TF_DATA=FOLDER python benchmarks/quantization_quality.py \
+    MOBILEBERT_TF_DATA=FOLDER python -m benchmarks.quantization_quality \
         --model=runs/student --output_dir=quality
 
 with FOLDER/glue/SST-2 and FOLDER/squad/{train,dev}-v1.1.json. Fine-tunes the
@@ -10,87 +10,75 @@ the first time with channels as they are (`--noequalize`). A file's metric is
 LiteRT's on all of dev. Printed for each kind: the metric's mean, and what it
 loses against float32, by seed; then size, latency, peak memory and operations
 left to slow kernels of the first seed's files, timed in turn. A command that
-is over is not run again.
+is over is not run again. The smallest run:
+`--tasks=squad --squad_questions=100 --num_seeds=1 --rounds=2`.
 """
 
-import os
+import dataclasses
+import json
+import shutil
+import statistics
+from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from benchmarks import commands
+from benchmarks.instruments import start
+from mobilebert_tf.options import option
+from mobilebert_tf.training.run_folder import METRICS_FILE, read_metrics
 
-import json  # noqa: E402
-import shutil  # noqa: E402
-import statistics  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-import commands  # noqa: E402
-from absl import app, flags  # noqa: E402
-
-from benchmarks.tflite.benchmark import benchmark, table  # noqa: E402
-from mobilebert_tf.training.log import read_metrics  # noqa: E402
-
-FLAGS = flags.FLAGS
-
-commands.define_flags()
-flags.adopt_module_key_flags(commands)
-flags.DEFINE_list("tasks", ["sst2", "squad"], "Some of the tasks only.")
-flags.DEFINE_integer("num_seeds", 3, "Runs of each task.", 1)
-flags.DEFINE_integer("rounds", 50, "Timed inferences of each file.", 1)
-
+TASKS = ("sst2", "squad")
 PLAIN = "int8_plain"
 KINDS = ("float32", "float16", "dynamic", PLAIN, "int8", "int8_qat")
 
 
-def tasks() -> dict[str, commands.Task]:
-    """The tasks, at rates that suit small models."""
-    glue = Path(FLAGS.data_dir, "glue")
+@dataclasses.dataclass(frozen=True)
+class QualityOptions(commands.RunsOptions):
+    """Which tasks, and how often files are timed."""
+
+    tasks: tuple[str, ...] = option(TASKS, "Tasks.", choices=TASKS)
+    rounds: int = option(50, "Timed inferences of each file.", min=1)
+
+
+def tasks(options: QualityOptions) -> dict[str, commands.Task]:
+    """Returns the tasks, at rates that suit small models."""
+    sst2 = commands.glue_task(options, "sst2", "SST-2", "accuracy", 1)
+    tuned = {
+        "sst2": (sst2, ("--learning_rate=1e-3", "--max_seq_length=64")),
+        "squad": (
+            commands.squad_task(options),
+            ("--learning_rate=2e-3", "--max_seq_length=128"),
+        ),
+    }
     return {
-        "sst2": commands.Task(
-            "run_classifier.py",
-            (
-                "--task=sst2",
-                f"--data_dir={glue / 'SST-2'}",
-                "--num_train_epochs=1",
-                "--learning_rate=1e-3",
-                "--max_seq_length=64",
-                "--nodo_predict",
-            ),
-            "dev_accuracy",
-            100.0,
-        ),
-        "squad": commands.squad_task(
-            40000, "--learning_rate=2e-3", "--max_seq_length=128"
-        ),
+        name: dataclasses.replace(task, arguments=task.arguments + more)
+        for name, (task, more) in tuned.items()
     }
 
 
-def metrics(task: commands.Task, folder: Path, seed: int) -> dict[str, float]:
+def metrics(
+    task: commands.Task, model: str, folder: Path, seed: int
+) -> dict[str, float]:
     """Fine-tunes and exports with a seed; returns the metric by kind."""
-    common = (*task.arguments, f"--model={FLAGS.model}", f"--seed={seed}")
+    common = (*task.arguments, f"--model={model}", f"--seed={seed}")
+
+    def export(kinds: list[str], *arguments: str, step: str = "") -> dict:
+        arguments = (*common, f"--export={','.join(kinds)}", *arguments)
+        commands.call(folder, task.script, *arguments, step=step)
+        last = read_metrics(folder / METRICS_FILE)[-1]
+        return {kind: last[f"{kind}_{task.metric}"] for kind in kinds}
+
     plain = folder / f"{PLAIN}.json"
     if not plain.exists():
-        arguments = (*common, "--export=int8", "--noequalize")
-        commands.call(folder, task.script, *arguments, step="plain_")
-        value = read_metrics(folder / "metrics.jsonl")[-1][
-            f"int8_{task.metric}"
-        ]
+        value = export(["int8"], "--noequalize", step="plain_")["int8"]
         shutil.copy(folder / "int8.tflite", folder / f"{PLAIN}.tflite")
         plain.write_text(json.dumps(value))
-    kinds = [kind for kind in KINDS if kind != PLAIN]
-    commands.call(folder, task.script, *common, f"--export={','.join(kinds)}")
-    last = read_metrics(folder / "metrics.jsonl")[-1]
-    values = {kind: last[f"{kind}_{task.metric}"] for kind in kinds}
+    values = export([kind for kind in KINDS if kind != PLAIN])
     values[PLAIN] = json.loads(plain.read_text())
     return {kind: task.to_percent * values[kind] for kind in KINDS}
 
 
-def report(
-    name: str, task: commands.Task, by_seed: list[dict[str, float]]
-) -> None:
+def report(name: str, metric: str, by_seed: list[dict[str, float]]) -> None:
     """Prints the metric of each kind, and its losses."""
-    print(f"\n{name}, {task.metric} in %, {len(by_seed)} seed(s)")
+    print(f"\n{name}, {metric} in %, {len(by_seed)} seed(s)")
     print(f"{'file':<12}    mean  loss against float32: mean, by seed")
     for kind in KINDS:
         losses = [values["float32"] - values[kind] for values in by_seed]
@@ -102,24 +90,23 @@ def report(
         )
 
 
-def main(_) -> None:
+def main(options: QualityOptions) -> None:
     """Runs what is missing, and prints the tables."""
-    known, output = tasks(), Path(FLAGS.output_dir)
-    for name in FLAGS.tasks:
-        task = known[name]
-        folders = {
-            seed: output / name / str(seed)
-            for seed in range(1, FLAGS.num_seeds + 1)
-        }
+    from benchmarks.tflite.benchmark import measure_files, table
+
+    for name in options.tasks:
+        task = tasks(options)[name]
+        folder = Path(options.output_dir, name)
         by_seed = [
-            metrics(task, folder, seed) for seed, folder in folders.items()
+            metrics(task, options.model, folder / str(seed), seed)
+            for seed in range(1, options.num_seeds + 1)
         ]
-        report(name, task, by_seed)
-        files = [str(folders[1] / f"{kind}.tflite") for kind in KINDS]
+        report(name, task.metric, by_seed)
+        files = [str(folder / "1" / f"{kind}.tflite") for kind in KINDS]
         for threads in (1, 2):
-            rows = benchmark(files, threads, repeats=FLAGS.rounds)
+            rows = measure_files(files, threads, repeats=options.rounds)
             print(f"\n{table(rows)}", flush=True)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main, QualityOptions, __doc__)

@@ -6,15 +6,12 @@ drawn at a share of their published scale.
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 import mobilebert_tf as mb
 from mobilebert_tf.modeling.weight_names import match_weights
-
-DATA = Path(os.environ.get("MOBILEBERT_TF_DATA", "data"))
 
 
 def real_parameter_model(

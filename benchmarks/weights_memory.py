@@ -1,6 +1,6 @@
 """Peak memory of opening, writing and converting a model's weights.
 
-    python benchmarks/weights_memory.py
+    python -m benchmarks.weights_memory --presets=mobilebert
 
 Each measurement has a process of its own, whose peak is the kernel's (VmHWM)
 above a baseline taken when everything is imported and TensorFlow has run an
@@ -9,20 +9,36 @@ size of the weights. Needs 5 GB of disk in the folder for temporary files and,
 for the teacher, 3 GB of memory.
 """
 
-import os
-import subprocess
-import sys
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
 
-PRESETS = ("mobilebert", "ib_bert_large")
+from benchmarks.instruments import (
+    MEGABYTE,
+    PeakMemory,
+    apart,
+    print_header,
+    print_row,
+    start,
+)
+from mobilebert_tf.options import Options, option
+from mobilebert_tf.presets import PRESETS
+
 ACTIONS = ("save", "load", "to_tf1", "from_tf1", "from_hugging_face")
-_MEBI = 2**20
 
 
-def measure(action: str, preset: str, folder: str) -> None:
-    """Runs in a process of its own: prints one row of the table."""
+@dataclasses.dataclass(frozen=True)
+class WeightsOptions(Options):
+    """Whose weights."""
+
+    presets: tuple[str, ...] = option(
+        ("mobilebert", "ib_bert_large"), "Architectures.", choices=list(PRESETS)
+    )
+
+
+def measure(action: str, preset: str, folder: str) -> dict:
+    """Returns megabytes and seconds of an action in this process."""
     import keras
 
     import mobilebert_tf as mb
@@ -30,68 +46,43 @@ def measure(action: str, preset: str, folder: str) -> None:
 
     keras.ops.zeros((2,))
     ours, tf1, again = (Path(folder) / name for name in ("ours", "tf1", "x"))
-    config = mb.MobileBertConfig.from_preset(preset)
     if action == "save":
+        config = mb.MobileBertConfig.from_preset(preset)
         model = mb.MobileBertForPretraining(config)
-    baseline = _memory("VmRSS")
-    # From here on the peak is this action's.
-    Path("/proc/self/clear_refs").write_text("5")
-    start = time.perf_counter()
-    if action == "save":
-        model.save_pretrained(ours)
-    elif action == "load":
-        mb.load(ours)
-    elif action == "to_tf1":
-        writing.write_tf1(reading.read_source(ours), tf1)
-    elif action == "from_tf1":
-        writing.write_folder(reading.read_source(tf1), again)
-    else:
-        writing.write_folder(reading.read_source(ours), again)
-    seconds = time.perf_counter() - start
-    peak = _memory("VmHWM")
-    size = (ours / "model.safetensors").stat().st_size
-    ratio = (peak - baseline) / size
-    if action == "save":
-        # The model itself was there before.
-        ratio += 1
-    print(
-        f"{preset:<14} {action:<17} {size / _MEBI:8.1f}"
-        f" {baseline / _MEBI:9.1f} {peak / _MEBI:8.1f} {ratio:6.2f}"
-        f" {seconds:8.1f}",
-        flush=True,
-    )
-
-
-def _memory(field: str) -> int:
-    """Bytes that a line of this process's status says."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
-
-
-def main() -> None:
-    """Measures both models, every action."""
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
+    run = {
+        "save": lambda: model.save_pretrained(ours),
+        "load": lambda: mb.load(ours),
+        "to_tf1": lambda: writing.write_tf1(reading.read_source(ours), tf1),
+        "from_tf1": lambda: writing.write_folder(
+            reading.read_source(tf1), again
+        ),
+        "from_hugging_face": lambda: writing.write_folder(
+            reading.read_source(ours), again
+        ),
+    }[action]
+    memory, start = PeakMemory(), time.perf_counter()
+    run()
+    seconds, peak = time.perf_counter() - start, memory.megabytes()
+    size = (ours / "model.safetensors").stat().st_size / MEGABYTE
+    return {
+        "weights, MB": size,
+        "peak, MB": peak,
+        # When saving, the model itself was there before.
+        "ratio": peak / size + (action == "save"),
+        "seconds": seconds,
     }
-    print(
-        f"{'MiB':<15}{'action':<18} weights  baseline     peak  ratio  seconds"
-    )
-    for preset in PRESETS:
+
+
+def main(options: WeightsOptions) -> None:
+    """Measures every action with each model."""
+    for preset in options.presets:
         with tempfile.TemporaryDirectory() as folder:
             for action in ACTIONS:
-                subprocess.run(
-                    [sys.executable, __file__, action, preset, folder],
-                    env=environment,
-                    stderr=subprocess.DEVNULL,
-                    check=True,
-                )
+                values = apart(measure, action, preset, folder)
+                if action == ACTIONS[0]:
+                    print_header(preset, values)
+                print_row(action, values)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(*sys.argv[1:])
-    else:
-        main()
+    start(main, WeightsOptions, __doc__)

@@ -1,6 +1,6 @@
 r"""Latency, memory and operations of .tflite files, side by side.
 
-    python benchmarks/tflite/benchmark.py --threads=1,2 \
+    python -m benchmarks.tflite.benchmark --threads=1,2 \
         --files=runs/sst2/float32.tflite,runs/sst2/int8_qat.tflite
 
 Takes any files, this project's and others'. All are timed in turn, round by
@@ -10,36 +10,38 @@ the same kernels, and the table shows each file's share of it.
 
 The table also counts a file's operations and names those that the accelerated
 delegate (XNNPACK, on phones too) left to slower kernels. Peak memory is that of
-a separate process. `--profile` also times every distinct operation by itself.
+a separate process.
 """
 
-import os
+import dataclasses
+import json
 import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+from benchmarks.instruments import apart, start
+from benchmarks.tflite.measurement import MeasuredFile, measure, peak_megabytes
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.mobile.runtime import read_tflite
+from mobilebert_tf.options import Options, option
 
-import argparse  # noqa: E402
-import dataclasses  # noqa: E402
-import json  # noqa: E402
-import tempfile  # noqa: E402
-from collections import Counter  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
 
-from benchmarks.tflite.files import write_dense_layers  # noqa: E402
-from benchmarks.tflite.measurement import (  # noqa: E402
-    MeasuredFile,
-    measure,
-    run_apart,
-)
-from benchmarks.tflite.profile import (  # noqa: E402
-    operation_times,
-    profile_table,
-)
-from mobilebert_tf.errors import InputError  # noqa: E402
-from mobilebert_tf.mobile.runtime import read_tflite  # noqa: E402
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions(Options):
+    """Which files, and how often."""
+
+    files: tuple[str, ...] = option((), ".tflite files.", required=True)
+    threads: tuple[int, ...] = option((1,), "Thread counts.", min=1)
+    lengths: tuple[int, ...] | None = option(
+        None,
+        "Sequence lengths, which each file must have or leave open. By default "
+        "each file's own, the longest of several.",
+        min=1,
+    )
+    repeats: int = option(50, "Timed inferences of each.", min=1)
+    json: str | None = option(None, "Also write the results to this file.")
 
 
 def open_file(path: str, num_threads: int, length: int | None) -> MeasuredFile:
@@ -58,7 +60,7 @@ def open_file(path: str, num_threads: int, length: int | None) -> MeasuredFile:
         raise InputError(path, expected, error) from error
 
 
-def benchmark(
+def measure_files(
     paths: Sequence[str],
     num_threads: int,
     lengths: Sequence[int | None] = (None,),
@@ -75,6 +77,9 @@ def benchmark(
     Returns:
         Rows as of `measure`, with `peak_megabytes`.
     """
+    # Imports TensorFlow, which converts them.
+    from benchmarks.tflite.files import write_dense_layers
+
     wanted = [(path, length) for path in paths for length in lengths]
     for path, length in wanted:
         open_file(path, num_threads, length)
@@ -91,8 +96,8 @@ def with_memory(
 ) -> list[dict]:
     """Adds `peak_megabytes` to the first rows, those of `files`."""
     for row, (path, length) in zip(rows, files, strict=False):
-        row["peak_megabytes"] = run_apart(
-            "peak_megabytes", path, row["threads"], length, python=python
+        row["peak_megabytes"] = apart(
+            peak_megabytes, str(path), row["threads"], length, python=python
         )
     return rows
 
@@ -137,77 +142,19 @@ def _is_rate(row: dict) -> bool:
     return Path(row["file"]).name.startswith("rate_")
 
 
-def whole_numbers(text: str) -> list[int]:
-    """Parses a command line's list of positive whole numbers."""
-    values = text.split(",")
-    if not all(value.isdecimal() and int(value) for value in values):
-        raise argparse.ArgumentTypeError(
-            f"expected whole numbers from 1 on, found {text!r}"
-        )
-    return [int(value) for value in values]
-
-
-def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", required=True, help=".tflite files.")
-    parser.add_argument(
-        "--threads", type=whole_numbers, default=[1], help="Thread counts."
-    )
-    parser.add_argument(
-        "--lengths",
-        type=whole_numbers,
-        default=[None],
-        help="Sequence lengths, which each file must have or leave open. By "
-        "default each file's own, the longest of several.",
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=50, help="Timed inferences of each."
-    )
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="Also time each distinct operation by itself, in each file's "
-        "first graph: that of its longest sequences.",
-    )
-    parser.add_argument("--json", help="Also write the results to this file.")
-    options = parser.parse_args(arguments)
-    if options.repeats < 1 or not options.files:
-        parser.error("--files must name a file, and --repeats be positive")
-    return options
-
-
-def run(options: argparse.Namespace) -> None:
+def main(options: BenchmarkOptions) -> None:
     """Measures, prints, and writes the JSON file if asked."""
-    paths, rows, profiles = options.files.split(","), [], []
+    rows = []
     for threads in options.threads:
-        new = benchmark(paths, threads, options.lengths, options.repeats)
+        new = measure_files(
+            options.files, threads, options.lengths or (None,), options.repeats
+        )
         print(table(new), end="\n\n", flush=True)
         rows += new
-        for path in paths if options.profile else ():
-            try:
-                times = operation_times(path, threads, options.repeats)
-            except ValueError as error:
-                raise InputError(path, "known shapes", error) from error
-            print(profile_table(path, threads, times), end="\n\n", flush=True)
-            profiles += [
-                {"file": path, "threads": threads, **dataclasses.asdict(one)}
-                for one in times
-            ]
     if options.json:
-        content = {"rows": rows, "profiles": profiles}
-        Path(options.json).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def main() -> None:
-    """Runs the command; bad input ends in one line and exit code 2."""
-    options = parse_options()
-    try:
-        run(options)
-    except InputError as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        sys.exit(2)
+        content = json.dumps({"rows": rows}, indent=2)
+        Path(options.json).write_text(content + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    start(main, BenchmarkOptions, __doc__)

@@ -1,6 +1,6 @@
 r"""Files to measure: ours, a plain conversion of the Keras model, dense layers.
 
-    python benchmarks/tflite/files.py --preset=mobilebert,ib_bert_large
+    python -m benchmarks.tflite.files --preset=mobilebert,ib_bert_large
 
 counts the operations of each architecture by type, converted from the Keras
 model as it is and exported by this package. Counts do not depend on widths, so
@@ -8,34 +8,25 @@ networks of a quarter of the width with a vocabulary of 100, with all their
 blocks, stand for the full ones: half a minute a preset.
 """
 
-import os
-import sys
+import dataclasses
+import tempfile
+from collections import Counter
 from pathlib import Path
 
-if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+import keras
+import numpy as np
+import tensorflow as tf
 
-import argparse  # noqa: E402
-import dataclasses  # noqa: E402
-import tempfile  # noqa: E402
-from collections import Counter  # noqa: E402
-
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-
-import mobilebert_tf as mb  # noqa: E402
-from benchmarks.tflite.measurement import MeasuredFile  # noqa: E402
-from mobilebert_tf.config import INPUT_NAMES, PRESETS  # noqa: E402
-from mobilebert_tf.mobile.calibration import calibrate  # noqa: E402
-from mobilebert_tf.mobile.export import (  # noqa: E402
-    export,
-    input_specs,
-    muted,
-)
-from mobilebert_tf.mobile.folding import fold  # noqa: E402
-from mobilebert_tf.mobile.quantization import Quantized  # noqa: E402
+import mobilebert_tf as mb
+from benchmarks.instruments import start
+from benchmarks.tflite.measurement import MeasuredFile
+from mobilebert_tf.config import INPUT_NAMES
+from mobilebert_tf.mobile.calibration import calibrate
+from mobilebert_tf.mobile.export import export, input_specs, muted
+from mobilebert_tf.mobile.folding import fold
+from mobilebert_tf.mobile.quantization import Quantized
+from mobilebert_tf.options import Options, option
+from mobilebert_tf.presets import PRESETS
 
 KINDS = ("float32", "float16", "dynamic", "int8")
 _LABELS = ("a", "b", "c")
@@ -49,74 +40,76 @@ _WIDTHS = (
 _ROWS, _WIDTH, _LAYERS = 512, 1024, 4
 
 
-class KerasGraph(tf.Module):
-    """A Keras model as one would export it without knowing our rewrite."""
+@dataclasses.dataclass(frozen=True)
+class CountOptions(Options):
+    """Which architectures to count."""
 
-    def __init__(self, model: keras.Model):
-        super().__init__(name="naive")
-        self._model = model
-        # Values that are not tracked here would stay variables in the file.
-        self._kept = [variable.value for variable in model.weights]
-
-    def __call__(self, input_ids, input_mask, segment_ids):
-        inputs = (input_ids, input_mask, segment_ids)
-        return self._model(dict(zip(INPUT_NAMES, inputs, strict=True)))
-
-
-class DenseLayers(tf.Module):
-    """Large dense layers in sequence: the most this machine's kernels reach.
-
-    Args:
-        is_integer: whether all tensors are quantised to int8.
-    """
-
-    def __init__(self, is_integer: bool):
-        super().__init__(name="layers")
-        rng = np.random.default_rng(0)
-        self._is_integer = is_integer
-        self.kernels = [
-            tf.Variable(rng.uniform(-1.0, 1.0, (_WIDTH, _WIDTH)), dtype="float")
-            for _ in range(_LAYERS)
-        ]
-
-    def __call__(self, rows):
-        rows = self._rounded(rows)
-        for kernel in self.kernels:
-            rows = self._rounded(tf.nn.relu(rows @ kernel / _WIDTH))
-        return {"rows": rows}
-
-    def _rounded(self, rows):
-        if not self._is_integer:
-            return rows
-        return tf.quantization.fake_quant_with_min_max_args(rows, -1.0, 1.0)
+    preset: tuple[str, ...] = option(
+        ("mobilebert",), "Presets.", choices=list(PRESETS)
+    )
+    max_seq_length: int = option(128, "Length of the files.", min=1)
 
 
 def write_dense_layers(folder: Path) -> list[Path]:
-    """Writes rate_float32.tflite and rate_int8.tflite: large dense layers."""
-    paths = [folder / f"rate_{name}.tflite" for name in ("float32", "int8")]
-    spec = tf.TensorSpec((_ROWS, _WIDTH), tf.float32, name="rows")
-    for path, is_integer in zip(paths, (False, True), strict=True):
+    """Writes rate_float32.tflite and rate_int8.tflite: large dense layers.
+
+    In sequence, they reach the most that this machine's kernels can.
+    """
+    rng = np.random.default_rng(0)
+    kernels = [
+        tf.Variable(rng.uniform(-1.0, 1.0, (_WIDTH, _WIDTH)), dtype=tf.float32)
+        for _ in range(_LAYERS)
+    ]
+    paths = []
+    for name in ("float32", "int8"):
+
+        def quantize(rows, is_integer=name == "int8"):
+            if not is_integer:
+                return rows
+            return tf.quantization.fake_quant_with_min_max_args(rows, -1.0, 1.0)
+
+        def layers(rows, quantize=quantize):
+            rows = quantize(rows)
+            for kernel in kernels:
+                rows = quantize(tf.nn.relu(rows @ kernel / _WIDTH))
+            return {"rows": rows}
+
+        path = folder / f"rate_{name}.tflite"
+        spec = tf.TensorSpec((_ROWS, _WIDTH), tf.float32, name="rows")
         if not path.exists():
-            convert(path, DenseLayers(is_integer), {"rows": spec}, is_integer)
+            convert(path, layers, {"rows": spec}, kernels, name == "int8")
+        paths.append(path)
     return paths
 
 
 def write_naive(path: Path, model: keras.Model, length: int) -> None:
     """Writes the float32 file that the converter makes of a Keras model."""
-    convert(path, KerasGraph(model), input_specs(length))
+
+    def call(input_ids, input_mask, segment_ids):
+        inputs = (input_ids, input_mask, segment_ids)
+        return model(dict(zip(INPUT_NAMES, inputs, strict=True)))
+
+    variables = [variable.value for variable in model.weights]
+    convert(path, call, input_specs(length), variables)
 
 
-def convert(
-    path: Path,
-    graph: tf.Module,
-    specs: dict[str, tf.TensorSpec],
-    is_integer: bool = False,
-) -> None:
-    """Converts a module that is called with tensors of `specs`, by name."""
-    function = tf.function(graph.__call__, autograph=False)
+def convert(path: Path, call, specs, variables, is_integer=False) -> None:
+    """Converts a function without any rewrite of ours.
+
+    Args:
+        path: the file to write.
+        call: is called with tensors of `specs`, by name.
+        specs: `tf.TensorSpec` by name.
+        variables: all that the function reads; others would stay variables in
+            the file.
+        is_integer: whether the function quantises all its tensors to int8.
+    """
+    module = tf.Module()
+    module.variables_read = variables
+    function = tf.function(call, autograph=False)
     function = function.get_concrete_function(**specs)
     with tempfile.TemporaryDirectory() as folder, muted():
-        tf.saved_model.save(graph, folder, signatures=function)
+        tf.saved_model.save(module, folder, signatures=function)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if is_integer:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -218,18 +211,9 @@ def operations_table(preset: str, before: Counter, after: Counter) -> str:
     return "\n".join([*lines, f"  {'all':<20}{totals}"])
 
 
-def main() -> None:
+def main(options: CountOptions) -> None:
     """Prints a table for each preset."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="mobilebert", help="Presets.")
-    parser.add_argument(
-        "--max_seq_length", type=int, default=128, help="Length of the files."
-    )
-    options = parser.parse_args()
-    presets = options.preset.split(",")
-    if unknown := set(presets) - set(PRESETS):
-        parser.error(f"--preset: {', '.join(PRESETS)}; found {unknown}")
-    for preset in presets:
+    for preset in options.preset:
         config = narrowed(mb.MobileBertConfig.from_preset(preset))
         length = min(options.max_seq_length, config.max_position_embeddings)
         counts = before_and_after(config, length)
@@ -242,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, CountOptions, __doc__)

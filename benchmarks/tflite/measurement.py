@@ -1,34 +1,24 @@
 """Latency, memory and operation counts of any .tflite file.
 
-Imports only NumPy and LiteRT: `run_apart` measures the interpreter's memory
-without TensorFlow's, and also works in an environment that holds other
-converters instead of this package. LiteRT's own `litert-benchmark` cannot
-do this: it feeds random integers, which fall outside the embedding table, runs
-one file at a time and counts no operations.
+LiteRT's own `litert-benchmark` cannot time these files: it feeds random
+integers, negative ones among them, which no embedding table has, and knows one
+file and one signature. Nor does it count operations. Importing this module
+needs NumPy and LiteRT only.
 """
 
-import json
-import re
-import statistics
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, SignatureRunner
 
+from benchmarks.instruments import MEGABYTE, PeakMemory, interleaved
 from mobilebert_tf import compat
-
-WARM_UP = 3
 
 # The input whose last axis is summed over: kernels are [out, in].
 _DEPTH_INPUT = {"FULLY_CONNECTED": 1, "BATCH_MATMUL": 0}
-_MEGABYTE = 1e6
-
 _NAMES = {
     number: name
     for name, number in vars(schema.BuiltinOperator).items()
@@ -39,12 +29,13 @@ _NAMES = {
 class MeasuredFile:
     """A .tflite file at one sequence length and thread count, ready to time.
 
+    All inputs are ones: valid ids, and no padding.
+
     Args:
         path: the file.
         num_threads: threads of the interpreter.
         length: sequence length to run at; one of the file's signatures, or
             any length where the file leaves it open. None: the file's own.
-        index: value for integer inputs (ids, masks); other inputs are ones.
 
     Attributes:
         length: the sequence length in use; None if the inputs are not
@@ -54,30 +45,28 @@ class MeasuredFile:
         ValueError: if the file cannot run at that length, or takes text.
     """
 
-    def __init__(
-        self,
-        path,
-        num_threads: int = 1,
-        length: int | None = None,
-        index: int = 1,
-    ):
+    def __init__(self, path, num_threads: int = 1, length: int | None = None):
         self._path = path
         self._interpreter = Interpreter(str(path), num_threads=num_threads)
         self._runner = self._signature_runner(length)
         if self._runner is not None:
             details = self._runner.get_input_details()
         else:
-            self._resize(path, length)
+            self._resize(length)
             details = {
                 detail["index"]: detail
                 for detail in self._interpreter.get_input_details()
             }
             self._interpreter.allocate_tensors()
+        for detail in details.values():
+            if not issubclass(detail["dtype"], np.number | np.bool_):
+                raise ValueError(f"{path} takes text, not numbers")
         self._inputs = {
-            name: _filled(path, detail, index)
+            name: np.ones(detail["shape"], detail["dtype"])
             for name, detail in details.items()
         }
-        self.length = _common_length(self._inputs.values())
+        lengths = {a.shape[-1] for a in self._inputs.values() if a.ndim > 1}
+        self.length = lengths.pop() if len(lengths) == 1 else None
         if length not in (None, self.length):
             raise ValueError(
                 f"{path} runs at length {self.length}, not at {length}"
@@ -98,14 +87,14 @@ class MeasuredFile:
                 return runner if compat.graph_index(runner) else None
         return None
 
-    def _resize(self, path, length: int | None) -> None:
+    def _resize(self, length: int | None) -> None:
         """Sets open columns to `length`, and an open batch size to one."""
         for detail in self._interpreter.get_input_details():
             wanted = detail["shape_signature"].copy()
             if not (wanted < 0).any():
                 continue
             if length is None:
-                raise ValueError(f"{path} leaves its length open: name one")
+                raise ValueError(f"{self._path} leaves its length open")
             wanted[0] = abs(wanted[0])
             wanted[wanted < 0] = length
             self._interpreter.resize_tensor_input(detail["index"], wanted)
@@ -145,31 +134,26 @@ class MeasuredFile:
                 counts[maker["op_name"]] += 1
         return counts
 
-    def matrix_operations(self) -> float:
-        """Multiplications and additions in dense layers and batch products."""
-        tensors, total = self._tensors(), 0.0
+    def counts(self) -> dict:
+        """Returns what a row of `measure` holds besides times.
+
+        `giga_operations` are multiplications and additions in dense layers and
+        batch products; `kernels` is what most dense layers multiply.
+        """
+        details = self._interpreter.get_tensor_details(self._graph_index())
+        tensors = {detail["index"]: detail for detail in details}
+        total, dtypes = 0.0, []
         for name, operator in self._operators():
             if name in _DEPTH_INPUT:
                 deep = tensors[operator.inputs[_DEPTH_INPUT[name]]]
                 output = tensors[operator.outputs[0]]
                 total += 2.0 * np.prod(output["shape"]) * deep["shape"][-1]
-        return total
-
-    def has_integer_kernels(self) -> bool:
-        """Whether most dense layers multiply integers."""
-        tensors = self._tensors()
-        dtypes = [
-            tensors[operator.inputs[1]]["dtype"]
-            for name, operator in self._operators()
-            if name == "FULLY_CONNECTED"
-        ]
-        return bool(dtypes) and 2 * dtypes.count(np.int8) > len(dtypes)
-
-    def counts(self) -> dict:
-        """Returns what a row of `measure` holds besides times."""
+            if name == "FULLY_CONNECTED":
+                dtypes.append(tensors[operator.inputs[1]]["dtype"])
+        is_integer = 2 * dtypes.count(np.int8) > len(dtypes)
         return {
-            "giga_operations": self.matrix_operations() / 1e9,
-            "kernels": "int8" if self.has_integer_kernels() else "float32",
+            "giga_operations": total / 1e9,
+            "kernels": "int8" if is_integer else "float32",
             "operations": dict(self.operations()),
             "undelegated": dict(self.undelegated()),
         }
@@ -177,16 +161,19 @@ class MeasuredFile:
     def _graph_index(self) -> int:
         return compat.graph_index(self._runner) if self._runner else 0
 
-    def _tensors(self) -> dict[int, dict]:
-        details = self._interpreter.get_tensor_details(self._graph_index())
-        return {detail["index"]: detail for detail in details}
-
     def _operators(self) -> list[tuple[str, schema.OperatorT]]:
-        """The operations as stored in the file, before delegation."""
+        """The operations as stored in the file, by type."""
         content = Path(self._path).read_bytes()
         model = schema.ModelT.InitFromPackedBuf(content, 0)
-        graph = model.subgraphs[self._graph_index()]
-        return [(operation_name(model, one), one) for one in graph.operators]
+        named = []
+        for operator in model.subgraphs[self._graph_index()].operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            # Old files keep the number in an older field.
+            number = max(code.builtinCode, code.deprecatedBuiltinCode)
+            is_custom = number == schema.BuiltinOperator.CUSTOM
+            name = code.customCode.decode() if is_custom else _NAMES[number]
+            named.append((name, operator))
+        return named
 
 
 class OnnxFile:
@@ -211,65 +198,6 @@ class OnnxFile:
     def counts(self) -> dict:
         """Returns nothing: operations of another runtime are not counted."""
         return {}
-
-
-def operation_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
-    """Returns an operation's type, e.g. FULLY_CONNECTED."""
-    code = model.operatorCodes[operator.opcodeIndex]
-    # Old files keep the number in an older field.
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    if number == schema.BuiltinOperator.CUSTOM:
-        return code.customCode.decode()
-    return _NAMES[number]
-
-
-def _filled(path, detail: dict, index: int) -> np.ndarray:
-    if not issubclass(detail["dtype"], np.number | np.bool_):
-        raise ValueError(f"{path} takes text; only numbers can be filled in")
-    is_index = detail["dtype"] in (np.int32, np.int64)
-    return np.full(detail["shape"], index if is_index else 1, detail["dtype"])
-
-
-def _common_length(inputs) -> int | None:
-    lengths = {array.shape[-1] for array in inputs if array.ndim > 1}
-    return lengths.pop() if len(lengths) == 1 else None
-
-
-def interleaved(
-    runs: Mapping[object, Callable[[], None]], repeats: int
-) -> dict[object, dict[str, float]]:
-    """Times functions in turn, so that a busy moment affects all of them.
-
-    Args:
-        runs: functions to time, by name.
-        repeats: timed rounds, after `WARM_UP` untimed ones.
-
-    Returns:
-        By name, in milliseconds: `median_ms`, `low_ms` and `high_ms` (the
-        quartiles), `min_ms`, and `cpu_ms`, the median processor time of all
-        threads, which is less sensitive to other processes.
-    """
-    for run in runs.values():
-        for _ in range(WARM_UP):
-            run()
-    walls = {name: [] for name in runs}
-    processors = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            run()
-            processors[name].append(1e3 * (time.process_time() - processor))
-            walls[name].append(1e3 * (time.perf_counter() - wall))
-    return {
-        name: {
-            "median_ms": statistics.median(values),
-            "low_ms": float(np.percentile(values, 25)),
-            "high_ms": float(np.percentile(values, 75)),
-            "min_ms": min(values),
-            "cpu_ms": statistics.median(processors[name]),
-        }
-        for name, values in walls.items()
-    }
 
 
 def measure(
@@ -301,7 +229,7 @@ def measure(
             "file": str(path),
             "length": file.length,
             "threads": num_threads,
-            "megabytes": Path(path).stat().st_size / _MEGABYTE,
+            "megabytes": Path(path).stat().st_size / MEGABYTE,
             **timings[index],
             **file.counts(),
         }
@@ -314,34 +242,8 @@ def measure(
 def peak_megabytes(path: str, num_threads: int, length: int | None) -> float:
     """Returns the memory that running a file adds to this process's peak.
 
-    Meaningful in a process that has done nothing else: see `run_apart`.
+    Meaningful in a process that has done nothing else: see `apart`.
     """
-    before = _memory("VmRSS")
-    # Resets the recorded peak to the memory in use now.
-    Path("/proc/self/clear_refs").write_text("5")
+    memory = PeakMemory()
     measure([(path, length)], num_threads, 1)
-    return (_memory("VmHWM") - before) / _MEGABYTE
-
-
-def _memory(field: str) -> int:
-    """Bytes in a field of this process's status."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) * 1024
-
-
-def run_apart(function: str, *arguments, python: str = sys.executable):
-    """Calls `measure` or `peak_megabytes` in a process of its own.
-
-    Args:
-        function: its name.
-        *arguments: of the function.
-        python: the interpreter, which needs NumPy and LiteRT only.
-    """
-    # -P: the file profile.py beside this one must not hide Python's.
-    command = [python, "-P", __file__, function, json.dumps(arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout)
-
-
-if __name__ == "__main__":
-    print(json.dumps(globals()[sys.argv[1]](*json.loads(sys.argv[2]))))
+    return memory.megabytes()
