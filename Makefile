@@ -5,9 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
-# Without the TPU compiler, which needs the extra `tpu` and an hour.
-BENCHMARKS := $(filter-out %/__init__.py %_tpu.py %/tpu_compile.py, \
-	$(wildcard benchmarks/*.py)) benchmarks/tflite/peers.py
+# Without those that need a model folder or, like the TPU compiler, an hour.
+BENCHMARKS := input_pipeline progressive_transfer qat_stability training_step \
+	weights_memory tflite.files tflite.peers
+ifdef MOBILEBERT_TF_DATA
+BENCHMARKS += equalization fine_tuning squad_featurisation
+endif
 # By itself: it wants a newer absl-py than tensorflow-model-optimization.
 MEDIAPIPE := $(VENV)/mediapipe
 # By itself: of 2023, it wants a NumPy below 2. Its wheels end at Python 3.11.
@@ -55,14 +58,11 @@ lint: $(VENV)/.test  ## ruff check, ruff format --check, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-bench: $(if $(BENCHMARKS),$(VENV)/.peers)  ## run the benchmarks
-ifeq ($(BENCHMARKS),)
-	@echo "benchmarks/ holds no script yet."
-else
-	@set -e; for script in $(BENCHMARKS); do \
-		echo "$(BIN)/python $$script"; $(BIN)/python $$script; \
+bench: $(VENV)/.peers  ## run the benchmarks
+	@set -e; for name in $(BENCHMARKS); do \
+		echo "$(BIN)/python -m benchmarks.$$name"; \
+		$(BIN)/python -m benchmarks.$$name; \
 	done
-endif
 
 clean:  ## remove .venv and caches; demo/ and runs/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -3,12 +3,11 @@
     MOBILEBERT_TF_DATA=FOLDER python -m benchmarks.equalization --scales=0.5
 
 For matrices at each share of their published scale (0.5, 0.65 and 0.8 by
-default): how far each kind of tensor reaches in units of what its channels vary
-by, before and after; and the error of int8, calibrated only, with and without.
-The error is the root mean square difference of the logits to the float graph's,
-over how much those differ between examples, averaged over the classes: beyond 1
-nothing is left. The rounding is the graph's, which files repeat. A minute a row
-on one idle core; 2.5 GB.
+default), the error of int8, calibrated only, with and without equalisation: the
+root mean square difference of the logits to the float graph's, over how much
+those differ between examples, averaged over the classes; beyond 1 nothing is
+left. The rounding is the graph's, which files repeat. A minute a scale on one
+idle core; 2.5 GB.
 """
 
 import dataclasses

@@ -49,9 +49,6 @@ class PipelineOptions(Options):
     max_seq_length: int = option(128, "S.", min=8)
     dupe_factor: int = option(2, "Copies of the text in the files.", min=1)
     repeats: int = option(3, "Measurements of each row.", min=1)
-    student_examples_per_second: float = option(
-        8.0, "What a training step of `mobilebert` consumes on one core."
-    )
 
     @property
     def predictions(self) -> int:
@@ -164,11 +161,8 @@ def main(options: PipelineOptions) -> None:
         f"{WRITE}: {megabytes / writing:.1f} MB/s, "
         f"{num_written / writing:,.0f} examples/s"
     )
-    needed = options.student_examples_per_second
-    print(f"{'':34}{'examples/s':>12}{'x student':>12}")
     for name, value in seconds.items():
-        rate = NUM_EXAMPLES / value
-        print(f"{name:34}{rate:12,.0f}{rate / needed:12,.0f}")
+        print(f"{name}: {NUM_EXAMPLES / value:,.0f} examples/s")
 
 
 if __name__ == "__main__":

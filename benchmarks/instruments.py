@@ -70,11 +70,14 @@ class PeakMemory:
 
     def __init__(self):
         self._baseline = _status("VmRSS")
-        # Resets the kernel's record to the memory in use now.
+        self.restart()
+
+    def restart(self) -> None:
+        """Resets the kernel's record to the memory in use now."""
         Path("/proc/self/clear_refs").write_text("5")
 
     def megabytes(self) -> float:
-        """Returns the peak so far."""
+        """Returns the peak since the last restart."""
         return (_status("VmHWM") - self._baseline) / MEGABYTE
 
 

@@ -221,7 +221,7 @@ def write_teacher(folder: str, numbers: dict) -> None:
 
 
 def measure_memory(row: str, folder: str, numbers: dict) -> dict:
-    """Measures the peak of making and taking steps, in MB."""
+    """Measures the peak of steps, in MB."""
     import keras
 
     # Imports everything that is needed, before the baseline.
@@ -233,6 +233,7 @@ def measure_memory(row: str, folder: str, numbers: dict) -> dict:
     step, vocab_size, teacher_size = build_memory_row(
         options, folder, MEMORY_ROWS[row]
     )
+    memory.restart()
     time_steps(step, vocab_size, options)
     return {
         "teacher, MB": teacher_size,

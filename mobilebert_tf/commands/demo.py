@@ -12,6 +12,7 @@ same command continues.
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from pathlib import Path
 from mobilebert_tf.commands.command import EXIT_INTERRUPTED, Command
 from mobilebert_tf.commands.demo_results import (
     TIMINGS_FILE,
-    format_command,
     read_timings,
     seed_folder,
 )
@@ -54,51 +54,28 @@ _FINE_TUNE = (
     "--max_train_examples={examples} --learning_rate=0.002 "
     "--train_batch_size={classifier_batch_size} "
 )
-# Title, folder below the demo's (or its seed's) and command. All commands also
-# get the flags in `_EVERY_STEP`.
-STEPS = (
-    (
-        "Train a teacher on raw text",
-        "teacher",
-        "run_pretraining.py --preset=ib_bert_small --vocab_size={vocab_size} "
-        "--num_train_steps={teacher_steps} --learning_rate=0.0015 "
-        "--train_batch_size={train_batch_size}",
-    ),
-    (
-        "Teach a student: block by block, then by distillation",
-        "student",
-        "run_distillation.py --teacher={demo}/teacher "
-        "--preset=mobilebert_small "
-        "--num_transfer_steps={transfer_steps} --transfer_learning_rate=0.003 "
-        "--num_train_steps={distillation_steps} --learning_rate=0.0015 "
-        "--train_batch_size={train_batch_size}",
-    ),
-    (
-        "The same student, steps, batches and text, without a teacher",
-        "student_alone",
-        "run_pretraining.py --preset=mobilebert_small "
-        "--vocab_file={demo}/teacher/vocab.txt "
-        "--num_train_steps={student_steps} --learning_rate=0.0015 "
-        "--train_batch_size={train_batch_size}",
-    ),
-    (
-        "Fine-tune: teacher",
-        "teacher_classifier",
-        _FINE_TUNE + "--model={demo}/teacher",
-    ),
-    (
-        "Fine-tune: student, without a teacher",
-        "student_alone_classifier",
-        _FINE_TUNE + "--model={demo}/student_alone",
-    ),
-    (
-        "Fine-tune: student, distilled, and export it as .tflite",
-        "student_classifier",
-        _FINE_TUNE + "--model={demo}/student "
-        "--export=float32,dynamic,int8_qat --num_qat_steps={qat_steps} "
-        "--qat_learning_rate=0.001",
-    ),
-)
+# Commands by the folder that each makes below the demo's (or its seed's); all
+# also get the flags in `_EVERY_STEP`. `student_alone` gets the student's steps,
+# batches and text, without a teacher.
+STEPS = {
+    "teacher": "run_pretraining.py --preset=ib_bert_small "
+    "--vocab_size={vocab_size} --num_train_steps={teacher_steps} "
+    "--learning_rate=0.0015 --train_batch_size={train_batch_size}",
+    "student": "run_distillation.py --teacher={demo}/teacher "
+    "--preset=mobilebert_small "
+    "--num_transfer_steps={transfer_steps} --transfer_learning_rate=0.003 "
+    "--num_train_steps={distillation_steps} --learning_rate=0.0015 "
+    "--train_batch_size={train_batch_size}",
+    "student_alone": "run_pretraining.py --preset=mobilebert_small "
+    "--vocab_file={demo}/teacher/vocab.txt "
+    "--num_train_steps={student_steps} --learning_rate=0.0015 "
+    "--train_batch_size={train_batch_size}",
+    "teacher_classifier": _FINE_TUNE + "--model={demo}/teacher",
+    "student_alone_classifier": _FINE_TUNE + "--model={demo}/student_alone",
+    "student_classifier": _FINE_TUNE + "--model={demo}/student "
+    "--export=float32,dynamic,int8_qat --num_qat_steps={qat_steps} "
+    "--qat_learning_rate=0.001",
+}
 _EVERY_STEP = (
     " --max_seq_length={max_seq_length} --seed={seed} --log_every={log_every}"
     " --output_dir={demo}/{step}"
@@ -133,11 +110,10 @@ def command_of(step: str, demo: str, budget: str, seed: int) -> list[str]:
         budget: one of `BUDGETS`.
         seed: seed of every command.
     """
-    (template,) = [command for _, folder, command in STEPS if folder == step]
-    index = BUDGETS.index(budget)
-    values = {name: sizes[index] for name, sizes in _SIZES.items()}
-    values |= {"demo": demo, "step": step, "seed": seed}
-    words = (template + _EVERY_STEP).split()
+    values = {
+        name: sizes[BUDGETS.index(budget)] for name, sizes in _SIZES.items()
+    } | {"demo": demo, "step": step, "seed": seed}
+    words = (STEPS[step] + _EVERY_STEP).split()
     return [word.format(**values) for word in words]
 
 
@@ -168,50 +144,31 @@ def run_command(command: Sequence[str]) -> int:
 
 
 def run_step(folder: Path, step: str, command: Sequence[str]) -> None:
-    """Runs a step and records its time; ends the demo if it fails."""
-    is_new = not (folder / step / "run.json").exists()
+    """Runs a step and records its time; ends the demo if it fails.
+
+    The parts of an interrupted step add up. The time in which a finished one
+    finds nothing left to do is not counted.
+    """
+    timings = read_timings(folder)
+    entry = timings.get(step)
+    if entry is None or not (folder / step / "run.json").exists():
+        entry = {"seconds": 0.0, "finished": False}
     begin = time.monotonic()
     code = run_command(command)
-    if code in (0, EXIT_INTERRUPTED):
-        seconds = time.monotonic() - begin
-        add_duration(folder, step, seconds, finished=code == 0, is_new=is_new)
-    if code == EXIT_INTERRUPTED:
-        raise KeyboardInterrupt
-    if code:
+    seconds = round(entry["seconds"] + time.monotonic() - begin, 1)
+    if code not in (0, EXIT_INTERRUPTED):
         print(
             f"\nThe demo ends here: this command failed with exit code {code}.",
             file=sys.stderr,
             flush=True,
         )
         sys.exit(code)
-
-
-def add_duration(
-    folder: Path, step: str, seconds: float, *, finished: bool, is_new: bool
-) -> None:
-    """Adds to the time that a step took until it first finished.
-
-    The parts of an interrupted step add up. The time in which a finished one
-    finds nothing left to do is not counted.
-
-    Args:
-        folder: the seed's folder.
-        step: the step's folder.
-        seconds: duration of this part.
-        finished: whether the step is complete now.
-        is_new: whether this part had nothing to continue.
-    """
-    timings = read_timings(folder)
-    entry = timings.get(step)
-    if entry is None or is_new:
-        entry = {"seconds": 0.0, "finished": False}
     if not entry["finished"]:
-        seconds = round(entry["seconds"] + seconds, 1)
-        entry = {"seconds": seconds, "finished": finished}
-    with atomic_file(folder / TIMINGS_FILE) as temporary:
-        temporary.write_text(
-            json.dumps(timings | {step: entry}, indent=2) + "\n"
-        )
+        timings[step] = {"seconds": seconds, "finished": code == 0}
+        with atomic_file(folder / TIMINGS_FILE) as temporary:
+            temporary.write_text(json.dumps(timings, indent=2) + "\n")
+    if code:
+        raise KeyboardInterrupt
 
 
 def main(options: DemoOptions) -> None:
@@ -222,9 +179,7 @@ def main(options: DemoOptions) -> None:
         raise InputError(
             REPOSITORY, "the repository with its run_*.py scripts", "none"
         )
-    demo_dir = Path(options.output_dir).resolve()
-    number_of_steps = options.seeds * len(STEPS)
-    begin, number = time.monotonic(), 0
+    demo_dir, begin = Path(options.output_dir).resolve(), time.monotonic()
     print(f"In {REPOSITORY}, where python is {sys.executable}:")
     try:
         for seed in range(1, options.seeds + 1):
@@ -232,17 +187,15 @@ def main(options: DemoOptions) -> None:
             # Named as the commands do, which run in the repository.
             name = os.path.relpath(folder, REPOSITORY)
             name = folder.as_posix() if name.startswith("..") else name
-            which = f", seed {seed}" if options.seeds > 1 else ""
-            for title, step, _ in STEPS:
-                number += 1
+            for number, step in enumerate(STEPS, start=1):
                 minutes = (time.monotonic() - begin) / 60
+                command = command_of(step, name, options.budget, seed)
                 print(
-                    f"\n== [{number}/{number_of_steps}{which}] {title} == "
-                    f"{minutes:.0f} minutes so far\n",
+                    f"\n== Seed {seed} of {options.seeds}, step {number} of "
+                    f"{len(STEPS)}: {step} == {minutes:.0f} minutes so far\n\n"
+                    f"{shlex.join(['python', *command])}\n",
                     flush=True,
                 )
-                command = command_of(step, name, options.budget, seed)
-                print(f"{format_command(['python', *command])}\n", flush=True)
                 run_step(folder, step, command)
         print("\n== Results ==\n", flush=True)
         report.main(report.ReportOptions(str(demo_dir), options.seeds))

@@ -9,16 +9,14 @@ a value that does not apply is None.
 
 import math
 import re
-import shlex
 import statistics
-import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mobilebert_tf.commands.plot import read_run
 from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import decode_content, read_content
 
 TEACHER = "teacher"
 DISTILLED = "student, distilled"
@@ -36,7 +34,10 @@ _COLUMNS = (
     ("test\n%", "test_accuracy", "{:.1f}"),
     ("size\nMB", "megabytes", "{:.2f}"),
     ("latency\nms", "latency_ms", "{:.2f}"),
+    ("train\nmin.", "pretraining_minutes", "{:.1f}"),
+    ("tune\nmin.", "fine_tuning_minutes", "{:.1f}"),
 )
+_KEYS = [key for _, key, _ in _COLUMNS]
 
 
 def seed_folder(demo_dir: Path, seed: int) -> Path:
@@ -64,38 +65,27 @@ def read_rows(folder: Path) -> list[dict]:
     Raises:
         InputError: if a step has not finished or its record lacks a value.
     """
-    timings = read_timings(folder)
-
-    def minutes(step: str) -> float | None:
-        entry = timings.get(step, {"finished": False})
-        return entry["seconds"] / 60 if entry["finished"] else None
-
+    minutes = {
+        step: entry["seconds"] / 60
+        for step, entry in read_timings(folder).items()
+        if entry["finished"]
+    }
     rows = []
     for name, model in MODELS.items():
         classifier = folder / f"{model}_classifier"
-        dev, test = _results(classifier, "dev_accuracy", "test_accuracy")
         (masked_lm,) = _results(folder / model, "masked_lm_accuracy")
+        dev, test = _results(classifier, "dev_accuracy", "test_accuracy")
         megabytes, parameters = _size(classifier / "model.safetensors")
-        rows.append(
-            {
-                "name": name,
-                "dev_accuracy": dev,
-                "test_accuracy": test,
-                "megabytes": megabytes,
-                "parameters": parameters,
-                "masked_lm_accuracy": masked_lm,
-                "latency_ms": None,
-                "pretraining_minutes": minutes(model),
-                "fine_tuning_minutes": minutes(classifier.name),
-            }
-        )
+        values = (name, parameters, masked_lm, dev, test, megabytes, None)
+        times = minutes.get(model), minutes.get(classifier.name)
+        rows.append(dict(zip(_KEYS, (*values, *times), strict=True)))
     exported = folder / f"{MODELS[DISTILLED]}_classifier"
     keys = ("dev_accuracy", "test_accuracy", "megabytes", "latency_ms")
     for kind in ("float32", "dynamic", "int8_qat"):
         values = _results(exported, *(f"{kind}_{key}" for key in keys))
-        row = dict(zip(keys, values, strict=True))
-        row["name"] = f"distilled, {kind} .tflite"
-        rows.append(dict.fromkeys(rows[0]) | row)
+        row = {"name": f"distilled, {kind} .tflite"}
+        row |= dict(zip(keys, values, strict=True))
+        rows.append(dict.fromkeys(_KEYS) | row)
     return rows
 
 
@@ -124,8 +114,8 @@ def _size(weights: Path) -> tuple[float, int]:
     return weights.stat().st_size / 1e6, sum(map(math.prod, shapes))
 
 
-def read_commands(folder: Path) -> dict[str, list[str]]:
-    """Returns the words of the commands in the model cards, by model folder.
+def read_commands(folder: Path) -> dict[str, str]:
+    """Returns the commands in the model cards, by model folder.
 
     Raises:
         InputError: if a card is missing or names no command.
@@ -134,29 +124,12 @@ def read_commands(folder: Path) -> dict[str, list[str]]:
     commands = {}
     for model in [*MODELS.values(), *classifiers]:
         path = folder / model / "README.md"
-        try:
-            card = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(path, "a model card", error.strerror) from error
+        card = decode_content(path, read_content(path))
         found = re.search(r"^    (.* --output_dir=.*)$", card, re.MULTILINE)
         if not found:
             raise InputError(path, "the command that made the folder", "none")
-        commands[model] = shlex.split(found[1])
+        commands[model] = found[1]
     return commands
-
-
-def format_command(command: Sequence[str]) -> str:
-    """Sets a command for a shell, in lines of at most 78 characters."""
-    # Wrapped at spaces between words, not at those inside quotes.
-    words = [shlex.quote(word).replace(" ", "\0") for word in command]
-    lines = textwrap.wrap(
-        " ".join(words),
-        width=76,
-        subsequent_indent="    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return " \\\n".join(lines).replace("\0", " ")
 
 
 def compare(seeds: Sequence[Sequence[Mapping]]) -> dict:
@@ -171,18 +144,17 @@ def compare(seeds: Sequence[Sequence[Mapping]]) -> dict:
         key = f"{split}_accuracy"
         return [100 * (row[better][key] - row[worse][key]) for row in by_name]
 
-    test_gains = points("test", DISTILLED, ALONE)
-    dev_gains = points("dev", DISTILLED, ALONE)
-    dev_losses = points("dev", DISTILLED, INT8)
-    test_losses = points("test", DISTILLED, INT8)
-    return {
-        "masked_lm_gains": points("masked_lm", DISTILLED, ALONE),
-        "dev_gains": dev_gains,
-        "test_gains": test_gains,
-        "int8_dev_losses": dev_losses,
-        "int8_test_losses": test_losses,
-        "distilled_wins": min(dev_gains + test_gains) > 0,
-        "largest_int8_loss": max(dev_losses + test_losses),
+    values = {
+        f"{split}_gains": points(split, DISTILLED, ALONE)
+        for split in ("masked_lm", "dev", "test")
+    } | {
+        f"int8_{split}_losses": points(split, DISTILLED, INT8)
+        for split in ("dev", "test")
+    }
+    losses = values["int8_dev_losses"] + values["int8_test_losses"]
+    return values | {
+        "distilled_wins": min(values["dev_gains"] + values["test_gains"]) > 0,
+        "largest_int8_loss": max(losses),
     }
 
 
@@ -205,38 +177,6 @@ def verdicts(comparison: Mapping) -> list[str]:
         f"int8 loses at most {max(comparison['largest_int8_loss'], 0.0):.2f} "
         "points against float (dev and test"
         f"{f', {seeds} seeds' if seeds > 1 else ''}).",
-    ]
-
-
-def held_out_examples(splits: Mapping) -> dict:
-    """Counts the paragraphs that the classifiers are compared on.
-
-    `largest_class` is the accuracy on test of always naming that class.
-    """
-    (dev_texts, _), (_, test_labels) = splits["dev"], splits["test"]
-    counts = Counter(test_labels)
-    return {
-        "num_dev": len(dev_texts),
-        "num_test": len(test_labels),
-        "num_classes": len(counts),
-        "largest_class": max(counts.values()) / len(test_labels),
-    }
-
-
-def notes(held_out: Mapping, max_seq_length: int) -> list[str]:
-    """Explains the columns of the table."""
-    return [
-        "masked LM: share of masked pieces that the pre-trained model "
-        "predicts, on held-out text.",
-        f"dev and test: accuracy of the classifier on {held_out['num_dev']:,} "
-        f"and {held_out['num_test']:,} held-out paragraphs of "
-        f"{held_out['num_classes']} libraries; always naming the largest gives "
-        f"{100 * held_out['largest_class']:.1f} % on test.",
-        "size: model.safetensors or .tflite. latency: a paragraph of "
-        f"{max_seq_length} pieces, LiteRT on one thread of this machine.",
-        "training: pre-training + fine-tuning, evaluation included; the "
-        "distilled student's without its teacher's, and with "
-        "quantisation-aware training and the three exports.",
     ]
 
 
@@ -267,12 +207,9 @@ def tables(seeds: Sequence[Sequence[Mapping]]) -> list[list[list[str]]]:
         return form.format(row[key] * (100 if key.endswith("accuracy") else 1))
 
     means = mean_rows(seeds)
-    results = [[head for head, _, _ in _COLUMNS] + ["training\nminutes"]]
+    results = [[head for head, _, _ in _COLUMNS]]
     for row in means:
-        minutes = (row["pretraining_minutes"], row["fine_tuning_minutes"])
-        training = [f"{each:.1f}" for each in minutes if each is not None]
-        cells = [cell(row, key, form) for _, key, form in _COLUMNS]
-        results.append([*cells, " + ".join(training)])
+        results.append([cell(row, key, form) for _, key, form in _COLUMNS])
     if len(seeds) == 1:
         return [results]
     numbers = [f"seed {number}" for number in range(1, len(seeds) + 1)]
@@ -285,14 +222,13 @@ def tables(seeds: Sequence[Sequence[Mapping]]) -> list[list[list[str]]]:
 
 def format_table(cells: Sequence[Sequence[str]]) -> str:
     """Sets a table in plain text, numbers to the right."""
-    titles = [title.split("\n") for title in cells[0]]
-    height = max(map(len, titles))
-    titles = [[""] * (height - len(title)) + title for title in titles]
+    # A heading has one or two lines.
+    titles = [title.rpartition("\n")[::2] for title in cells[0]]
     lines = [*zip(*titles, strict=True), *cells[1:]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = []
     for first, *others in lines:
         numbers = map(str.rjust, others, widths[1:])
         texts.append("  ".join([first.ljust(widths[0]), *numbers]).rstrip())
-    texts.insert(height, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join(texts)
+    texts.insert(2, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(texts).lstrip("\n")

@@ -24,6 +24,7 @@ from mobilebert_tf.commands.command import Command
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.options import Options, option
+from mobilebert_tf.training.run_folder import METRICS_FILE, read_metrics
 
 FORMATS = (".png", ".svg", ".pdf")
 _STYLE = {
@@ -80,8 +81,6 @@ def read_run(folder: str | Path) -> list[dict]:
     Raises:
         InputError: if the file is missing or damaged.
     """
-    from mobilebert_tf.training.log import METRICS_FILE, read_metrics
-
     path = Path(folder) / METRICS_FILE
     try:
         lines = read_metrics(path)
@@ -90,13 +89,10 @@ def read_run(folder: str | Path) -> list[dict]:
     # Neither JSON nor, perhaps, UTF-8.
     except ValueError as error:
         raise InputError(path, "one JSON object per line", error) from error
+    keys, expected = {"phase", "global_step"}, "an object with phase and "
     for number, line in enumerate(lines, start=1):
-        if not isinstance(line, dict) or not {"phase", "global_step"} <= {
-            *line
-        }:
-            raise InputError(
-                path, "an object with phase and global_step", line, number
-            )
+        if not isinstance(line, dict) or not keys <= line.keys():
+            raise InputError(path, expected + "global_step", line, number)
     return lines
 
 
@@ -124,7 +120,7 @@ def curves_of(lines: Sequence[Mapping], pattern: str = ".*") -> Curves:
 def draw_curves(
     figure: Figure | SubFigure,
     runs: Mapping[str, Curves],
-    labels: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] = {},
     steps: str = "optimiser step",
 ) -> None:
     """Draws one panel per metric.
@@ -141,8 +137,23 @@ def draw_curves(
     grid = figure.subplots(rows, columns, squeeze=False)
     lines = {}
     for metric, axes in zip(metrics, grid.flat, strict=False):
-        lines |= _draw_panel(axes, metric, runs)
-        axes.set_ylabel((labels or {}).get(metric, metric))
+        for index, (run, curves) in enumerate(runs.items()):
+            for block, (xs, values) in curves.get(metric, {}).items():
+                name, color = run, f"C{index}"
+                if block is not None and len(runs) == 1:
+                    name = f"block {block + 1}"
+                    # The map's middle is legible on white and on black.
+                    place = 0.3 + 0.5 * block / max(1, *curves[metric])
+                    color = colormaps["viridis"](place)
+                marker = "." if len(xs) < 12 else None
+                (lines[name],) = axes.plot(
+                    xs, values, color=color, marker=marker
+                )
+        lowest, highest = axes.dataLim.intervaly
+        if 0 < lowest < highest / 10:
+            axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_ylabel(labels.get(metric, metric))
     for axes in grid.flat[len(metrics) :]:
         axes.set_axis_off()
     for axes in grid[-1]:
@@ -153,40 +164,6 @@ def draw_curves(
             loc="outside upper center",
             ncols=2 if max(map(len, lines)) > 16 else 4,
         )
-
-
-def _draw_panel(axes, metric: str, runs: Mapping[str, Curves]) -> dict:
-    """Draws one metric; returns its lines by their name in the legend."""
-    lines = {}
-    for index, (run, curves) in enumerate(runs.items()):
-        blocks = curves.get(metric, {})
-        for block, (steps, values) in blocks.items():
-            name, color = run, f"C{index}"
-            if block is not None and len(runs) == 1:
-                name = f"block {block + 1}"
-                # The middle of the map is legible on white and on black.
-                place = 0.3 + 0.5 * block / max(1, *blocks)
-                color = colormaps["viridis"](place)
-            marker = "." if len(steps) < 12 else None
-            (lines[name],) = axes.plot(
-                steps, values, color=color, marker=marker
-            )
-    lowest, highest = axes.dataLim.intervaly
-    if 0 < lowest < highest / 10:
-        axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return lines
-
-
-def attention_maps(
-    model_folder: str | Path, inputs: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Returns a model's attention probabilities, [B, L, N, S, S]."""
-    from mobilebert_tf.modeling.load import load
-
-    encoder = load(model_folder).encoder
-    probs = encoder(inputs, training=False).attention_probs
-    return np.stack([np.asarray(block) for block in probs], axis=1)
 
 
 def draw_attention(

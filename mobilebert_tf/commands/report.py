@@ -16,12 +16,11 @@ import os
 import re
 import statistics
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
-from string import Template
-from typing import NamedTuple
 
 import numpy as np
 import scipy.special
@@ -38,7 +37,7 @@ from mobilebert_tf.commands.demo_results import (
     MODELS,
     TEACHER,
 )
-from mobilebert_tf.files import atomic_file
+from mobilebert_tf.files import atomic_file, read_json_object
 from mobilebert_tf.options import Options, option
 
 _LABELS = {
@@ -68,77 +67,6 @@ class ReportOptions(Options):
     seeds: int = option(1, "Number of its seeds.", min=1, everyday=True)
 
 
-class Attention(NamedTuple):
-    """What the three models look at.
-
-    Attributes:
-        sentence: an example.
-        tokens: its S pieces.
-        maps: probabilities [L, N, S, S] on the example, by model.
-        elsewhere: by model, the share of its attention that the teacher puts
-            elsewhere, over all texts.
-    """
-
-    sentence: str
-    tokens: list[str]
-    maps: dict[str, np.ndarray]
-    elsewhere: dict[str, float]
-
-
-def compare_attention(
-    folder: Path, texts: Sequence[str], max_seq_length: int
-) -> Attention:
-    """Compares what the three models of a demo look at in `texts`."""
-    tokenizer, many = _encode(folder / "teacher", texts, max_seq_length)
-    sentences = [
-        sentence for text in texts for sentence in _SENTENCE_END.split(text)
-    ]
-    _, one = _encode(folder / "teacher", sentences, max_seq_length)
-    lengths = one["input_mask"].sum(axis=1)
-    chosen = int(np.argmin(np.abs(lengths - _SENTENCE_TOKENS)))
-    one = {key: rows[[chosen], : lengths[chosen]] for key, rows in one.items()}
-    maps, everywhere = {}, {}
-    for name, model in MODELS.items():
-        (maps[name],) = plot.attention_maps(folder / model, one)
-        everywhere[name] = plot.attention_maps(folder / model, many)
-    elsewhere = {
-        name: attention_difference(
-            probs, everywhere[TEACHER], many["input_mask"]
-        )
-        for name, probs in everywhere.items()
-    }
-    tokens = [tokenizer.vocab[index] for index in one["input_ids"][0]]
-    return Attention(sentences[chosen], tokens, maps, elsewhere)
-
-
-def attention_difference(
-    ours: np.ndarray, theirs: np.ndarray, input_mask: np.ndarray
-) -> float:
-    """Returns the share of attention that lies elsewhere, over real queries.
-
-    This is the total variation: 0 for equal maps, 1 for disjoint ones.
-
-    Args:
-        ours: [B, L, N, S, S].
-        theirs: the same of another model.
-        input_mask: [B, S], 1 for real tokens.
-    """
-    elsewhere = 0.5 * np.abs(ours - theirs).sum(axis=-1)  # [B, L, N, S]
-    return float(np.average(elsewhere.mean(axis=(1, 2)), weights=input_mask))
-
-
-def _encode(
-    folder: Path, texts: Sequence[str], max_seq_length: int
-) -> tuple[object, dict[str, np.ndarray]]:
-    """Returns a model folder's tokenizer and the encoded texts."""
-    from mobilebert_tf.tasks.labelled_texts import Examples, encode_examples
-    from mobilebert_tf.text.tokenizer import WordpieceTokenizer
-
-    tokenizer = WordpieceTokenizer.from_folder(folder)
-    arrays = encode_examples(Examples(list(texts)), tokenizer, max_seq_length)
-    return tokenizer, arrays
-
-
 class Demo:
     """A finished demo, read from its folders, and the pictures of it.
 
@@ -147,6 +75,15 @@ class Demo:
         num_seeds: how many seeds it has.
         splits: texts and labels of the classifiers by split; dev and test are
             used.
+
+    Attributes:
+        held_out: numbers of the paragraphs that the classifiers are compared
+            on; `largest_class` is the accuracy on test of always naming it.
+        sentence: an example.
+        tokens: its S pieces.
+        maps: by model, attention probabilities [L, N, S, S] on the example.
+        elsewhere: by model, the share of its attention that the teacher puts
+            elsewhere, over `_NUM_TEXTS` texts.
 
     Raises:
         InputError: if a step of the demo has not finished.
@@ -158,26 +95,47 @@ class Demo:
             results.read_rows(results.seed_folder(folder, seed))
             for seed in range(1, num_seeds + 1)
         ]
-        self.held_out = results.held_out_examples(splits)
         self.texts, self.labels = splits["test"]
+        counts = Counter(self.labels)
+        self.held_out = {
+            "num_dev": len(splits["dev"][0]),
+            "num_test": len(self.labels),
+            "num_classes": len(counts),
+            "largest_class": max(counts.values()) / len(self.labels),
+        }
         self.commands = results.read_commands(folder)
+        self.settings = {
+            model: read_json_object(folder / model / "run.json")
+            for model in MODELS.values()
+        }
         self.records = {
             name: plot.read_run(folder / MODELS[name]) for name in _COLORS
         }
-        self.max_seq_length = self.flag("student", "max_seq_length")
-        self.notes = results.notes(self.held_out, self.max_seq_length)
-        self.attention = compare_attention(
-            folder, self.texts[:_NUM_TEXTS], self.max_seq_length
-        )
+        self._read_attention()
 
-    def flag(self, model: str, name: str) -> int:
-        """Returns an integer flag of the command that made a model."""
-        (value,) = [
-            word.partition("=")[2]
-            for word in self.commands[model]
-            if word.startswith(f"--{name}=")
+    def _read_attention(self) -> None:
+        length = self.settings["student"]["max_seq_length"]
+        texts = self.texts[:_NUM_TEXTS]
+        encode = functools.partial(_encode, self.folder / "teacher")
+        tokenizer, many = encode(texts, length)
+        sentences = [
+            sentence for text in texts for sentence in _SENTENCE_END.split(text)
         ]
-        return int(value)
+        _, one = encode(sentences, length)
+        lengths = one["input_mask"].sum(axis=1)
+        chosen = int(np.argmin(np.abs(lengths - _SENTENCE_TOKENS)))
+        one = {k: rows[[chosen], : lengths[chosen]] for k, rows in one.items()}
+        self.sentence = sentences[chosen]
+        self.tokens = [tokenizer.vocab[index] for index in one["input_ids"][0]]
+        self.maps, self.elsewhere, teacher = {}, {}, None
+        # The teacher is the first.
+        for name, model in MODELS.items():
+            (self.maps[name],) = attention_maps(self.folder / model, one)
+            probs = attention_maps(self.folder / model, many)
+            teacher = probs if teacher is None else teacher
+            self.elsewhere[name] = attention_difference(
+                probs, teacher, many["input_mask"]
+            )
 
     def answers(self) -> list[tuple[str, str, str, float]]:
         """Classifies the first short text of some libraries with the int8 file.
@@ -214,7 +172,7 @@ class Demo:
         for name, lines in self.records.items():
             end, loss = lines[-1]["global_step"], lines[-1]["masked_lm_loss"]
             axes.plot(end, loss, "o", mfc="none", color=_COLORS[name])
-        transfer = self.flag("student", "num_transfer_steps")
+        transfer = self.settings["student"]["num_transfer_steps"]
         axes.axvspan(0, transfer, color="C0", alpha=0.12, lw=0)
         axes.annotate(
             "knowledge\ntransfer",
@@ -261,15 +219,14 @@ class Demo:
 
     def draw_attention(self, figure: Figure | SubFigure, name: str) -> None:
         """Draws a model's maps: a row per block, a column per head."""
-        maps = self.attention.maps
-        blocks, heads = maps[name].shape[:2]
+        blocks, heads = self.maps[name].shape[:2]
         plot.draw_attention(
             figure,
-            maps[name],
-            self.attention.tokens,
+            self.maps[name],
+            self.tokens,
             [f"block {block + 1}" for block in range(blocks)],
             [f"head {head + 1}" for head in range(heads)],
-            highest=max(float(probs.max()) for probs in maps.values()),
+            highest=max(float(probs.max()) for probs in self.maps.values()),
         )
 
     def draw_journey(self, figure: Figure) -> None:
@@ -279,13 +236,11 @@ class Demo:
         self.draw_transfer(top, "(normalized_feature_map|attention).*")
         self.draw_losses(middle)
         self.draw_accuracies(bottom)
-        maps = np.stack(
-            [self.attention.maps[name].mean(axis=1) for name in MODELS]
-        )
+        maps = np.stack([self.maps[name].mean(axis=1) for name in MODELS])
         plot.draw_attention(
             right,
             maps,
-            self.attention.tokens,
+            self.tokens,
             list(MODELS),
             [f"block {block + 1}" for block in range(maps.shape[1])],
             highest=float(maps.max()),
@@ -293,24 +248,53 @@ class Demo:
         right.suptitle("Attention, mean over heads", size="medium")
 
 
+def attention_maps(folder: Path, inputs: Mapping) -> np.ndarray:
+    """Returns a model's attention probabilities, [B, L, N, S, S]."""
+    from mobilebert_tf.modeling.load import load
+
+    probs = load(folder).encoder(inputs, training=False).attention_probs
+    return np.stack([np.asarray(block) for block in probs], axis=1)
+
+
+def attention_difference(
+    ours: np.ndarray, theirs: np.ndarray, input_mask: np.ndarray
+) -> float:
+    """Returns the share of attention that lies elsewhere, over real queries.
+
+    This is the total variation: 0 for equal maps, 1 for disjoint ones.
+
+    Args:
+        ours: [B, L, N, S, S].
+        theirs: the same of another model.
+        input_mask: [B, S], 1 for real tokens.
+    """
+    elsewhere = 0.5 * np.abs(ours - theirs).sum(axis=-1)  # [B, L, N, S]
+    return float(np.average(elsewhere.mean(axis=(1, 2)), weights=input_mask))
+
+
+def _encode(folder: Path, texts: Sequence[str], max_seq_length: int) -> tuple:
+    """Returns a model folder's tokenizer and the encoded texts."""
+    from mobilebert_tf.tasks.labelled_texts import Examples, encode_examples
+    from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+
+    tokenizer = WordpieceTokenizer.from_folder(folder)
+    arrays = encode_examples(Examples(list(texts)), tokenizer, max_seq_length)
+    return tokenizer, arrays
+
+
 def page(demo: Demo) -> str:
-    """Returns `report.html`: the template with everything filled in."""
-    teacher, student, *_ = results.mean_rows(demo.seeds)
-    seeds = len(demo.seeds)
+    """Returns `report.html`: the template with everything filled in.
+
+    A field of the template is `${expression:format}`, as in `str.format`.
+    """
     fields = {
-        "teacher_parameters": f"{teacher['parameters']:,.0f}",
-        "teacher_steps": f"{demo.flag('teacher', 'num_train_steps'):,}",
-        "student_parameters": f"{student['parameters']:,.0f}",
-        "transfer_steps": f"{demo.flag('student', 'num_transfer_steps'):,}",
-        "distillation_steps": f"{demo.flag('student', 'num_train_steps'):,}",
-        "alone_steps": f"{demo.flag('student_alone', 'num_train_steps'):,}",
-        "num_classes": demo.held_out["num_classes"],
-        "num_test": f"{demo.held_out['num_test']:,}",
+        "demo": demo,
+        "rows": results.mean_rows(demo.seeds),
+        "sentence": escape(demo.sentence),
         "num_texts": min(_NUM_TEXTS, len(demo.texts)),
-        "mean": f", mean of {seeds} seeds" if seeds > 1 else "",
-        "circles": " Bars are means, circles the seeds." if seeds > 1 else "",
+        "mean": "",
+        "circles": "",
         "tables": "\n".join(map(_table, results.tables(demo.seeds))),
-        "notes": _tags("li", demo.notes),
         "verdicts": _tags("p", results.verdicts(results.compare(demo.seeds))),
         "examples": "\n".join(
             f"<blockquote>{_tags('p', [text])}<p>int8 file: <b>"
@@ -330,15 +314,15 @@ def page(demo: Demo) -> str:
             + "</figure>"
             for name in MODELS
         ),
-        "sentence": escape(demo.attention.sentence),
-        "distilled_elsewhere": f"{demo.attention.elsewhere[DISTILLED]:.0%}",
-        "alone_elsewhere": f"{demo.attention.elsewhere[ALONE]:.0%}",
-        "commands": escape(
-            "\n".join(map(results.format_command, demo.commands.values()))
-        ),
+        "commands": escape("\n".join(demo.commands.values())),
     }
-    template = resources.files(__package__).joinpath("report.html")
-    return Template(template.read_text(encoding="utf-8")).substitute(fields)
+    if len(demo.seeds) > 1:
+        fields["mean"] = f", mean of {len(demo.seeds)} seeds"
+        fields["circles"] = " Bars are means, circles the seeds."
+    template = resources.files(__package__).joinpath("report.html").read_text()
+    return re.sub(
+        r"\$(\{.*?\})", lambda field: field[1].format(**fields), template
+    )
 
 
 def _tags(tag: str, texts: Sequence[str]) -> str:
@@ -397,14 +381,12 @@ def main(options: ReportOptions) -> None:
 
     folder = Path(options.demo_dir)
     demo = Demo(folder, options.seeds, library_task())
-    comparison = results.compare(demo.seeds)
+    content = {"held_out": demo.held_out, "seeds": demo.seeds}
+    content["comparison"] = results.compare(demo.seeds)
     for cells in results.tables(demo.seeds):
         print(results.format_table(cells), end="\n\n")
-    for text in demo.notes + results.verdicts(comparison):
+    for text in results.verdicts(content["comparison"]):
         print(textwrap.fill(text, 78, subsequent_indent="  "))
-    print()
-    content = {"held_out": demo.held_out, "seeds": demo.seeds}
-    content["comparison"] = comparison
     for name, data in {
         "results.json": (json.dumps(content, indent=2) + "\n").encode(),
         "report.html": page(demo).encode(),

@@ -1,7 +1,9 @@
 """The demo's commands, and how they run."""
 
+import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +25,6 @@ from mobilebert_tf.commands import (
 from mobilebert_tf.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STEPS = [step for _, step, _ in demo.STEPS]
 
 
 def flags_of(step, budget="full", seed=1):
@@ -37,16 +38,12 @@ def test_every_command_accepts_its_flags():
         "run_distillation.py": distill.COMMAND,
         "run_classifier.py": finetune.CLASSIFY,
     }
-    for step in STEPS:
+    for step in demo.STEPS:
         script, *arguments = demo.command_of(step, "demo", "full", 1)
         values = flags.FlagValues()
         commands[script].define(values)
         assert values(["command", *arguments]) == ["command"], step
         commands[script].read(values)
-    with pytest.raises(flags.UnrecognizedFlagError):
-        values = flags.FlagValues()
-        pretrain.COMMAND.define(values)
-        values(["command", "--output_dir=x", "--teacher=y"])
 
 
 @pytest.mark.parametrize("budget", demo.BUDGETS)
@@ -116,18 +113,31 @@ def test_an_interrupt_reaches_the_command_once(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_times_add_up_until_a_step_has_finished(tmp_path):
-    def add(seconds, finished, is_new=False):
-        demo.add_duration(
-            tmp_path, "teacher", seconds, finished=finished, is_new=is_new
-        )
+def test_times_add_up_until_a_step_has_finished(tmp_path, monkeypatch):
+    seconds, codes = iter([60, 30, 5, 70]), iter([130, 0, 0, 130])
+    now = [0.0]
+
+    def run_command(command):
+        now[0] += next(seconds)
+        return next(codes)
+
+    monkeypatch.setattr(demo, "run_command", run_command)
+    monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
+    (tmp_path / "teacher").mkdir()
+    settings = tmp_path / "teacher" / "run.json"
+    settings.touch()
+
+    def run():
+        with contextlib.suppress(KeyboardInterrupt):
+            demo.run_step(tmp_path, "teacher", [])
         return tuple(demo_results.read_timings(tmp_path)["teacher"].values())
 
-    assert add(60.0, finished=False) == (60.0, False)
-    assert add(30.0, finished=True) == (90.0, True)
-    assert add(5.0, finished=True) == (90.0, True)
+    assert run() == (60.0, False)
+    assert run() == (90.0, True)
+    assert run() == (90.0, True)
     # A deleted folder is trained anew, and so is its time.
-    assert add(70.0, finished=False, is_new=True) == (70.0, False)
+    settings.unlink()
+    assert run() == (70.0, False)
 
 
 @pytest.mark.parametrize("folder", ["demo", "/tmp/two words"])
@@ -141,11 +151,11 @@ def test_every_seed_runs_every_step(folder, monkeypatch, capsys):
     assert ran == [
         (place / below, step, demo.command_of(step, folder + tail, "tiny", n))
         for n, below, tail in ((1, "", ""), (2, "seed_2", "/seed_2"))
-        for step in STEPS
+        for step in demo.STEPS
     ] + [report.ReportOptions(str(place), 2)]
     output = capsys.readouterr().out
-    assert "[12/12, seed 2] Fine-tune: student, distilled" in output
-    assert demo_results.format_command(["python", *ran[0][2]]) in output
+    assert "Seed 2 of 2, step 6 of 6: student_classifier" in output
+    assert shlex.join(["python", *ran[0][2]]) in output
 
 
 @pytest.mark.parametrize(

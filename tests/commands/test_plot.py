@@ -91,7 +91,7 @@ def test_attention_maps_are_images_by_row_and_column(rng):
 @pytest.mark.parametrize("suffix", plot.FORMATS)
 def test_images_are_written(run, tmp_path, suffix):
     output = tmp_path / f"curves{suffix}"
-    plot.COMMAND.run([f"--runs={run}", f"--output={output}"])
+    plot.main(plot.PlotOptions((str(run),), str(output)))
     head = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
     assert output.read_bytes().startswith(head)
 
