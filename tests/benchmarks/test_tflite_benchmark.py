@@ -16,7 +16,6 @@ from benchmarks.tflite.measurement import MeasuredFile
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.export import export, muted
 from mobilebert_tf.mobile.folding import fold
-from mobilebert_tf.presets import PRESETS
 from tests import tiny
 
 KERNELS = [
@@ -210,11 +209,3 @@ def test_no_operation_of_a_norm_is_left():
     lines = files.operations_table("mobilebert", before, after).splitlines()
     assert lines[-1].split()[1:] == [str(before.total()), str(after.total())]
     assert after.total() < before.total()
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_can_be_narrowed(preset):
-    config = mb.MobileBertConfig.from_preset(preset)
-    narrow = files.narrowed(config)
-    assert narrow.num_hidden_layers == config.num_hidden_layers
-    assert narrow.hidden_size * 4 == config.hidden_size
