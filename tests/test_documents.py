@@ -43,6 +43,9 @@ ALL = [
 
 def command_of(words: list[str]) -> tuple[Command, list[str]] | None:
     """The command that a line runs and its flags; None for other programs."""
+    if words[:2] == ["python", "-m"] and words[2].startswith("benchmarks."):
+        main = importlib.import_module(words[2]).main
+        return Command(main, (main.__annotations__["options"],)), words[3:]
     if words[:2] == ["python", "-m"] and ".commands." in words[2]:
         words = ["mobilebert", words[2].rpartition(".")[2], *words[3:]]
     if words[0] == "mobilebert":
