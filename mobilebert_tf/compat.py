@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 
-def set_initializer(variable, initializer: Callable) -> None:
-    """Replaces the initializer of a Keras variable that has no value yet.
+def set_initializer(variable, initializer: Callable) -> Callable:
+    """Replaces and returns the initializer of a variable without a value.
 
     Keras initialises the variables made in a `keras.StatelessScope` when the
     scope ends, and keeps their initializers in a private attribute. Without
@@ -21,7 +21,9 @@ def set_initializer(variable, initializer: Callable) -> None:
         variable: a `keras.Variable` made in the current scope.
         initializer: called as `initializer(shape, dtype=dtype)`.
     """
+    previous = variable._initializer
     variable._initializer = initializer
+    return previous
 
 
 def set_dtype(variable, dtype: str) -> None:

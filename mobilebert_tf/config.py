@@ -15,7 +15,6 @@ field, whose default is what the published weights need.
 
 import dataclasses
 import json
-import math
 import os
 
 from mobilebert_tf.errors import InputError
@@ -28,6 +27,7 @@ INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
 ACTIVATIONS = ("relu", "relu6", "gelu", "gelu_erf", "tanh", "linear")
 NORMALIZATION_TYPES = ("no_norm", "layer_norm")
 ATTENTION_MASK_FORMS = ("additive", "multiply_add")
+_LARGEST_FLOAT = 3.4028234e38
 TRIGRAM_ORDERS = ("next_current_previous", "previous_current_next")
 
 
@@ -334,9 +334,11 @@ def _check_ranges(config: MobileBertConfig) -> None:
     for field in dataclasses.fields(config):
         name, value = field.name, getattr(config, field.name)
         if field.type is int:
-            _require(value >= 1, f"{name} must be positive", value)
+            constraint = f"{name} must be positive and below 2^31"
+            _require(1 <= value < 2**31, constraint, value)
         if field.type is float:
-            _require(math.isfinite(value), f"{name} must be finite", value)
+            is_finite = abs(value) <= _LARGEST_FLOAT
+            _require(is_finite, f"{name} must be finite in float32", value)
         if name.endswith("_prob"):
             _require(0 <= value < 1, f"{name} must be in [0, 1)", value)
     for name in ("layer_norm_eps", "initializer_range"):

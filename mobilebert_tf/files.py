@@ -127,6 +127,8 @@ def read_json_object(path: str | os.PathLike) -> dict:
     Raises:
         InputError: the file is missing or holds anything else.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(path, "a config file", "no ordinary file")
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -135,6 +137,9 @@ def read_json_object(path: str | os.PathLike) -> dict:
         raise InputError(path, "UTF-8 text", error) from error
     except json.JSONDecodeError as error:
         raise InputError(path, "JSON", error.msg, place=error.lineno) from error
+    except (RecursionError, ValueError) as error:
+        # Nested too deeply, or a number of thousands of digits.
+        raise InputError(path, "JSON of usual size", error) from error
     if not isinstance(values, dict):
         raise InputError(path, "a JSON object", type(values).__name__)
     return values

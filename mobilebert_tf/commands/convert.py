@@ -68,6 +68,11 @@ class ConversionOptions(Options):
         "have. A TensorFlow 1 checkpoint does not tell a tagger from a "
         "classifier.",
     )
+    leave_behind: tuple[str, ...] | None = option(
+        None,
+        "Names of surplus tensors to leave behind, with commas; `*` and `?` "
+        "stand for any characters, for example loss_fct.*",
+    )
     label_names: str | None = option(
         None, "Names of a classifier's classes in their order, with commas."
     )
@@ -115,18 +120,21 @@ def main(options: ConversionOptions) -> None:
         scope=options.scope,
         architecture=options.architecture,
         label_names=label_names,
+        leave_behind=options.leave_behind or (),
     )
     source, model = conversion.source, conversion.match.model
     print(f"{options.input}: {source.kind}, {model.architecture}")
     tokenizer = find_tokenizer(options, source.folder, model.config.vocab_size)
     casing = "uncased" if tokenizer.do_lower_case else "cased"
+    surplus = model.config.vocab_size - tokenizer.vocab_size
     notes = {
         "Source": f"{source.kind} `{options.input}`",
         **{
             f"SHA-256 of `{file.name}`": f"`{sha256(file)}`"
             for file in source.files()
         },
-        "Vocabulary": f"{tokenizer.vocab_size:,} pieces, {casing}",
+        "Vocabulary": f"{tokenizer.vocab_size:,} pieces, {casing}"
+        + f"; {surplus:,} rows of the word table have no piece" * bool(surplus),
         **conversion.notes,
     }
     with output_folder(options.output) as folder:
@@ -150,7 +158,7 @@ def find_tokenizer(options: ConversionOptions, folder: Path, vocab_size: int):
     """Returns the tokenizer that belongs to the weights in `folder`.
 
     Raises:
-        InputError: there is no vocabulary, or it has another size.
+        InputError: there is no vocabulary, or it has more pieces.
     """
     from mobilebert_tf.text import tokenizer as text
     from mobilebert_tf.text.vocabulary import read_vocabulary
@@ -169,7 +177,7 @@ def find_tokenizer(options: ConversionOptions, folder: Path, vocab_size: int):
         tokenizer = text.WordpieceTokenizer(
             tokenizer.vocab, options.do_lower_case
         )
-    if tokenizer.vocab_size != vocab_size:
+    if tokenizer.vocab_size > vocab_size:
         raise InputError(
             path,
             f"a vocabulary of {vocab_size:,} pieces, as the weights have",

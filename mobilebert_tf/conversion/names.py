@@ -13,6 +13,7 @@ from mobilebert_tf.conversion.tensors import (
     HEADS_IN,
     HEADS_OUT,
     SAME,
+    SLOTS,
     TRANSPOSED,
     Row,
 )
@@ -156,11 +157,14 @@ MODEL_GARDEN_HEADS: dict[str, tuple[Row, ...]] = {
 }
 
 # Patterns of what a checkpoint may hold beyond a model, and why it is dropped.
-_TRAINING_STATE = "training state"
+# Slots and averages of variables are recognised in `tensors`.
 TF1_DROPPED = (
-    (r".*/(adam_[mv]|Adam(_1)?|LAMB(_1)?)", _TRAINING_STATE),
-    (r"(.*/)?beta[12]_power", _TRAINING_STATE),
-    (r"global_step", _TRAINING_STATE),
+    (
+        r"(.*/)?(global_step|iter(ations)?|learning_rate|lr|decay|momentum|rho"
+        r"|beta_?[12](_power)?(_\d+)?|\w*loss_scale\w*|num_\w*steps"
+        r"|\w*(good|bad|local)_steps?|is_accumulation_step)",
+        SLOTS,
+    ),
     # The release's distillation holds student and teacher in one checkpoint.
     (r"teacher/.*", "the teacher"),
     (r"hidden_distill_\d+/.*", "norms of the transfer loss, not trained"),
@@ -172,12 +176,12 @@ TF1_DROPPED = (
 # Paths of objects: the names of these variables are those of what an optimizer
 # updates.
 MODEL_GARDEN_BOOKKEEPING = (
-    (r"save_counter", _TRAINING_STATE),
-    (r"global_step|stage_id|volatiles/.*", _TRAINING_STATE),
+    (r"save_counter", SLOTS),
+    (r"global_step|stage_id|volatiles/.*", SLOTS),
     # Moments and averages: of Keras's older optimizers, then of its newer ones.
-    (r".*/\.OPTIMIZER_SLOT/.*", _TRAINING_STATE),
-    (r"(.*/)?_variables/\d+", _TRAINING_STATE),
-    (r"(.*/)?opt(imizer)?/.*", _TRAINING_STATE),
+    (r".*/\.OPTIMIZER_SLOT/.*", SLOTS),
+    (r"(.*/)?_variables/\d+", SLOTS),
+    (r"(.*/)?opt(imizer)?/.*", SLOTS),
     (r"(.*/)?keras_api/metrics/.*", "running metrics"),
 )
 MODEL_GARDEN_DROPPED = (

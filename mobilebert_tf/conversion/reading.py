@@ -4,38 +4,35 @@ Tensors stay on disk until they are written (see `writing`).
 """
 
 import dataclasses
+import fnmatch
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
-from mobilebert_tf.config import MobileBertConfig, read_json_object
+from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.conversion import model_garden, names, tf1
 from mobilebert_tf.conversion.tensors import (
     SAME,
-    TRANSPOSED,
     Match,
-    Tensor,
+    Matched,
     blank_model,
+    in_our_layout,
+    left_behind,
     match,
-    surplus,
 )
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.hub import is_hub_name, model_folder
 from mobilebert_tf.modeling.folder import (
     CONFIG_FILE,
     INDEX_FILE,
+    KERAS_FILE,
     WEIGHTS_FILE,
-    read_arrays,
-    stored_tensors,
+    match_folder,
+    unpickling_command,
+    weights_path,
 )
-from mobilebert_tf.modeling.load import architecture_of, label_names_of
-from mobilebert_tf.modeling.weight_names import (
-    REDUNDANT,
-    variables_by_path,
-    weight_names,
-)
+from mobilebert_tf.modeling.load import NO_POOLER, saved_model
+from mobilebert_tf.modeling.weight_names import variables_by_path
 from mobilebert_tf.presets import PRESETS
 
 TF1 = "TensorFlow 1 checkpoint"
@@ -44,6 +41,7 @@ MODEL_GARDEN = "Model Garden checkpoint"
 HUGGING_FACE = "Hugging Face folder"
 
 CONFIG_FILES = (CONFIG_FILE, "bert_config.json")
+_WEIGHTS_FILES = (WEIGHTS_FILE, INDEX_FILE, KERAS_FILE)
 _INDEX = ".index"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -65,7 +63,8 @@ class Source:
     def files(self) -> list[Path]:
         """Returns the files with the weights, for their digests."""
         if self.kind == HUGGING_FACE:
-            return sorted(self.path.glob("model*.safetensors"))
+            found = sorted(self.path.glob("model*.safetensors"))
+            return found or [weights_path(self.path)]
         return sorted(
             file
             for file in self.path.parent.glob(f"{self.path.name}.*")
@@ -104,7 +103,7 @@ def _recognised(path: str | os.PathLike) -> Source:
     name, path = os.fspath(path), Path(path)
     if path.is_dir():
         return _in_folder(path)
-    if path.name in (WEIGHTS_FILE, INDEX_FILE) and path.is_file():
+    if path.name in _WEIGHTS_FILES and path.is_file():
         return Source(HUGGING_FACE, path.parent, path.parent)
     prefix = _prefix(path)
     if prefix is not None:
@@ -120,7 +119,7 @@ def _recognised(path: str | os.PathLike) -> Source:
 
 
 def _in_folder(folder: Path) -> Source:
-    if (folder / WEIGHTS_FILE).is_file() or (folder / INDEX_FILE).is_file():
+    if any((folder / name).exists() for name in _WEIGHTS_FILES):
         return Source(HUGGING_FACE, folder, folder)
     if (folder / "variables" / f"variables{_INDEX}").is_file():
         return _checkpoint(folder / "variables" / "variables", folder)
@@ -143,7 +142,7 @@ def _in_folder(folder: Path) -> Source:
         raise _pickle(sorted(pickles)[0])
     raise InputError(
         folder,
-        f"{WEIGHTS_FILE}, a checkpoint's .index, or variables/",
+        f"{WEIGHTS_FILE}, {KERAS_FILE}, a checkpoint's .index, or variables/",
         _listing(folder),
     )
 
@@ -169,9 +168,8 @@ def _prefix(path: Path) -> Path | None:
 def _pickle(path: Path) -> InputError:
     return InputError(
         path,
-        f"{WEIGHTS_FILE} (a pickle may run code and is never opened; convert "
-        "it with transformers: AutoModel.from_pretrained(FOLDER)"
-        ".save_pretrained(NEW_FOLDER))",
+        f"{WEIGHTS_FILE} (a pickle may run code and is never opened; "
+        f"{unpickling_command(path.parent)})",
         "a PyTorch pickle",
     )
 
@@ -187,7 +185,7 @@ class Conversion:
     """A source matched with one of our models.
 
     Attributes:
-        notes: what was resolved or left behind, for the model card.
+        notes: what was resolved, changed or left behind, for the model card.
     """
 
     source: Source
@@ -229,47 +227,51 @@ _DIALECTS = {
         model_garden.normalization_type,
     ),
 }
-_HUGGING_FACE_DROPPED = tuple(
-    (re.escape(name), reason) for name, reason in REDUNDANT.items()
-)
-_UNREAD_POOLER = (r"(.*[/.])?pooler[/.].*", "a pooler that this head ignores")
+_UNREAD_POOLER = (r"(.*/)?pooler/.*", "a pooler that this head ignores")
 
 
-def read_source(
-    path: str | os.PathLike,
-    *,
-    config: MobileBertConfig | None = None,
-    scope: str | None = None,
-    architecture: str | None = None,
-    label_names: Sequence[str] | None = None,
-) -> Conversion:
-    """Reads the weights at `path` as one of our models.
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What a user may say about the weights.
 
-    Args:
-        path: see `find_source`.
+    Attributes:
         config: the model's config; by default the one beside the weights.
         scope: `teacher` for the teacher in a distillation checkpoint.
         architecture: the class, a key of `MODEL_CLASSES`; by default the one
             whose heads the source has.
         label_names: names of a classifier's classes.
+        leave_behind: patterns (`*`, `?`) of tensors to ignore.
+    """
+
+    config: MobileBertConfig | None = None
+    scope: str | None = None
+    architecture: str | None = None
+    label_names: Sequence[str] | None = None
+    leave_behind: Sequence[str] = ()
+
+
+def read_source(path: str | os.PathLike, **wishes) -> Conversion:
+    """Reads the weights at `path` as one of our models.
+
+    Args:
+        path: see `find_source`.
+        **wishes: see `Wishes`.
 
     Raises:
         InputError: the source is not recognised, its config is not known, its
-            tensors are not exactly those of the config (all are listed), or
-            it has no classes to name.
+            tensors are not exactly those of the config, or it has no classes
+            to name.
     """
-    source = find_source(path)
-    if source.kind == HUGGING_FACE:
-        if scope is not None:
-            raise InputError(path, "no --scope for a folder", scope)
-        found = _read_hugging_face(source, config, architecture, label_names)
+    source, wishes = find_source(path), Wishes(**wishes)
+    if source.kind != HUGGING_FACE:
+        found = _read_checkpoint(source, wishes)
+    elif wishes.scope is None:
+        found = _read_hugging_face(source, wishes)
     else:
-        found = _read_checkpoint(
-            source, config, scope, architecture, label_names
-        )
-    if label_names is not None:
-        _check_label_names(label_names, found.model)
-    notes = _notes(found, scope)
+        raise InputError(path, "no --scope for a folder", wishes.scope)
+    if wishes.label_names is not None:
+        _check_label_names(wishes.label_names, found.model)
+    notes = _notes(found, wishes.scope)
     activation = found.model.config.hidden_act
     if source.kind == MODEL_GARDEN and activation.startswith("gelu"):
         notes["GELU"] = (
@@ -291,56 +293,48 @@ def _check_label_names(label_names: Sequence[str], model) -> None:
         )
 
 
-def _read_hugging_face(source, config, architecture, label_names) -> Match:
-    config_file = source.path / CONFIG_FILE
-    values = read_json_object(config_file)
-    config = config or MobileBertConfig.from_json(config_file)
-    architecture = architecture or architecture_of(config_file, values)
-    label_names = label_names or label_names_of(config_file, values)
-    return _match(
-        source,
-        blank_model(config, architecture, label_names),
-        read_folder(source.path),
-        hugging_face_names(config, architecture),
-        _HUGGING_FACE_DROPPED,
+def _read_hugging_face(source: Source, wishes: Wishes) -> Match:
+    saved = saved_model(source.path, wishes.architecture)
+    model = blank_model(
+        wishes.config or saved.config,
+        saved.architecture,
+        wishes.label_names or saved.label_names,
     )
+    entries, changes = match_folder(
+        model, source.path, leave_behind=wishes.leave_behind
+    )
+    paths = {id(found): at for at, found in variables_by_path(model).items()}
+    unsound, variables = [], {}
+    for entry in entries:
+        shape = tuple(entry.variable.shape)
+        values = in_our_layout(entry.name, entry, SAME, shape, unsound)
+        variables[paths[id(entry.variable)]] = Matched(
+            entry.name, entry.transposed, values
+        )
+    return Match(model, variables, {}, [*saved.changes, *changes], unsound)
 
 
-def read_folder(folder: Path) -> dict[str, Tensor]:
-    """Lists the tensors of a Hugging Face folder by their full names."""
-
-    def read(stored):
-        ((_, array),) = read_arrays([stored])
-        return array
-
-    return {
-        name: Tensor(stored.shape, stored.dtype, partial(read, stored))
-        for name, stored in stored_tensors(folder).items()
-        # The masked LM head of a wide word table has an empty one.
-        if 0 not in stored.shape
-    }
-
-
-def hugging_face_names(config: MobileBertConfig, architecture: str):
-    """Yields (their name, our path, rule) for a whole model."""
-    for ours, theirs, transposed in weight_names(config, architecture):
-        yield theirs, ours, TRANSPOSED if transposed else SAME
-
-
-def _read_checkpoint(source, config, scope, architecture, label_names) -> Match:
+def _read_checkpoint(source: Source, wishes: Wishes) -> Match:
     dialect = _DIALECTS[source.kind]
-    tensors = dialect.read(source.path, scope)
-    architecture = architecture or _architecture_of(tensors, dialect.heads)
+    tensors = dialect.read(source.path, wishes.scope)
+    architecture = wishes.architecture or _architecture_of(
+        tensors, dialect.heads
+    )
     if architecture not in dialect.heads:
         raise InputError(
             source.path,
             f"--architecture among {', '.join(dialect.heads)}",
             architecture,
         )
-    norm = dialect.normalization_type(source.path, scope)
+    norm = dialect.normalization_type(source.path, wishes.scope)
+    label_names = wishes.label_names
     if label_names is None:
         count = _num_labels_of(tensors, dialect.heads[architecture])
         label_names = [f"LABEL_{index}" for index in range(count)]
+    asked = [
+        (fnmatch.translate(pattern), "as asked for")
+        for pattern in wishes.leave_behind
+    ]
 
     def match_with(config):
         if norm not in (None, config.normalization_type):
@@ -350,21 +344,33 @@ def _read_checkpoint(source, config, scope, architecture, label_names) -> Match:
                 norm,
             )
         model = blank_model(config, architecture, label_names)
+        dropped = (*asked, *dialect.dropped)
+        if not getattr(model, "reads_pooled_output", True):
+            dropped += (_UNREAD_POOLER,)
         table = dialect.names(config, architecture)
-        return _match(source, model, tensors, table, dialect.dropped)
+        return match(source.path, model, tensors, table, dropped)
 
     def may_fit(config):
         rows = list(dialect.names(config, architecture))
         last_block = f"encoder/block_{config.num_hidden_layers - 1:02d}/"
-        return not surplus(
-            {theirs for theirs, _, _ in rows}, tensors, dialect.dropped
-        ) and any(
+        _, surplus = left_behind(
+            tensors, {theirs for theirs, _, _ in rows}, dialect.dropped
+        )
+        return not surplus and any(
             theirs in tensors and ours.startswith(last_block)
             for theirs, ours, _ in rows
         )
 
-    if config is None:
-        config = _config_beside(source, may_fit, match_with)
+    config = wishes.config or _config_beside(source, may_fit, match_with)
+    if architecture == "MobileBertModel" and config.classifier_activation:
+        rows = dialect.names(config, architecture)
+        poolers = {theirs for theirs, ours, _ in rows if "/pooler/" in ours}
+        if not poolers & set(tensors):
+            config = dataclasses.replace(config, classifier_activation=False)
+            found = match_with(config)
+            return dataclasses.replace(
+                found, changes=[*found.changes, NO_POOLER]
+            )
     return match_with(config)
 
 
@@ -390,13 +396,6 @@ def _num_labels_of(tensors: Mapping, table) -> int:
         if ours == "head/dense/bias" and len(shape) == 1:
             return max(shape[0], 1)
     return 1
-
-
-def _match(source, model, tensors, table, dropped) -> Match:
-    has_pooler = "encoder/pooler/kernel" in variables_by_path(model)
-    if model.config.classifier_activation and not has_pooler:
-        dropped = (*dropped, _UNREAD_POOLER)
-    return match(source.path, model, tensors, table, dropped)
 
 
 def _config_beside(source: Source, may_fit, match_with) -> MobileBertConfig:
@@ -434,6 +433,8 @@ def _notes(match: Match, scope: str | None) -> dict[str, str]:
         notes["Left behind"] = "; ".join(
             f"{reason} ({count:,})" for reason, count in match.dropped.items()
         )
+    if match.changes:
+        notes["Changed"] = "; ".join(match.changes)
     if scope is not None:
         notes["Scope"] = f"`{scope}/` only"
     config = match.model.config

@@ -2,26 +2,24 @@
 
 import dataclasses
 import re
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from mobilebert_tf.config import MobileBertConfig
-from mobilebert_tf.errors import InputError
-from mobilebert_tf.modeling.folder import tensor_problem
-from mobilebert_tf.modeling.load import MODEL_CLASSES
+from mobilebert_tf.modeling.folder import refuse, tensor_problem
+from mobilebert_tf.modeling.load import SavedModel
 from mobilebert_tf.modeling.weight_names import match_weights, variables_by_path
 
 # The source's name, our variable's path, how the source stores it.
 Row = tuple[str, str, "Rule"]
+
+SLOTS = "training state"
+AVERAGES = "running averages of the weights"
+_AVERAGES_SCOPE = re.compile(r"(.*/)?\w*(ema|average|shadow|swa)\w*", re.I)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Matched:
     Attributes:
         name: its name in our file.
         transposed: whether our file stores it transposed.
-        tensor: its values in our layout.
+        tensor: its values in our layout, as float32.
     """
 
     name: str
@@ -95,12 +93,14 @@ class Match:
         model: see `blank_model`.
         variables: by our path.
         dropped: number of tensors that were left behind, by reason.
+        changes: what reading changes, for the user.
         unsound: tensors with non-finite values, found while they are read.
     """
 
     model: keras.Model
     variables: dict[str, Matched]
-    dropped: dict[str, int]
+    dropped: Mapping[str, int]
+    changes: Sequence[str]
     unsound: list[str]
 
 
@@ -114,12 +114,8 @@ def blank_model(
         architecture: a key of `MODEL_CLASSES`.
         label_names: used if the class has them.
     """
-    model_class = MODEL_CLASSES[architecture]
-    arguments = {}
-    if model_class.has_label_names:
-        arguments["label_names"] = label_names
     with keras.StatelessScope(initialize_variables=False):
-        return model_class(config, **arguments)
+        return SavedModel(config, architecture, label_names).build()
 
 
 def match(
@@ -139,71 +135,77 @@ def match(
         dropped: (pattern, reason) of names that are deliberately left behind.
 
     Raises:
-        InputError: it lists every missing, surplus, misshapen and mistyped
-            tensor.
+        InputError: it lists the missing, surplus, misshapen and mistyped
+            tensors.
     """
     rows = {ours: (theirs, rule) for theirs, ours, rule in table}
-    rest, problems, unsound, matched = dict(source), [], [], {}
-    for path_of_ours, variable, name, transposed in _variables(model):
-        theirs, rule = rows[path_of_ours]
-        tensor = rest.pop(theirs, None)
+    paths = {id(found): at for at, found in variables_by_path(model).items()}
+    known, problems, changes, unsound, matched = set(), [], [], [], {}
+    for variable, name, transposed in match_weights(model):
+        theirs, rule = rows[paths[id(variable)]]
+        tensor = source.get(theirs)
+        known.add(theirs)
         shape = tuple(variable.shape)
         wanted = rule.source_shape(shape, model.config.num_attention_heads)
         problem = tensor_problem(tensor, wanted)
         if problem:
             problems.append(f"{theirs} {problem}")
             continue
-        ours = _in_our_layout(theirs, tensor, rule, shape, unsound)
-        matched[path_of_ours] = Matched(name, transposed, ours)
-    counts = {}
-    for theirs in sorted(rest):
-        reason = _reason(theirs, dropped)
-        counts[reason] = counts.get(reason, 0) + 1
-    counts.pop(None, None)
-    problems += [f"{theirs} surplus" for theirs in surplus((), rest, dropped)]
-    raise_problems(path, problems)
-    return Match(model, matched, counts, unsound)
+        if tensor.dtype != "float32":
+            changes.append(f"{tensor.dtype} read as float32")
+        ours = in_our_layout(theirs, tensor, rule, shape, unsound)
+        matched[paths[id(variable)]] = Matched(name, transposed, ours)
+    counts, surplus = left_behind(source, known, dropped)
+    problems += [f"{theirs} surplus" for theirs in surplus]
+    refuse(path, problems)
+    return Match(model, matched, counts, list(dict.fromkeys(changes)), unsound)
 
 
-def surplus(known: Collection[str], source: Mapping, dropped) -> list[str]:
-    """Returns the names in a source that are neither known nor dropped."""
-    return [
-        name
+def left_behind(
+    source: Collection[str], known: Collection[str], dropped
+) -> tuple[Counter, list[str]]:
+    """Returns why tensors are left behind, and the names without a reason.
+
+    Args:
+        source: names of all tensors.
+        known: the names of a model's variables there.
+        dropped: (pattern, reason) of names that are left behind.
+    """
+    reasons = {
+        name: _reason(name, known, dropped)
         for name in sorted(source)
-        if name not in known and _reason(name, dropped) is None
-    ]
-
-
-def raise_problems(path: Path, problems: Sequence[str]) -> None:
-    """Raises an `InputError` that lists the problems, if there are any."""
-    if problems:
-        raise InputError(
-            path, "exactly the tensors of its config", "; ".join(problems)
-        )
-
-
-def _variables(model: keras.Model):
-    """Yields (our path, variable, name in our file, whether transposed)."""
-    paths = {
-        id(variable): path
-        for path, variable in variables_by_path(model).items()
+        if name not in known
     }
-    for variable, name, transposed in match_weights(model):
-        yield paths[id(variable)], variable, name, transposed
+    surplus = [name for name, reason in reasons.items() if reason is None]
+    return Counter(filter(None, reasons.values())), surplus
 
 
-def _in_our_layout(theirs, tensor, rule, shape, unsound) -> Tensor:
+def in_our_layout(theirs, tensor, rule, shape, unsound) -> Tensor:
+    """Returns the tensor as a variable of ours has it, checked when read."""
+
     def read():
-        array = tensor.read()
+        with np.errstate(over="ignore"):
+            array = tensor.read().astype(np.float32, copy=False)
         if not np.isfinite(array).all():
             unsound.append(f"{theirs} with non-finite values")
         return rule.to_ours(array, shape)
 
-    return Tensor(shape, tensor.dtype, read)
+    return Tensor(shape, "float32", read)
 
 
-def _reason(name: str, dropped) -> str | None:
+def _reason(name: str, known: Collection[str], dropped) -> str | None:
     for pattern, reason in dropped:
         if re.fullmatch(pattern, name):
             return reason
+    # Every optimizer names its slots and averages after the variable: below
+    # it, below a scope of its own, or both.
+    parts = name.split("/")
+    for start in range(len(parts)):
+        for end in range(start + 1, len(parts)):
+            if "/".join(parts[start:end]) in known:
+                is_average = re.search("average", parts[-1], re.I)
+                return AVERAGES if is_average else SLOTS
+        in_scope = start and "/".join(parts[start:]) in known
+        if in_scope and _AVERAGES_SCOPE.fullmatch("/".join(parts[:start])):
+            return AVERAGES
     return None

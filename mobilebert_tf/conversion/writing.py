@@ -10,14 +10,11 @@ from mobilebert_tf.config import to_google
 from mobilebert_tf.conversion import tf1
 from mobilebert_tf.conversion.names import TF1_HEADS, tf1_names
 from mobilebert_tf.conversion.reading import Conversion
-from mobilebert_tf.conversion.tensors import Tensor, raise_problems
+from mobilebert_tf.conversion.tensors import Tensor
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
-from mobilebert_tf.modeling.folder import (
-    WEIGHTS_FILE,
-    file_shapes,
-    write_tensors,
-)
+from mobilebert_tf.modeling.folder import WEIGHTS_FILE, file_shapes, refuse
+from mobilebert_tf.modeling.weights_file import write_tensors
 
 # The names of the published archive.
 TF1_PREFIX = "mobilebert_variables.ckpt"
@@ -42,7 +39,7 @@ def write_folder(conversion: Conversion, folder: str | os.PathLike) -> None:
         return array.T if by_name[name].transposed else array
 
     write_tensors(Path(folder) / WEIGHTS_FILE, shapes, read)
-    raise_problems(conversion.source.path, match.unsound)
+    refuse(conversion.source.path, match.unsound)
     match.model.save_config(folder)
 
 
@@ -76,7 +73,7 @@ def write_tf1(conversion: Conversion, folder: str | os.PathLike) -> None:
     if len(tensors) != len(match.variables):
         raise ValueError("a variable has no name in the table")
     tf1.write_checkpoint(folder / TF1_PREFIX, tensors)
-    raise_problems(conversion.source.path, match.unsound)
+    refuse(conversion.source.path, match.unsound)
     with atomic_file(folder / TF1_CONFIG) as temporary:
         values = to_google(model.config)
         temporary.write_text(json.dumps(values, indent=2) + "\n")

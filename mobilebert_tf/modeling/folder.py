@@ -1,53 +1,51 @@
 """Model folders: `config.json` and `model.safetensors`.
 
 A folder is what every command reads and writes. It is a Hugging Face folder
-too: same keys, same names, same layouts. As Hugging Face splits large models,
-the weights may also be in several files with an index.
-
-Tensors are read and written one at a time, so that a model needs little more
-memory than its own.
+too: same keys, same names, same layouts. Folders that Hugging Face wrote at
+some time are read as well: weights in several files with an index, in a
+`tf_model.h5`, of other types, with old names or a pooler that nothing reads.
 """
 
 import dataclasses
-import json
+import fnmatch
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import keras
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.files import atomic_file
 from mobilebert_tf.modeling.weight_names import (
     REDUNDANT,
+    TIED,
     WITH_MASKED_LM,
     match_weights,
+)
+from mobilebert_tf.modeling.weights_file import (
+    FLOAT_TYPES,
+    StoredTensor,
+    check_ordinary,
+    tensors_of_file,
+    tensors_of_keras_file,
+    write_tensors,
 )
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-_PICKLE_FILE = "pytorch_model.bin"
+KERAS_FILE = "tf_model.h5"
+PICKLE_FILE = "pytorch_model.bin"
 
 _ENCODER_PREFIX = "mobilebert."
+_POOLER_PREFIX = "mobilebert.pooler."
 # Hugging Face has this tensor, empty, even where the word table is so wide
 # that the head needs none.
 _EXTRA_OUTPUT_WEIGHTS = "cls.predictions.dense.weight"
 _MAX_PROBLEMS_SHOWN = 8
-
-# The format's names of types are short for NumPy's, for example BF16.
-_TYPES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
-_BYTES_PER_FLOAT = 4
-_ALIGNMENT = 8
-_VALUES_PER_WRITE = 2**18
-# Pages of a mapped file count as memory while it is open. It is reopened after
-# every so many bytes, which frees them.
-_BYTES_PER_OPENING = 2**24
 
 
 class PretrainedModel(keras.Model):
@@ -121,53 +119,62 @@ class PretrainedModel(keras.Model):
 
 
 @dataclasses.dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a file.
+class Matched:
+    """One variable of a model and its values in a folder.
 
     Attributes:
-        name: its name there.
-        dtype: NumPy's name of its type, or "bfloat16".
+        name: its name in our file.
+        transposed: whether our file stores it transposed.
     """
 
-    path: Path
+    variable: keras.Variable
     name: str
-    shape: tuple[int, ...]
-    dtype: str
+    transposed: bool
+    tensor: StoredTensor
+
+    def read(self) -> np.ndarray:
+        """Returns the values as the variable has them."""
+        array = self.tensor.read()
+        return array.T if self.transposed else array
 
 
-def tensors_of_file(path: Path) -> dict[str, StoredTensor]:
-    """Lists the tensors of a safetensors file by name, from its header.
-
-    Raises:
-        InputError: the file is missing, or its header is damaged.
-    """
-    tensors = {}
-    with _opened(path) as file:
-        for name in file.keys():
-            entry = file.get_slice(name)
-            kind = entry.get_dtype().rstrip("0123456789")
-            dtype = entry.get_dtype().replace(kind, _TYPES.get(kind, kind))
-            shape = tuple(entry.get_shape())
-            tensors[name] = StoredTensor(path, name, shape, dtype)
-    return tensors
-
-
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+def stored_tensors(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
     """Lists the tensors of a folder by the names that a task model's have.
 
     Hugging Face writes an encoder alone without the prefix that the encoder
-    of a task model has; it is added here.
+    of a task model has; it is added here. Older names are replaced.
+
+    Returns:
+        The tensors, and what was changed about them, for the user.
 
     Raises:
         InputError: there are no weights, a header is damaged, or the index
             and its files contradict each other.
     """
     path = weights_path(folder)
-    listed = _tensors_of_index if path.name == INDEX_FILE else tensors_of_file
-    tensors = listed(path)
-    if any(name.startswith(_ENCODER_PREFIX) for name in tensors):
-        return tensors
-    return {_ENCODER_PREFIX + name: tensor for name, tensor in tensors.items()}
+    listed = {INDEX_FILE: _tensors_of_index, KERAS_FILE: tensors_of_keras_file}
+    found = listed.get(path.name, tensors_of_file)(path)
+    if not any(name.startswith(_ENCODER_PREFIX) for name in found):
+        found = {_ENCODER_PREFIX + name: found[name] for name in found}
+    tensors, changes = {}, []
+    for old, tensor in found.items():
+        name = old.replace("LayerNorm.gamma", "LayerNorm.weight")
+        name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+        if name != old:
+            _add(changes, "LayerNorm.gamma and .beta renamed")
+        if name in tensors:
+            raise InputError(path, f"one {name}", "two", place=old)
+        tensors[name] = tensor
+    for copy, name in TIED.items():
+        if copy in tensors and name not in tensors:
+            tensors[name] = tensors[copy]
+            _add(changes, f"{name} read from its copy {copy}")
+    return tensors, changes
+
+
+def _add(changes: list[str], change: str) -> None:
+    if change not in changes:
+        changes.append(change)
 
 
 def weights_path(folder: Path) -> Path:
@@ -176,80 +183,27 @@ def weights_path(folder: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    for name in (WEIGHTS_FILE, INDEX_FILE):
+    for name in (WEIGHTS_FILE, INDEX_FILE, KERAS_FILE):
         if (folder / name).exists():
+            check_ordinary(folder / name)
             return folder / name
-    pickle = folder / _PICKLE_FILE
+    pickle = folder / PICKLE_FILE
     raise InputError(
         folder / WEIGHTS_FILE,
-        f"a weights file (a {_PICKLE_FILE} is a pickle, which may run code, "
-        "and is never opened: convert it with safetensors' convert script)",
-        _PICKLE_FILE if pickle.exists() else "no such file",
+        f"a weights file (a {PICKLE_FILE} is a pickle, which may run code, and "
+        f"is never opened; {unpickling_command(folder)})",
+        PICKLE_FILE if pickle.exists() else "no such file",
     )
 
 
-def read_arrays(
-    tensors: Iterable[StoredTensor],
-) -> Iterator[tuple[StoredTensor, np.ndarray]]:
-    """Reads float32 tensors in their order, one at a time.
-
-    Raises:
-        InputError: a file has changed since it was listed.
-    """
-    for path, group in _openings(tensors):
-        with _opened(path) as file:
-            for tensor in group:
-                try:
-                    array = file.get_tensor(tensor.name)
-                except (SafetensorError, OSError) as error:
-                    raise _not_safetensors(path, error) from error
-                yield tensor, array
-
-
-def write_tensors(
-    path: str | os.PathLike,
-    shapes: Mapping[str, tuple[int, ...]],
-    read: Callable[[str], np.ndarray],
-) -> None:
-    """Writes a safetensors file of float32 tensors, atomically.
-
-    The bytes are those that the library would write, which takes all tensors
-    at once.
-
-    Args:
-        path: the file.
-        shapes: shape of each tensor by name, of one dimension or more.
-        read: returns a tensor by its name; called once for each.
-
-    Raises:
-        ValueError: a tensor has another shape or type than was announced.
-    """
-    # Hugging Face refuses a file that is not marked as PyTorch's.
-    header = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in sorted(shapes):
-        start, shape = end, list(shapes[name])
-        end = start + math.prod(shape) * _BYTES_PER_FLOAT
-        offsets = [start, end]
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
-    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
-    encoded = encoded.encode("utf-8")
-    encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little"))
-        file.write(encoded)
-        for name in sorted(shapes):
-            array = read(name)
-            if array.shape != tuple(shapes[name]) or array.dtype != np.float32:
-                raise ValueError(
-                    f"{name} was announced as float32 {shapes[name]}. "
-                    f"Received: {array.dtype} {array.shape}"
-                )
-            # By rows, since a transposed array is copied to be written.
-            rows_at_once = max(1, _VALUES_PER_WRITE // max(1, array[:1].size))
-            for start in range(0, len(array), rows_at_once):
-                rows = array[start : start + rows_at_once]
-                file.write(rows.astype("<f4", order="C", copy=False).data)
+def unpickling_command(name_or_path: str | os.PathLike) -> str:
+    """Returns the sentence that tells how to convert a pickle."""
+    return (
+        "if you trust it, convert it where transformers is installed: "
+        'python -c "from transformers import AutoModel as M; '
+        f"M.from_pretrained('{os.fspath(name_or_path)}')"
+        ".save_pretrained('NEW_FOLDER')\""
+    )
 
 
 def load_weights(
@@ -270,33 +224,100 @@ def read_weights(
     """Yields each variable of `model` with its array, the largest first.
 
     The largest is read first because it is in memory twice, for a moment,
-    while the others are not there yet. Names, shapes and types are checked in
-    the header and values in a first pass, before anything is yielded.
+    while the others are not there yet. Names, shapes, types and values are
+    checked in a first pass, before anything is yielded. What is changed or
+    left behind is printed.
 
     Args:
         model: a model with the folder's config.
         folder: a model folder.
-        allow_heads: whether the file may hold tensors outside the encoder, as
-            when an encoder is read from a task model.
+        allow_heads: reads the encoder alone. Tensors outside it are ignored,
+            and a pooler that the folder lacks is not yielded.
 
     Raises:
         InputError: it lists the missing, surplus, misshapen, mistyped and
             non-finite tensors.
     """
     folder = Path(folder)
-    tensors = stored_tensors(folder)
-    pairs = match_weights(model)
-    _check(weights_path(folder), tensors, pairs, allow_heads)
-    pairs.sort(key=lambda pair: math.prod(pair[0].shape), reverse=True)
-    arrays = read_arrays(tensors[name] for _, name, _ in pairs)
-    for (variable, _, transposed), (_, array) in zip(
-        pairs, arrays, strict=True
-    ):
-        yield variable, array.T if transposed else array
+    matched, changes = match_folder(model, folder, allow_heads)
+    refuse(
+        weights_path(folder),
+        [
+            f"{entry.name} with non-finite values"
+            for entry in matched
+            if not entry.tensor.is_finite()
+        ],
+    )
+    if changes:
+        print(f"{folder}: {'; '.join(changes)}", flush=True)
+    matched.sort(key=lambda entry: math.prod(entry.tensor.shape), reverse=True)
+    for entry in matched:
+        yield entry.variable, entry.read()
+
+
+def match_folder(
+    model: PretrainedModel,
+    folder: Path,
+    allow_heads: bool = False,
+    leave_behind: Sequence[str] = (),
+) -> tuple[list[Matched], list[str]]:
+    """Accounts for every variable of a model and every tensor of a folder.
+
+    Args:
+        model: a model with the folder's config; its variables may lack values.
+        folder: a model folder.
+        allow_heads: see `read_weights`.
+        leave_behind: patterns (`*`, `?`) of surplus tensors to ignore.
+
+    Returns:
+        The variables with their tensors, and what was changed or left behind.
+
+    Raises:
+        InputError: it lists the missing, surplus, misshapen and mistyped
+            tensors, and copies that differ from what they should be tied to.
+    """
+    tensors, changes = stored_tensors(folder)
+    surplus, matched, problems = dict(tensors), [], []
+    for variable, name, transposed in match_weights(model):
+        tensor = surplus.pop(name, None)
+        new_pooler = allow_heads and name.startswith(_POOLER_PREFIX)
+        if tensor is None and new_pooler:
+            _add(changes, "no pooler: a new one")
+            continue
+        problem = tensor_problem(tensor, _file_shape(variable, transposed))
+        if problem:
+            problems.append(f"{name} {problem}")
+        else:
+            matched.append(Matched(variable, name, transposed, tensor))
+            if tensor.dtype != "float32":
+                _add(changes, f"{tensor.dtype} read as float32")
+    reads_pooler = getattr(model, "reads_pooled_output", True)
+    with_masked_lm = model.architecture in WITH_MASKED_LM
+    for name, tensor in sorted(surplus.items()):
+        if any(fnmatch.fnmatchcase(name, like) for like in leave_behind):
+            _add(changes, f"{name} left behind")
+        elif name in REDUNDANT:
+            if with_masked_lm and _is_untied(name, tensors):
+                problems.append(f"{name} that is not tied to {TIED[name]}")
+        elif name.startswith(_POOLER_PREFIX) and not reads_pooler:
+            _add(changes, "a pooler that this head ignores left behind")
+        elif not _may_be_left(name, tensor, allow_heads):
+            problems.append(f"{name} surplus")
+    refuse(weights_path(folder), problems)
+    return matched, changes
+
+
+def _is_untied(copy: str, tensors: Mapping[str, StoredTensor]) -> bool:
+    original = tensors.get(TIED.get(copy))
+    if original is None or original is tensors[copy]:
+        return False
+    if tensor_problem(tensors[copy], original.shape):
+        return True
+    return not np.array_equal(original.read(), tensors[copy].read())
 
 
 def tensor_problem(tensor, shape: tuple[int, ...]) -> str | None:
-    """Says why a tensor is not float32 and of `shape`; None if it is.
+    """Says why a tensor cannot be read into `shape`; None if it can.
 
     Args:
         tensor: any object with `shape` and `dtype`, or None if it is missing.
@@ -306,9 +327,24 @@ def tensor_problem(tensor, shape: tuple[int, ...]) -> str | None:
         return "missing"
     if tensor.shape != shape:
         return f"of shape {tensor.shape}, not {shape}"
-    if tensor.dtype != "float32":
-        return f"of type {tensor.dtype}, not float32"
+    if tensor.dtype not in FLOAT_TYPES:
+        return f"of type {tensor.dtype}, not a float"
     return None
+
+
+def refuse(path: str | os.PathLike, problems: Sequence[str]) -> None:
+    """Raises an `InputError` that lists the first problems, if there are any.
+
+    Args:
+        path: the source.
+        problems: name of a tensor and what is wrong with it.
+    """
+    if problems:
+        shown = "; ".join(problems[:_MAX_PROBLEMS_SHOWN])
+        more = len(problems) - _MAX_PROBLEMS_SHOWN
+        if more > 0:
+            shown += f"; and {more} more"
+        raise InputError(path, "the tensors of its config", shown)
 
 
 def file_shapes(model: PretrainedModel) -> dict[str, tuple[int, ...]]:
@@ -340,40 +376,7 @@ def _write_weights(model: PretrainedModel, path: Path) -> None:
     write_tensors(path, shapes, read)
 
 
-def _check(path: Path, tensors, pairs, allow_heads: bool) -> None:
-    """Refuses a file that does not hold exactly the tensors asked for."""
-    dtypes = {tensors[name].dtype for _, name, _ in pairs if name in tensors}
-    if len(dtypes) == 1 and dtypes != {"float32"}:
-        raise InputError(path, "float32 weights", f"only {dtypes.pop()}")
-    problems, readable, surplus = [], {}, dict(tensors)
-    for variable, name, transposed in pairs:
-        tensor = surplus.pop(name, None)
-        problem = tensor_problem(tensor, _file_shape(variable, transposed))
-        if problem:
-            problems.append(f"{name} {problem}")
-        else:
-            readable[tensor] = name
-    problems += [
-        f"{readable[tensor]} with non-finite values"
-        for tensor, array in read_arrays(readable)
-        if not np.isfinite(array).all()
-    ]
-    problems += [
-        f"{name} surplus"
-        for name in sorted(surplus)
-        if not _may_be_left(name, surplus[name], allow_heads)
-    ]
-    if problems:
-        shown = "; ".join(problems[:_MAX_PROBLEMS_SHOWN])
-        more = len(problems) - _MAX_PROBLEMS_SHOWN
-        if more > 0:
-            shown += f"; and {more} more"
-        raise InputError(path, "the tensors of its config", shown)
-
-
 def _may_be_left(name: str, tensor: StoredTensor, allow_heads: bool) -> bool:
-    if name in REDUNDANT:
-        return True
     if allow_heads and not name.startswith("mobilebert.encoder."):
         return True
     return name == _EXTRA_OUTPUT_WEIGHTS and 0 in tensor.shape
@@ -407,32 +410,3 @@ def _tensors_of_index(path: Path) -> dict[str, StoredTensor]:
         if name not in tensors:
             raise InputError(path.with_name(files[name]), name, "no such name")
     return tensors
-
-
-def _openings(tensors: Iterable[StoredTensor]):
-    """Yields (file, tensors to read before it is closed again)."""
-    group, size = [], 0
-    for tensor in tensors:
-        full = size >= _BYTES_PER_OPENING
-        if group and (full or tensor.path != group[0].path):
-            yield group[0].path, group
-            group, size = [], 0
-        group.append(tensor)
-        size += math.prod(tensor.shape) * _BYTES_PER_FLOAT
-    if group:
-        yield group[0].path, group
-
-
-def _opened(path: Path):
-    try:
-        return safe_open(path, framework="numpy")
-    except FileNotFoundError as error:
-        # The library also reports a file without read permission as missing.
-        found = "one that cannot be read" if path.exists() else "no such file"
-        raise InputError(path, "a weights file", found) from error
-    except (SafetensorError, OSError) as error:
-        raise _not_safetensors(path, error) from error
-
-
-def _not_safetensors(path: Path, error: Exception) -> InputError:
-    return InputError(path, "a safetensors file", error)

@@ -1,7 +1,9 @@
 """Opening a model folder as the class that was saved."""
 
+import dataclasses
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import keras
@@ -17,7 +19,15 @@ from mobilebert_tf.modeling.folder import (
     PretrainedModel,
     load_weights,
     read_weights,
+    stored_tensors,
 )
+from mobilebert_tf.modeling.weight_names import HEADS, WITH_MASKED_LM
+
+# A config may have this many blocks more than the weights before it is refused
+# unbuilt; with fewer, the missing tensors are listed.
+_DEPTH_TOLERANCE = 24
+_MAX_UNNAMED = 100_000
+NO_POOLER = "no pooler in the weights: pooled_output is the raw [CLS] vector"
 
 MODEL_CLASSES: dict[str, type[PretrainedModel]] = {
     model_class.architecture: model_class
@@ -32,6 +42,80 @@ MODEL_CLASSES: dict[str, type[PretrainedModel]] = {
         models.MobileBertForMultipleChoice,
     )
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+    """What the config of a folder describes.
+
+    Attributes:
+        config: the config.
+        architecture: the class, a key of `MODEL_CLASSES`.
+        label_names: names of the classes; those of a folder without classes
+            are never used.
+        changes: what the weights make different, for the user.
+    """
+
+    config: MobileBertConfig
+    architecture: str
+    label_names: Sequence[str]
+    changes: Sequence[str] = ()
+
+    def build(self) -> PretrainedModel:
+        """Returns a new model."""
+        model_class = MODEL_CLASSES[self.architecture]
+        if model_class.has_label_names:
+            return model_class(self.config, label_names=self.label_names)
+        return model_class(self.config)
+
+
+def saved_model(folder: Path, architecture: str | None = None) -> SavedModel:
+    """Reads the config of a folder and compares it with the weights' names.
+
+    Args:
+        folder: a model folder.
+        architecture: the class, if it is not to be the one of the config.
+
+    Raises:
+        InputError: a file is missing or malformed, the config names no class
+            of ours, or it has more blocks or networks than the weights.
+    """
+    config_file = folder / CONFIG_FILE
+    config = MobileBertConfig.from_json(config_file)
+    values = read_json_object(config_file)
+    tensors, _ = stored_tensors(folder)
+    _check_depth(config_file, config, tensors)
+    if architecture is None:
+        architecture = architecture_of(config_file, values, tensors)
+    changes = []
+    has_pooler = any(name.startswith("mobilebert.pooler") for name in tensors)
+    only_encoder = architecture == MobileBertEncoder.architecture
+    if only_encoder and config.classifier_activation and not has_pooler:
+        config = dataclasses.replace(config, classifier_activation=False)
+        changes.append(NO_POOLER)
+    label_names = ["LABEL_0"]
+    if MODEL_CLASSES[architecture].has_label_names:
+        label_names = label_names_of(config_file, values)
+    return SavedModel(config, architecture, label_names, changes)
+
+
+def _check_depth(config_file: Path, config: MobileBertConfig, tensors) -> None:
+    """Refuses a config whose model would take ages to build."""
+    block = re.compile(r"mobilebert\.encoder\.layer\.(\d+)\.(?:ffn\.(\d+)\.)?")
+    places = [found for found in map(block.match, tensors) if found]
+    blocks = {found[1] for found in places}
+    networks = {found[2] for found in places}  # None is the last one
+    for name, found in (
+        ("num_hidden_layers", len(blocks)),
+        ("num_feedforward_networks", len(networks)),
+    ):
+        value = getattr(config, name)
+        if value > _DEPTH_TOLERANCE + found:
+            raise InputError(
+                config_file,
+                f"{name} of {found:,}, as the weights have",
+                f"{value:,}",
+            )
 
 
 def load(
@@ -50,16 +134,10 @@ def load(
             or it does not hold exactly the tensors of its config.
     """
     folder = model_folder(name_or_path)
-    config_file = folder / CONFIG_FILE
-    config = MobileBertConfig.from_json(config_file)
-    values = read_json_object(config_file)
-    model_class = MODEL_CLASSES[architecture_of(config_file, values)]
-    arguments = {}
-    if model_class.has_label_names:
-        arguments["label_names"] = label_names_of(config_file, values)
-    return _build_with_weights(
-        lambda: model_class(config, **arguments), folder, dtype_of
-    )
+    saved = saved_model(folder)
+    if saved.changes:
+        print(f"{folder}: {'; '.join(saved.changes)}", flush=True)
+    return _build_with_weights(saved.build, folder, dtype_of)
 
 
 def from_pretrained(
@@ -67,20 +145,18 @@ def from_pretrained(
 ) -> PretrainedModel:
     """See `PretrainedModel.from_pretrained`."""
     folder = model_folder(name_or_path)
-    config_file = folder / CONFIG_FILE
-    values = read_json_object(config_file)
-    fits = values.get("architectures") == [model_class.architecture]
+    saved = saved_model(folder)
+    fits = saved.architecture == model_class.architecture
     if fits and model_class.has_label_names:
-        saved = label_names_of(config_file, values)
-        fits = list(kwargs.setdefault("label_names", saved)) == saved
-    config = MobileBertConfig.from_json(config_file)
-    if fits:
-        return _build_with_weights(
-            lambda: model_class(config, **kwargs), folder
-        )
-    model = model_class(config, **kwargs)
-    load_encoder_weights(getattr(model, "encoder", model), folder)
-    return model
+        names = kwargs.setdefault("label_names", saved.label_names)
+        fits = list(names) == saved.label_names
+    config = saved.config
+    if not fits:
+        # A new head may read a pooler that the folder lacks.
+        config = MobileBertConfig.from_json(folder / CONFIG_FILE)
+    return _build_with_weights(
+        lambda: model_class(config, **kwargs), folder, encoder_only=not fits
+    )
 
 
 def load_encoder_weights(
@@ -95,31 +171,66 @@ def load_encoder_weights(
     load_weights(encoder, folder, allow_heads=True)
 
 
-def architecture_of(config_file: Path, values: dict) -> str:
-    """Returns the class that the values of a folder's `config.json` name.
+def architecture_of(
+    config_file: Path, values: dict, tensors: Collection[str] = ()
+) -> str:
+    """Returns the class of a folder.
+
+    Args:
+        config_file: for messages.
+        values: those of `config.json`.
+        tensors: names of the weights, whose heads tell the class where the
+            config does not: early releases of Hugging Face did not write it.
 
     Raises:
-        InputError: there is no such class.
+        InputError: there is no such class, or the heads fit several.
     """
-    found = values.get("architectures") or ["(none)"]
-    if found[0] not in MODEL_CLASSES:
+    found = (values.get("architectures") or [None])[0]
+    if found is None and tensors:
+        found = _architecture_with_heads(tensors)
+    if found not in MODEL_CLASSES:
         known = ", ".join(MODEL_CLASSES)
         raise InputError(
-            config_file, f"one of {known}", found[0], place="architectures"
+            config_file, f"one of {known}", found or "none", "architectures"
         )
-    return found[0]
+    return found
+
+
+def _architecture_with_heads(tensors: Collection[str]) -> str | None:
+    heads = {
+        name.removesuffix(".weight").removesuffix(".bias")
+        for name in tensors
+        if not name.startswith(("mobilebert.", "cls.predictions."))
+    }
+    with_masked_lm = any(
+        name.startswith("cls.predictions.") for name in tensors
+    )
+    fitting = [
+        architecture
+        for architecture, head in HEADS.items()
+        if heads == ({head[1]} if head else set())
+        and with_masked_lm == (architecture in WITH_MASKED_LM)
+    ]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def label_names_of(config_file: Path, values: dict) -> list[str]:
     """Returns the class names in the values of a folder's `config.json`.
 
+    Without names, Hugging Face numbers `num_labels` classes, by default two.
+
     Raises:
-        InputError: they are missing or not numbered 0, 1, ...
+        InputError: they are not different texts numbered 0, 1, ...
     """
     names = values.get("id2label")
     if names is None:
-        # Hugging Face does not write its default, two unnamed classes.
-        return ["LABEL_0", "LABEL_1"]
+        count = values.get("num_labels", 2)
+        is_count = isinstance(count, int) and 1 <= count <= _MAX_UNNAMED
+        if not is_count or isinstance(count, bool):
+            raise InputError(
+                config_file, "a number of classes", count, "num_labels"
+            )
+        return [f"LABEL_{index}" for index in range(count)]
     if not isinstance(names, dict) or not names:
         raise InputError(
             config_file, "the names of the classes", names, place="id2label"
@@ -129,31 +240,45 @@ def label_names_of(config_file: Path, values: dict) -> list[str]:
         raise InputError(
             config_file, "keys 0, 1, ...", sorted(names), place="id2label"
         )
-    return [str(names[index]) for index in wanted]
+    names = [names[index] for index in wanted]
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or name in names[:index]:
+            raise InputError(
+                config_file, "different texts", repr(name), place="id2label"
+            )
+    return names
 
 
 def _build_with_weights(
     build: Callable[[], PretrainedModel],
     folder: Path,
     dtype_of: Callable[[keras.Variable], str] | None = None,
+    encoder_only: bool = False,
 ) -> PretrainedModel:
     """Builds a model whose variables start with the weights of a folder.
 
     Drawing random weights first would take seconds and more than twice their
-    memory. Here the weights are read before any variable has a value.
+    memory. Here the weights are read before any variable has a value; those
+    that the folder does not have are drawn when the scope ends.
     """
     # Keras gives variables made in this scope their values when it ends.
     with keras.StatelessScope():
         model = build()
+        own = {}
         for variable in model.weights:
             # Costs nothing if the folder is refused.
-            compat.set_initializer(variable, _scalar_zero)
+            own[id(variable)] = compat.set_initializer(variable, _scalar_zero)
             if dtype_of:
                 compat.set_dtype(variable, dtype_of(variable))
-        for variable, array in read_weights(model, folder):
+        part = getattr(model, "encoder", model) if encoder_only else model
+        for variable, array in read_weights(part, folder, encoder_only):
             # A copy: TensorFlow's own tensor of an array keeps the array.
             tensor = keras.ops.cast(keras.ops.copy(array), variable.dtype)
             compat.set_initializer(variable, _Once(tensor))
+            del own[id(variable)]
+        for variable in model.weights:
+            if id(variable) in own:
+                compat.set_initializer(variable, own[id(variable)])
     return model
 
 

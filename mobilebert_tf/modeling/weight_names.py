@@ -64,12 +64,15 @@ HEADS = {
 }
 WITH_MASKED_LM = ("MobileBertForPreTraining", "MobileBertForMaskedLM")
 
-# Tensors in Hugging Face's files that none of our variables needs, and why.
-REDUNDANT = {
-    "cls.predictions.decoder.weight": "tied to a tensor of another name",
-    "cls.predictions.decoder.bias": "tied to a tensor of another name",
-    "mobilebert.embeddings.position_ids": "the numbers 0, 1, 2, ...",
+# Copies in Hugging Face's files, and the tensors that they are tied to.
+TIED = {
+    "cls.predictions.decoder.weight": (
+        "mobilebert.embeddings.word_embeddings.weight"
+    ),
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
+# Tensors in Hugging Face's files that none of our variables needs.
+REDUNDANT = (*TIED, "mobilebert.embeddings.position_ids")
 
 
 def weight_names(

@@ -196,21 +196,12 @@ class Task(abc.ABC):
         and the head is new.
         """
         from mobilebert_tf.modeling import models
-        from mobilebert_tf.modeling.load import load, load_encoder_weights
 
         model_class = getattr(models, self.model_class_name)
         arguments = {}
         if model_class.has_label_names:
             arguments["label_names"] = self.label_names
-        fits = model_architecture(folder) == self.model_class_name
-        if fits and arguments:
-            fits = saved_label_names(folder) == self.label_names
-        if fits:
-            return load(folder)
-        config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
-        model = model_class(config, **arguments)
-        load_encoder_weights(model.encoder, folder)
-        return model
+        return model_class.from_pretrained(folder, **arguments)
 
     def terms(
         self,

@@ -249,7 +249,7 @@ def read_tokenizer_files(folder: Path) -> tuple[list[str], bool]:
 
     Raises:
         InputError: both vocabularies are missing, a file is malformed or asks
-            for another tokenizer than BERT's, or the number of pieces is not
+            for another tokenizer than BERT's, or there are more pieces than
             the `vocab_size` of the folder's model.
     """
     vocab_file, json_file = folder / VOCAB_FILE, folder / JSON_FILE
@@ -338,10 +338,12 @@ def _check_size(config_file: Path, source: Path, num_pieces: int) -> None:
     if not config_file.exists():
         return
     vocab_size = read_json_object(config_file).get("vocab_size", num_pieces)
-    if vocab_size != num_pieces:
+    # Surplus rows of the word table do no harm.
+    if not isinstance(vocab_size, int) or vocab_size < num_pieces:
         raise InputError(
             source,
-            f"{vocab_size} pieces, the vocab_size of {config_file.name}",
+            f"at most {vocab_size} pieces, the vocab_size of "
+            f"{config_file.name}",
             num_pieces,
         )
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mobilebert_tf.conversion import reading as hugging_face
 from mobilebert_tf.conversion import tf1
 from mobilebert_tf.conversion.names import tf1_names
 from mobilebert_tf.conversion.tensors import blank_model, match
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.modeling.folder import match_folder
 from mobilebert_tf.modeling.weight_names import match_weights
 from tests.conversion.checkpoints import (
     STUDENT,
@@ -108,22 +108,15 @@ def test_mutated_safetensors(place, model, rng, tmp_path):
         upto = header_end if place == "header" else None
         path.write_bytes(mutate(whole, MUTATIONS[attempt % 5], rng, upto))
         try:
-            found = match(
-                path,
-                model,
-                hugging_face.read_folder(tmp_path),
-                hugging_face.hugging_face_names(STUDENT, ARCHITECTURE),
-            )
-            values = read_all(found)
+            found, _ = match_folder(model, tmp_path)
+            values = [entry.tensor.read() for entry in found]
         except InputError as error:
             assert "\n" not in str(error)
             continue
         loaded += 1
         in_file = load_file(path)
-        for path_of_ours, matched in found.variables.items():
-            theirs = in_file[matched.name]
-            theirs = theirs.T if matched.transposed else theirs
-            np.testing.assert_array_equal(values[path_of_ours], theirs)
+        for entry, value in zip(found, values, strict=True):
+            np.testing.assert_array_equal(value, in_file[entry.name])
     if place == "anywhere":
         assert loaded  # flipped bits within the numbers
 
@@ -146,17 +139,11 @@ def test_mutated_index_of_several_files(model, rng, tmp_path):
     for attempt in range(150):
         index.write_bytes(mutate(whole, MUTATIONS[attempt % 5], rng))
         try:
-            found = match(
-                index,
-                model,
-                hugging_face.read_folder(tmp_path),
-                hugging_face.hugging_face_names(STUDENT, ARCHITECTURE),
-            )
+            found, _ = match_folder(model, tmp_path)
         except InputError as error:
             assert "\n" not in str(error)
             continue
-        for path_of_ours, array in read_all(found).items():
-            matched = found.variables[path_of_ours]
-            theirs = values[matched.name]
-            theirs = theirs.T if matched.transposed else theirs
-            np.testing.assert_array_equal(array, theirs)
+        for entry in found:
+            np.testing.assert_array_equal(
+                entry.tensor.read(), values[entry.name]
+            )

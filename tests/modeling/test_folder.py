@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import mobilebert_tf as mb
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling import folder as model_folder
-from mobilebert_tf.modeling.folder import tensors_of_file, write_tensors
+from mobilebert_tf.modeling.weights_file import tensors_of_file, write_tensors
 from tests.modeling.folders import (
     TASKS,
     edit_config,
@@ -123,15 +123,6 @@ def test_what_hugging_face_adds_is_let_by(config, tmp_path):
         values(again), values(model.encoder), strict=True
     ):
         assert np.array_equal(found, expected)
-
-
-def test_two_classes_may_go_unnamed(config, tmp_path):
-    """Hugging Face does not write its default, LABEL_0 and LABEL_1."""
-    mb.MobileBertForSequenceClassification(config, ["a", "b"]).save_pretrained(
-        tmp_path
-    )
-    edit_config(tmp_path, id2label=None, label2id=None)
-    assert mb.load(tmp_path).label_names == ("LABEL_0", "LABEL_1")
 
 
 def test_full_disk_leaves_the_old_model(config, folder):
@@ -267,23 +258,6 @@ def test_a_missing_part(sharded):
     assert f"{FILES[1]}: expected a weights file" in message
 
 
-@pytest.mark.parametrize("size", [4, 100, 2**20])
-def test_arrays_in_the_order_asked_for(size, rng, tmp_path, monkeypatch):
-    """Wherever a file is opened anew."""
-    monkeypatch.setattr(model_folder, "_BYTES_PER_OPENING", size)
-    tensors = {
-        name: rng.normal(size=shape).astype("float32")
-        for name, shape in {"a": (7, 3), "b": (5,), "c": (1, 40)}.items()
-    }
-    save_file(tensors, tmp_path / model_folder.WEIGHTS_FILE)
-    listed = model_folder.stored_tensors(tmp_path)
-    wanted = [listed["mobilebert." + name] for name in ("c", "a", "b")]
-    read = list(model_folder.read_arrays(wanted))
-    assert [tensor for tensor, _ in read] == wanted
-    for tensor, array in read:
-        assert np.array_equal(array, tensors[tensor.name])
-
-
 @pytest.fixture
 def tensors(rng):
     values = {
@@ -321,6 +295,7 @@ def test_listed_by_the_header(tensors, tmp_path):
     for name, value in tensors.items():
         assert found[name].shape == value.shape
         assert found[name].dtype == "float32"
+        np.testing.assert_array_equal(found[name].read(), value)
 
 
 def test_no_such_file(tmp_path):

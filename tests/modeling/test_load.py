@@ -1,12 +1,10 @@
 """Opening folders: as they were saved, for another task, or refused."""
 
 import dataclasses
-import json
 
 import keras
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import mobilebert_tf as mb
 from mobilebert_tf.modeling import folder as model_folder
@@ -48,15 +46,15 @@ def replace_by(convert):
             f"{KEY} of shape (256,), not (16, 16)",
         ),
         (
-            replace_by(lambda tensor: tensor.astype("float16")),
-            f"{KEY} of type float16, not float32",
+            replace_by(lambda tensor: tensor.astype("int32")),
+            f"{KEY} of type int32, not a float",
         ),
         (
             replace_by(lambda tensor: tensor * np.nan),
             f"{KEY} with non-finite values",
         ),
         (
-            replace_by(lambda tensor: tensor + np.inf),
+            replace_by(lambda tensor: tensor + np.float64(1e39)),
             f"{KEY} with non-finite values",
         ),
     ],
@@ -65,9 +63,9 @@ def replace_by(convert):
         "surplus",
         "misshapen",
         "flat",
-        "float16",
+        "int32",
         "nan",
-        "infinite",
+        "too large for float32",
     ],
 )
 def test_wrong_tensors_are_named(config, folder, change, expected):
@@ -103,28 +101,6 @@ def test_truncated_file(folder, size):
     content = weights_file(folder).read_bytes()
     weights_file(folder).write_bytes(content[:size])
     assert "expected a safetensors file" in refusal(folder)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_another_float_type_is_named_once(folder, dtype):
-    """NumPy knows no bfloat16: the header does."""
-    tensors = load_file(weights_file(folder))
-    width = {"float16": 2, "bfloat16": 2, "float64": 8}[dtype]
-    code = {"float16": "F16", "bfloat16": "BF16", "float64": "F64"}[dtype]
-    header, end = {}, 0
-    for name, tensor in tensors.items():
-        start, end = end, end + width * tensor.size
-        header[name] = {
-            "dtype": code,
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    encoded = json.dumps(header).encode()
-    weights_file(folder).write_bytes(
-        len(encoded).to_bytes(8, "little") + encoded + bytes(end)
-    )
-    message = refusal(folder)
-    assert message.endswith(f"expected float32 weights, found only {dtype}")
 
 
 def test_refused_folder_costs_no_initial_values(folder, monkeypatch):
@@ -179,8 +155,8 @@ def test_no_config(folder):
     "changes, expected",
     [
         ({"architectures": ["BertModel"]}, "architectures: expected one of"),
-        ({"architectures": None}, "found (none)"),
-        ({"architectures": []}, "found (none)"),
+        # Classifiers of sequences and of tokens have the same head.
+        ({"architectures": None}, "architectures: expected one of"),
         ({"id2label": {}}, "id2label: expected the names of the classes"),
         ({"id2label": ["no"]}, "id2label: expected the names of the classes"),
         ({"id2label": {"1": "a", "2": "b"}}, "id2label: expected keys 0, 1"),
