@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from mobilebert_tf.commands.convert import COMMAND
 from mobilebert_tf.config import MobileBertConfig, to_google
@@ -150,6 +150,39 @@ def test_a_command_line_ends_in_one_line(published, tmp_path):
     line = done.stderr.splitlines()[-1]
     assert "expected a vocabulary of 64 pieces, as the weights have" in line
     assert line.endswith("found 65")
+
+
+def test_what_is_changed_is_printed_and_in_the_card(
+    published, tmp_path, capsys
+):
+    """Half precision, and more rows of the word table than pieces."""
+    folder, values = published
+    halves = {name: value.astype("float16") for name, value in values.items()}
+    write(folder / "mobilebert_variables.ckpt", halves)
+    (folder / "vocab.txt").write_text("\n".join(VOCAB[:-4]))
+    COMMAND.run([f"--input={folder}", f"--output={tmp_path}/out"])
+    shown = capsys.readouterr().out
+    card = (tmp_path / "out/README.md").read_text()
+    for words in (
+        "Changed: float16 read as float32",
+        "60 pieces, uncased; 4 rows of the word table have no piece",
+    ):
+        assert words in shown
+        assert words in card
+
+
+def test_a_surplus_tensor_is_named(published, tmp_path, capsys):
+    folder, _ = published
+    ours = tmp_path / "ours"
+    COMMAND.run([f"--input={folder}", f"--output={ours}"])
+    tensors = load_file(ours / "model.safetensors")
+    tensors["loss_fct.weight"] = np.ones(2, "float32")
+    save_file(tensors, ours / "model.safetensors", {"format": "pt"})
+    words = [f"--input={ours}", f"--output={tmp_path}/out"]
+    with pytest.raises(InputError, match="loss_fct.weight surplus"):
+        COMMAND.run(words)
+    COMMAND.run([*words, "--leave_behind=loss_fct.*"])
+    assert "Changed: loss_fct.weight left behind" in capsys.readouterr().out
 
 
 def test_cased_vocabulary(published, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import resource
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -260,3 +261,70 @@ def test_parts_that_the_original_code_lacks(
     build(config).save_pretrained(tmp_path / "ours")
     with pytest.raises(InputError, match=expected):
         write_tf1(read_source(tmp_path / "ours"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_float_types_are_read(dtype, rng, tmp_path):
+    values = values_of(STUDENT, "squad", rng)
+    numpy_type = getattr(ml_dtypes, dtype, dtype)
+    stored = {name: value.astype(numpy_type) for name, value in values.items()}
+    write(tmp_path / "in/model.ckpt", stored)
+    conversion = read_source(tmp_path / "in", config=STUDENT)
+    assert conversion.notes["Changed"] == f"{dtype} read as float32"
+    write_folder(conversion, tmp_path / "out")
+    write_tf1(read_source(tmp_path / "out"), tmp_path / "back")
+    wanted = {name: value.astype("float32") for name, value in stored.items()}
+    assert_same(read(tmp_path / "back" / TF1_PREFIX), wanted)
+
+
+SLOTS = (
+    "{}/Momentum",
+    "{}/RMSProp_1",
+    "{}/adafactor_vr",
+    "{}/AdamWeightDecayOptimizer/m",
+    "training/Adam/{}/v",
+    "LAMB/{}/vhat",
+    "{}/accum",
+)
+AVERAGES = ("{}/ExponentialMovingAverage", "ema/{}", "model/swa_average/{}")
+COUNTERS = ("beta1_power", "Adam/iter", "loss_scale/good_steps", "training/lr")
+
+
+def test_slots_averages_and_counters_of_any_optimizer(rng, tmp_path):
+    values = values_of(STUDENT, "classes", rng)
+    slots, averages = (
+        {
+            pattern.format(name): np.zeros_like(value)
+            for name, value in values.items()
+            for pattern in patterns
+        }
+        for patterns in (SLOTS, AVERAGES)
+    )
+    counters = {name: np.array(7, "int64") for name in COUNTERS}
+    write(tmp_path / "model.ckpt", values | slots | averages | counters)
+    conversion = read_source(tmp_path, config=STUDENT)
+    assert conversion.match.dropped == {
+        "training state": len(slots) + len(counters),
+        "running averages of the weights": len(averages),
+    }
+    write_tf1(conversion, tmp_path / "out")
+    assert_same(read(tmp_path / "out" / TF1_PREFIX), values)
+
+
+def test_encoder_without_the_pooler_of_its_config(rng, tmp_path):
+    config = dataclasses.replace(STUDENT, classifier_activation=True)
+    write(tmp_path / "model.ckpt", values_of(STUDENT, "none", rng))
+    conversion = read_source(tmp_path, config=config)
+    assert conversion.match.model.config == STUDENT
+    assert "no pooler in the weights" in conversion.notes["Changed"]
+
+
+def test_a_surplus_tensor_is_left_behind_when_asked(rng, tmp_path):
+    values = values_of(STUDENT, "none", rng)
+    write(tmp_path / "model.ckpt", values | {"loss_fct/w": np.ones(2, "f4")})
+    with pytest.raises(InputError, match="loss_fct/w surplus"):
+        read_source(tmp_path, config=STUDENT)
+    conversion = read_source(
+        tmp_path, config=STUDENT, leave_behind=["loss_fct*"]
+    )
+    assert conversion.match.dropped == {"as asked for": 1}

@@ -17,7 +17,6 @@ from mobilebert_tf.modeling import folder as model_folder
 from mobilebert_tf.modeling.weights_file import tensors_of_file, write_tensors
 from tests.modeling.folders import (
     TASKS,
-    edit_config,
     refusal,
     rewrite,
     values,
