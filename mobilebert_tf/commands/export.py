@@ -94,7 +94,7 @@ def main(options: FileOptions) -> None:
     folder = model_folder(options.model)
     tokenizer = WordpieceTokenizer.from_folder(folder)
     batches = []
-    if wanting:
+    if options.calibration_file:
         batches = list(_batches(options, tokenizer))
     try:
         _write(options, folder, tokenizer, batches)
@@ -106,11 +106,14 @@ def main(options: FileOptions) -> None:
 
 
 def _write(options: FileOptions, folder: Path, tokenizer, batches) -> None:
-    from mobilebert_tf.mobile.calibration import calibrate
-    from mobilebert_tf.mobile.equalization import equalize
     from mobilebert_tf.mobile.export import export
     from mobilebert_tf.mobile.folding import HEADS, fold
     from mobilebert_tf.mobile.quantization import Quantized
+    from mobilebert_tf.mobile.stages import (
+        prepare_floats,
+        prepare_integers,
+        report_outliers,
+    )
     from mobilebert_tf.mobile.tflite_file import TextMetadata
     from mobilebert_tf.modeling.load import load
 
@@ -124,11 +127,13 @@ def _write(options: FileOptions, folder: Path, tokenizer, batches) -> None:
         )
     output = Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
+    floats = prepare_floats(folded, batches, max(options.lengths))
     for kind in options.kinds:
-        network = folded
+        network = floats
         if kind in INTEGER_KINDS:
-            even = equalize(folded, batches) if options.equalize else folded
-            network = Quantized(even, calibrate(even, batches))
+            even, ranges = prepare_integers(folded, batches, options.equalize)
+            report_outliers(folded, even, ranges, batches)
+            network = Quantized(even, ranges)
         path = export(
             network,
             output / f"{kind}.tflite",

@@ -1,12 +1,15 @@
-"""Measures activations on real batches and chooses the ranges to round them in.
+"""Chooses the ranges in which activations are rounded.
 
-A range is what the activation reached, extended to hold zero. The second
-operands of batch products get symmetric ranges, with zero point 0.
+A range is what the activation reaches on real batches, measured by token
+(`measurement`), extended to hold zero. The second operands of batch products
+get symmetric ranges, with zero point 0. Cutting outlier tokens is harmless
+where nothing reads what makes them large, and wrong elsewhere. So the ranges
+are tried, and widened if the rounded outputs are then nearer to the float ones.
 
-One range is cut: that of the logits of question answering. They reach down to
--2000 where the model is sure, since nothing in a softmax stops them, and in 256
-steps from there the best answers become ties. A logit far below an example's
-best one does not count in its softmax, so the range ends there.
+The logits of question answering are cut below. They reach down to -2000 where
+the model is sure, since nothing in a softmax stops them, and in 256 steps from
+there the best answers become ties. A logit far below an example's best one does
+not count in its softmax, so the range ends there.
 """
 
 import os
@@ -14,19 +17,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
-from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.mobile.deployment import forward
-from mobilebert_tf.mobile.folding import SPANS, Folded
-from mobilebert_tf.mobile.rounding import RangeRecorder
+from mobilebert_tf.mobile.folding import SEQUENCES, SPANS, Folded
+from mobilebert_tf.mobile.measurement import (
+    LOGITS_IN_SIGHT,
+    Measured,
+    activations,
+    measure,
+)
+from mobilebert_tf.mobile.rounding import Exact, FakeQuantization
 
 # 8 bits reach from -128 to 127: this range has scale m / 127, zero point 0.
 _SYMMETRIC_RATIO = 128.0 / 127.0
 
-# How far below its example's best a span logit may be and still be told apart
-# from lower ones: at e^-16 of the best one's probability.
-_LOGITS_IN_SIGHT = 16.0
+# How much wider than the kept tokens' ranges to try; the last cuts nothing.
+_WIDENINGS = (1.0, 4.0, 16.0, 64.0, np.inf)
+
+# Examples that ranges are tried on.
+_NUM_TRIED = 64
 
 
 class Range(NamedTuple):
@@ -36,50 +47,6 @@ class Range(NamedTuple):
     high: float
     lowest: float
     highest: float
-
-
-def record_ranges(
-    folded: Folded, batch: Mapping, by_channel: bool = False
-) -> dict[str, np.ndarray]:
-    """Returns what each activation reaches on a batch, in the float graph.
-
-    Runs eagerly: tracing 24 blocks takes longer than some batches do.
-
-    Args:
-        folded: the network.
-        batch: `input_ids`, `input_mask` and `segment_ids`, [B, S].
-        by_channel: measure every channel of the activations of rank 2.
-
-    Returns:
-        Lowest and highest value by name, float32 [2], or [2, W] by channel.
-    """
-    recorder = RangeRecorder(by_channel)
-    forward(folded, batch, recorder)
-    return {name: found.numpy() for name, found in recorder.ranges.items()}
-
-
-def measure_ranges(
-    folded: Folded, batches: Iterable[Mapping], by_channel: bool = False
-) -> dict[str, np.ndarray]:
-    """Returns `record_ranges` over all batches.
-
-    Raises:
-        ValueError: if there is no batch, or an activation is not finite.
-    """
-    merged: dict[str, np.ndarray] = {}
-    for batch in batches:
-        for name, found in record_ranges(folded, batch, by_channel).items():
-            if not np.isfinite(found).all():
-                raise ValueError(
-                    f"activation {name} is not finite on the batches"
-                )
-            low, high = merged.get(name, found)
-            merged[name] = np.stack(
-                [np.minimum(found[0], low), np.maximum(found[1], high)]
-            )
-    if not merged:
-        raise ValueError("measuring ranges needs at least one batch")
-    return merged
 
 
 def calibrate(folded: Folded, batches: Sequence[Mapping]) -> dict[str, Range]:
@@ -92,30 +59,55 @@ def calibrate(folded: Folded, batches: Sequence[Mapping]) -> dict[str, Range]:
             ignored.
 
     Raises:
-        ValueError: see `measure_ranges`.
+        ValueError: see `measurement.measure`.
     """
-    reached = measure_ranges(folded, batches)
-    limits = {name: np.float64(found) for name, found in reached.items()}
+    measured = measure(folded, batches)
+    kept = np.array([found.limits for found in measured.values()])
+    reached = np.array([found.extremes for found in measured.values()])
     if folded.head == SPANS:
-        low, high = limits["head"]
-        floor = _lowest_best_logit(folded, batches) - _LOGITS_IN_SIGHT
-        limits["head"] = np.array([max(low, floor), high])
-    symmetric = activations(folded)
-    usable = usable_ranges(
-        np.stack(list(limits.values())), [symmetric[name] for name in limits]
-    )
-    return {
-        name: Range(float(low), float(high), *map(float, reached[name]))
-        for name, (low, high) in zip(limits, usable, strict=True)
-    }
+        lowest = _lowest_best_logit(folded, batches) - LOGITS_IN_SIGHT
+        for limits in (kept, reached):
+            limits[-1, 0] = max(limits[-1, 0], lowest)
+    cuts = any(found.has_outliers for found in measured.values())
+    candidates = [
+        _ranges(folded, measured, _widened(kept, reached, widening))
+        for widening in (_WIDENINGS if cuts else (1.0,))
+    ]
+    if len(candidates) == 1:
+        return candidates[0]
+    errors = [
+        rounding_error(folded, batches, FakeQuantization(_limits(ranges)))
+        for ranges in candidates
+    ]
+    return candidates[int(np.argmin(errors))]
 
 
-def activations(folded: Folded) -> dict[str, bool]:
-    """Returns whether each activation needs a symmetric range, by name."""
-    # One token is enough to learn the names.
-    recorder, one = RangeRecorder(), np.ones((1, 1), np.int32)
-    forward(folded, dict(zip(INPUT_NAMES, (one, one, one - 1))), recorder)
-    return {name: name in recorder.symmetric_names for name in recorder.ranges}
+def rounding_error(
+    folded: Folded, batches: Iterable[Mapping], rounding: Exact
+) -> float:
+    """Returns how far a rounding moves the outputs of real tokens.
+
+    The root mean square of the difference from the float graph, as a share of
+    the float outputs' standard deviation, on the first 64 examples or so.
+    """
+    exact, rounded, num = [], [], 0
+    for batch in batches:
+        if num >= _NUM_TRIED:
+            break
+        num += len(batch["input_ids"])
+        for found, kind in ((exact, Exact()), (rounded, rounding)):
+            found.append(_real_outputs(folded, batch, kind))
+    exact, rounded = np.concatenate(exact), np.concatenate(rounded)
+    error = np.sqrt(np.mean(np.square(exact - rounded)))
+    return float(error / max(exact.std(), np.finfo(np.float32).tiny))
+
+
+def _real_outputs(folded: Folded, batch: Mapping, rounding: Exact):
+    outputs = tf.nest.flatten(forward(folded, batch, rounding))
+    if folded.head == SEQUENCES:
+        return np.float64(outputs[0]).ravel()
+    is_real = np.asarray(batch["input_mask"]) > 0
+    return np.concatenate([np.float64(o)[is_real].ravel() for o in outputs])
 
 
 def usable_ranges(limits: np.ndarray, symmetric: Sequence[bool]) -> np.ndarray:
@@ -162,3 +154,29 @@ def _lowest_best_logit(folded: Folded, batches: Iterable[Mapping]) -> float:
             best = np.where(is_real, logits.numpy(), -np.inf).max(axis=1)
             lowest = min(lowest, best.min())
     return float(lowest)
+
+
+def _ranges(
+    folded: Folded, measured: Mapping[str, Measured], limits: np.ndarray
+) -> dict[str, Range]:
+    symmetric = activations(folded)
+    usable = usable_ranges(limits, [symmetric[name] for name in measured])
+    return {
+        name: Range(float(low), float(high), *found.extremes)
+        for (name, found), (low, high) in zip(
+            measured.items(), usable, strict=True
+        )
+    }
+
+
+def _limits(ranges: Mapping[str, Range]) -> dict[str, tuple[float, float]]:
+    return {name: found[:2] for name, found in ranges.items()}
+
+
+def _widened(kept, reached, widening: float) -> np.ndarray:
+    """Returns ranges [P, 2] that are wider, as far as anything reaches."""
+    if np.isinf(widening):
+        return reached
+    low = np.maximum(reached[:, 0], np.minimum(widening * kept[:, 0], 0.0))
+    high = np.minimum(reached[:, 1], np.maximum(widening * kept[:, 1], 0.0))
+    return np.stack([low, high], axis=-1)

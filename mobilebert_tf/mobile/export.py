@@ -7,14 +7,12 @@ so the outputs cannot be equal to the last bit; wrong files are off by the size
 of the output.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
-import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +36,8 @@ from mobilebert_tf.mobile.rounding import (
     Exact,
     WeightRounding,
 )
-from mobilebert_tf.mobile.runtime import TFLiteModel
+from mobilebert_tf.mobile.runtime import SIGNATURE, TFLiteModel, muted
 from mobilebert_tf.mobile.tflite_file import (
-    SIGNATURE,
     TextMetadata,
     add_metadata,
     arrange,
@@ -366,28 +363,6 @@ def _convert(
         return converter.convert()
 
 
-@contextlib.contextmanager
-def muted() -> Iterator[None]:
-    """Holds back stderr, C++ included, and shows it only after a failure."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    has_failed = True
-    with tempfile.TemporaryFile() as log, warnings.catch_warnings():
-        # The converter calibrates with the interpreter that it warns against.
-        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter")
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-            has_failed = False
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            if has_failed:
-                log.seek(0)
-                sys.stderr.write(log.read().decode(errors="replace"))
-
-
 def check_outputs(
     written: Path,
     path: str | os.PathLike,
@@ -412,7 +387,7 @@ def check_outputs(
     """
     runtime = TFLiteModel(written)
     for length in runtime.lengths:
-        probes = _probes(vocab_size, length)
+        probes = probe_inputs(vocab_size, length)
         if examples and examples[0]["input_ids"].shape[1] == length:
             chosen = examples[:_NUM_PROBES]
             probes = {
@@ -440,8 +415,8 @@ def check_outputs(
                 )
 
 
-def _probes(vocab_size: int, length: int) -> dict[str, np.ndarray]:
-    """Four examples of different lengths with padding and both segments."""
+def probe_inputs(vocab_size: int, length: int) -> dict[str, np.ndarray]:
+    """Returns four examples of different lengths, with both segments."""
     position = np.arange(length, dtype=np.int32)[None]
     lengths = np.array([[1], [length // 4], [length // 2], [length]])
     input_mask = (position < np.maximum(lengths, 1)).astype(np.int32)

@@ -11,6 +11,9 @@ KINDS = ("float32", "float16", "dynamic", "int8", "int8_qat", "int16x8")
 TRAINED_KIND = "int8_qat"
 INTEGER_KINDS = ("int8", TRAINED_KIND)
 
+# Files that hardware may compute in float16.
+FLOAT_KINDS = ("float32", "float16")
+
 # Kinds whose activations need ranges, measured on training examples.
 CALIBRATED_KINDS = (*INTEGER_KINDS, "int16x8")
 

@@ -29,14 +29,10 @@ import tensorflow as tf
 from mobilebert_tf import compat
 from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.mobile.calibration import (
-    Range,
-    activations,
-    record_ranges,
-    usable_ranges,
-)
+from mobilebert_tf.mobile.calibration import Range, usable_ranges
 from mobilebert_tf.mobile.deployment import forward
 from mobilebert_tf.mobile.folding import Folded
+from mobilebert_tf.mobile.measurement import activations, measure_batch
 from mobilebert_tf.mobile.options import QuantizationOptions
 from mobilebert_tf.mobile.rounding import ExportRounding, FakeQuantization
 from mobilebert_tf.tasks.task import Task, TeacherWeights
@@ -237,8 +233,9 @@ class RangeFollower:
             yield batch
 
     def _measure(self) -> np.ndarray:
-        found = record_ranges(self._quantized.folded, self._batch)
-        return np.stack([found[name] for name in self._quantized.names])
+        found = measure_batch(self._quantized.folded, self._batch)
+        limits = [found[name].limits for name in self._quantized.names]
+        return np.array(limits, np.float32)
 
     def _reach(self, limits: np.ndarray) -> np.ndarray:
         """Returns how far ranges have to go to either side, [P, 2]."""

@@ -3,8 +3,7 @@
 `deployment.forward` calls a rounding at every place where the integer kernels
 of LiteRT round: after each dense layer with its fused activation, after each
 residual sum and batch product, and at each kernel and table. The classes here
-compute exactly, record ranges, or fake-quantise for training and for the
-converter.
+compute exactly, cut, or fake-quantise for training and for the converter.
 
 The arithmetic is TensorFlow's fake-quantisation operations, called directly.
 The quantisers of tensorflow_model_optimization wrap the same operations and
@@ -43,38 +42,22 @@ class Exact:
         return tensor
 
 
-class RangeRecorder(Exact):
-    """Computes exactly and records the range of each activation and table.
+class Clipping(Exact):
+    """Cuts activations to given ranges, and rounds nothing.
 
     Args:
-        by_channel: record the range of every channel, [2, W], of tensors of
-            rank 2, rather than the range of the whole tensor, [2].
-
-    Attributes:
-        ranges: lowest and highest value by activation name, in graph order.
-        symmetric_names: activations that need a symmetric range.
+        ranges: lowest and highest value, [2], by activation name.
     """
 
-    def __init__(self, by_channel: bool = False):
-        self.ranges: dict[str, tf.Tensor] = {}
-        self.symmetric_names: set[str] = set()
-        self._by_channel = by_channel
+    def __init__(self, ranges: Mapping):
+        self._ranges = ranges
 
     def look_up(self, name, table, ids):
-        self.activation(name, table)
-        return tf.gather(table, ids)
+        return self.activation(name, tf.gather(table, ids))
 
     def activation(self, name, tensor):
-        if not self._by_channel or len(tensor.shape) == 2:
-            axis = 0 if self._by_channel else None
-            self.ranges[name] = tf.stack(
-                [tf.reduce_min(tensor, axis), tf.reduce_max(tensor, axis)]
-            )
-        return tensor
-
-    def symmetric(self, name, tensor):
-        self.symmetric_names.add(name)
-        return self.activation(name, tensor)
+        low, high = self._ranges[name][:2]
+        return tf.clip_by_value(tensor, low, high)
 
 
 class WeightRounding(Exact):

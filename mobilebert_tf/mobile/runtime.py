@@ -6,10 +6,14 @@ ignores a zero point on the right side of a batch product. Nothing here needs
 TensorFlow.
 """
 
+import contextlib
 import os
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,12 @@ from mobilebert_tf.errors import InputError
 
 # A .tflite flatbuffer has this identifier at byte 4.
 _IDENTIFIER = b"TFL3"
+
+# The signature of the longest sequences.
+SIGNATURE = "serving_default"
+
+# TFLITE_XNNPACK_DELEGATE_FLAG_FORCE_FP16 of XNNPACK's delegate.
+_FORCE_FLOAT16 = 4
 
 # Untimed runs before the first timed one.
 _WARM_UP = 3
@@ -92,13 +102,12 @@ class TFLiteModel:
         ]
         if not outputs:
             raise ValueError("there is no example to predict")
-        stacked = {
-            name: np.concatenate([output[name] for output in outputs])
-            for name in self.output_names
-        }
-        if len(stacked) == 1:
-            return stacked[self.output_names[0]]
-        return stacked
+        return _stack(outputs)
+
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of one example's outputs at the longest length."""
+        details = self._runners[self.max_seq_length].get_output_details()
+        return {name: tuple(found["shape"]) for name, found in details.items()}
 
     def _run(self, batch, row: int) -> dict[str, np.ndarray]:
         example = {}
@@ -135,6 +144,61 @@ class TFLiteModel:
             runner(**example)
             seconds.append(time.perf_counter() - start)
         return 1e3 * statistics.median(seconds)
+
+
+def predict_in_float16(
+    path: str | os.PathLike, inputs: dict[str, np.ndarray]
+) -> np.ndarray | dict[str, np.ndarray]:
+    """Runs a float file in float16 arithmetic, as GPUs of phones do.
+
+    XNNPACK computes in float16, or emulates it where the processor cannot.
+
+    Args:
+        path: a file with float activations.
+        inputs: as for `TFLiteModel.predict`, of the longest length.
+
+    Returns:
+        What `TFLiteModel.predict` returns. Values may be infinite or NaN.
+    """
+    # Only this function needs these libraries, which take a second to load.
+    from ai_edge_litert.compiled_model import CompiledModel
+    from ai_edge_litert.cpu_options import CpuOptions
+    from ai_edge_litert.hardware_accelerator import HardwareAccelerator
+    from ai_edge_litert.options import Options
+
+    shapes = TFLiteModel(path).output_shapes()
+    options = Options(
+        hardware_accelerators=HardwareAccelerator.CPU,
+        cpu_options=CpuOptions(num_threads=1, xnnpack_flags=_FORCE_FLOAT16),
+    )
+    rows = []
+    with muted(), CompiledModel.from_file(str(path), options=options) as model:
+        index = model.get_signature_index(SIGNATURE)
+        signature = model.get_signature_by_index(index)
+        given = model.create_input_buffers(index)
+        taken = model.create_output_buffers(index)
+        for row in range(len(inputs["input_ids"])):
+            for name, buffer in zip(signature["inputs"], given, strict=True):
+                buffer.write(np.int32(inputs[name][row : row + 1]))
+            model.run_by_index(index, given, taken)
+            rows.append(
+                {
+                    name: buffer.read(
+                        int(np.prod(shapes[name])), np.float32
+                    ).reshape(shapes[name])
+                    for name, buffer in zip(
+                        signature["outputs"], taken, strict=True
+                    )
+                }
+            )
+    return _stack(rows)
+
+
+def _stack(rows: list[dict[str, np.ndarray]]):
+    stacked = {
+        name: np.concatenate([row[name] for row in rows]) for name in rows[0]
+    }
+    return stacked if len(stacked) > 1 else stacked.popitem()[1]
 
 
 def _length(runner) -> int:
@@ -176,3 +240,25 @@ def read_tflite(path: Path) -> bytes:
     if content[4:8] != _IDENTIFIER:
         raise InputError(path, "a .tflite file", "another kind of file")
     return content
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Holds back stderr, C++ included, and shows it only after a failure."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    has_failed = True
+    with tempfile.TemporaryFile() as log, warnings.catch_warnings():
+        # The converter calibrates with the interpreter that it warns against.
+        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter")
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+            has_failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            if has_failed:
+                log.seek(0)
+                sys.stderr.write(log.read().decode(errors="replace"))

@@ -3,6 +3,7 @@
 Every file is scored by the code that scored the float model.
 """
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,30 +12,54 @@ from pathlib import Path
 import keras
 import numpy as np
 import scipy.special
+import tensorflow as tf
 
+from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.data.batches import array_batches
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.mobile.calibration import calibrate, write_ranges
+from mobilebert_tf.mobile.calibration import (
+    Range,
+    calibrate,
+    rounding_error,
+    write_ranges,
+)
+from mobilebert_tf.mobile.deployment import forward
 from mobilebert_tf.mobile.equalization import equalize
-from mobilebert_tf.mobile.export import export
-from mobilebert_tf.mobile.folding import fold
+from mobilebert_tf.mobile.export import export, probe_inputs
+from mobilebert_tf.mobile.folding import Folded, fold
 from mobilebert_tf.mobile.options import (
     CALIBRATED_KINDS,
+    FLOAT_KINDS,
     INTEGER_KINDS,
     TRAINED_KIND,
     ExportOptions,
     QuantizationOptions,
 )
+from mobilebert_tf.mobile.outliers import (
+    FLOAT16_LARGEST,
+    bound_for_float16,
+    find_outliers,
+    turn,
+)
 from mobilebert_tf.mobile.quantization import Quantized, train_quantized
-from mobilebert_tf.mobile.runtime import TFLiteModel
+from mobilebert_tf.mobile.rounding import Clipping, Exact
+from mobilebert_tf.mobile.runtime import TFLiteModel, predict_in_float16
 from mobilebert_tf.mobile.tflite_file import TextMetadata
 from mobilebert_tf.tasks.task import Task
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
-MEGABYTES, LATENCY = "megabytes", "latency_ms"
+MEGABYTES, LATENCY, FLOAT16_ERROR = "megabytes", "latency_ms", "fp16_error"
 
 # Ranges measured on a few hundred examples hold for the rest.
 _CALIBRATION_EXAMPLES = 512
+# Batches that decide whether float files are scaled.
+_NUM_FLOAT_BATCHES = 2
+
+# The share of the outputs' spread by which clipping may move them. Rounding
+# moves them by some 0.05.
+_HARMLESS_CLIPPING = 0.05
+_SCORED_AT_ONCE = 64
+_NUM_IN_FLOAT16 = 256
 
 
 def export_and_score(
@@ -65,12 +90,14 @@ def export_and_score(
     kinds, folder, scores = options.kinds, Path(folder), {}
     file_options = check_export(options, task, tokenizer)
     batches = []
-    if needs_calibration(kinds):
+    if task.num_train_examples:
         batches = calibration_batches(task, quantization)
     folded = fold(model)
     if any(kind in INTEGER_KINDS for kind in kinds):
-        even = equalize(folded, batches) if quantization.equalize else folded
-        ranges = calibrate(even, batches)
+        even, ranges = prepare_integers(folded, batches, quantization.equalize)
+        report_outliers(folded, even, ranges, batches, task)
+    if any(kind not in INTEGER_KINDS for kind in kinds):
+        folded = prepare_floats(folded, batches, task.max_seq_length)
     for kind in kinds:
         network = folded
         if kind in INTEGER_KINDS:
@@ -96,7 +123,125 @@ def export_and_score(
         )
         print(f"Wrote {path}", flush=True)
         scores[kind] = score(path, task)
+        if kind in FLOAT_KINDS and task.splits:
+            scores[kind][FLOAT16_ERROR] = float16_error(path, task)
     return scores
+
+
+def prepare_integers(
+    folded: Folded, batches: Sequence[Mapping], is_equalized: bool = True
+) -> tuple[Folded, dict[str, Range]]:
+    """Returns the network that integer files compute, and its ranges.
+
+    Args:
+        folded: the network of float files.
+        batches: inputs to measure ranges on.
+        is_equalized: give outliers a channel of their own and the channels of
+            each tensor alike ranges before rounding.
+    """
+    if is_equalized:
+        folded = equalize(turn(folded, batches), batches)
+    return folded, calibrate(folded, batches)
+
+
+def prepare_floats(
+    folded: Folded, batches: Sequence[Mapping], length: int
+) -> Folded:
+    """Returns the network that float files compute.
+
+    It is scaled for hardware that computes in float16, if its activations need
+    that. Prints which still overflow.
+
+    Args:
+        folded: the network.
+        batches: inputs to measure activations on. Without them probes serve,
+            in which position 0 is as large as anywhere.
+        length: S of the probes.
+    """
+    if not batches:
+        length = min(length, folded.config.max_position_embeddings)
+        batches = [probe_inputs(folded.config.vocab_size, length)]
+    scaled, beyond = bound_for_float16(folded, batches[:_NUM_FLOAT_BATCHES])
+    if scaled is not folded:
+        print("float files: scaled for float16 arithmetic", flush=True)
+    for name, size in beyond.items():
+        print(
+            f"warning: {name} reaches {size:.3g}, which overflows in float16 "
+            f"arithmetic ({FLOAT16_LARGEST:.0f})",
+            flush=True,
+        )
+    return scaled
+
+
+def report_outliers(
+    folded: Folded,
+    quantized: Folded,
+    ranges: Mapping[str, Range],
+    batches: Sequence[Mapping],
+    task: Task | None = None,
+) -> None:
+    """Prints how far the largest token stands out, and what cutting it costs.
+
+    Args:
+        folded: the network of float files.
+        quantized: the network of integer files.
+        ranges: those of `quantized`.
+        batches: what they were measured on.
+        task: measures the cost on its dev examples, if it is large.
+    """
+    found = find_outliers(folded, batches[:1])
+    if not found:
+        return
+    clipping = Clipping(ranges)
+    error = rounding_error(quantized, batches, clipping)
+    print(
+        f"largest token / median token: {found[0].ratio:.2g} (position "
+        f"{found[0].position}, {found[0].tensor}); float answers move by "
+        f"{error:.2g} of their spread when it is clipped",
+        flush=True,
+    )
+    if error <= _HARMLESS_CLIPPING:
+        return
+    cost = ""
+    if task is not None and task.labelled("dev"):
+        cost = "".join(
+            f"; {name} {before:.4f}, clipped {after:.4f}"
+            for name, before, after in _cost(folded, quantized, clipping, task)
+        )
+    print(
+        "warning: the outlier token carries information, so that integer "
+        f"files may lose accuracy{cost}. int8_qat or dynamic may lose less",
+        flush=True,
+    )
+
+
+def _cost(folded, quantized, clipping, task: Task):
+    """Yields the chosen dev metrics with the float and the clipped graph."""
+    before, after = (
+        task.evaluate(functools.partial(_predict, network, rounding), "dev")
+        for network, rounding in ((folded, Exact()), (quantized, clipping))
+    )
+    for name in shown_metrics(task):
+        if name in before:
+            yield name, before[name], after[name]
+
+
+def _predict(folded: Folded, rounding: Exact, arrays: Mapping):
+    outputs = [
+        forward(
+            folded,
+            {
+                name: arrays[name][begin : begin + _SCORED_AT_ONCE]
+                for name in INPUT_NAMES
+            },
+            rounding,
+        )
+        for begin in range(0, len(arrays["input_ids"]), _SCORED_AT_ONCE)
+    ]
+    return tf.nest.map_structure(
+        lambda *parts: np.concatenate([part.numpy() for part in parts]),
+        *outputs,
+    )
 
 
 def check_export(
@@ -187,6 +332,29 @@ def score(path: Path, task: Task) -> dict[str, float]:
     }
 
 
+def float16_error(path: Path, task: Task) -> float:
+    """Returns how far float16 arithmetic moves a float file's dev outputs.
+
+    The root mean square difference, as a share of the outputs' standard
+    deviation, on up to 256 examples; infinite if an output is not finite.
+    """
+    splits = task.labelled("dev") or list(task.splits)
+    inputs = {
+        name: task.splits[splits[0]][name][:_NUM_IN_FLOAT16]
+        for name in INPUT_NAMES
+    }
+    exact, found = (
+        np.concatenate([np.ravel(part) for part in tf.nest.flatten(outputs)])
+        for outputs in (
+            TFLiteModel(path, os.cpu_count()).predict(inputs),
+            predict_in_float16(path, inputs),
+        )
+    )
+    if not np.isfinite(found).all():
+        return np.inf
+    return float(np.sqrt(np.mean((exact - found) ** 2)) / exact.std())
+
+
 def _logits(probabilities: np.ndarray) -> np.ndarray:
     """Returns values that a metric decides by as it would by logits.
 
@@ -216,10 +384,11 @@ def table(
         scores: of `export_and_score`.
         shown: the metrics to show.
     """
-    cells = [["file", *shown, "MB", "ms"]] + [
+    cells = [["file", *shown, "fp16 error", "MB", "ms"]] + [
         [
             f"{kind}.tflite",
             *[f"{row[name]:.4f}" for name in shown],
+            f"{row[FLOAT16_ERROR]:.4f}" if FLOAT16_ERROR in row else "-",
             f"{row[MEGABYTES]:.2f}",
             f"{row[LATENCY]:.2f}",
         ]

@@ -22,9 +22,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from mobilebert_tf.mobile.folding import FEATURES, SEQUENCES, SPANS, Folded
-
-# The signature of the longest sequences.
-SIGNATURE = "serving_default"
+from mobilebert_tf.mobile.runtime import SIGNATURE
 
 # Data of a tensor begin at a multiple of this, as the format requires.
 _ALIGNMENT = 16

@@ -86,12 +86,12 @@ def test_impossible_requests_are_one_line(
 
 
 def test_pairs_are_calibrated_as_pairs(folder, tmp_path, monkeypatch):
-    from mobilebert_tf.mobile import calibration
+    from mobilebert_tf.mobile import stages
 
     seen = []
-    calibrate = calibration.calibrate
+    calibrate = stages.calibrate
     monkeypatch.setattr(
-        calibration, "calibrate", lambda f, b: seen.extend(b) or calibrate(f, b)
+        stages, "calibrate", lambda f, b: seen.extend(b) or calibrate(f, b)
     )
     pairs = f"--calibration_file={folder / 'pairs.txt'}"
     run(folder, tmp_path, "--export=int8", pairs, "--export_seq_length=8")

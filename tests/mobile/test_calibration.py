@@ -6,12 +6,12 @@ import pytest
 import mobilebert_tf as mb
 from mobilebert_tf.mobile.calibration import (
     Range,
-    activations,
     calibrate,
     usable_ranges,
     write_ranges,
 )
 from mobilebert_tf.mobile.folding import fold
+from mobilebert_tf.mobile.measurement import activations
 from tests import tiny
 from tests.mobile.test_folding import random_classifier
 

@@ -48,6 +48,7 @@ def test_files_get_the_metrics_of_the_float_model(exported, task, trained):
     decisions = trained(inputs_of(dev)).numpy().argmax(1)
     wanted = float((decisions == dev["labels"]).mean())
     assert list(scores) == list(KINDS)
+    assert 0.0 < scores["float32"]["fp16_error"] < 0.02
     assert scores["float32"]["dev_accuracy"] == wanted
     for kind, row in scores.items():
         path = folder / f"{kind}.tflite"
@@ -56,7 +57,9 @@ def test_files_get_the_metrics_of_the_float_model(exported, task, trained):
         assert row["megabytes"] == path.stat().st_size / 1e6
         assert row["latency_ms"] > 0.0
     lines = table(scores, stages.shown_metrics(task))
-    assert lines[0].split() == ["file", "dev_accuracy", "MB", "ms"]
+    assert lines[0].split() == [
+        *("file", "dev_accuracy", "fp16", "error", "MB", "ms")
+    ]
     assert lines[2].split()[:2] == ["float32.tflite", f"{wanted:.4f}"]
 
 
