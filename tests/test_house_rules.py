@@ -30,7 +30,6 @@ LIGHT = (
 # Those that read and write TensorFlow's records, and what is built on them.
 HEAVY = {
     "commands.shards",
-    "data.example_protos",
     "data.records",
     "data.shards",
     "data.stream",

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 
 from mobilebert_tf.commands.command import Command, command_line
+from mobilebert_tf.data.options import TextOptions
 from mobilebert_tf.distillation.schedule import TransferOptions, TransferWeights
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import Options, option, settings
@@ -26,7 +27,6 @@ from mobilebert_tf.training.options import (
     PretrainingOptions,
     RunOptions,
     StepOptions,
-    TextOptions,
 )
 
 
@@ -103,6 +103,7 @@ def run(*options: Options) -> None:
     """Copies, transfers, distils, evaluates, and writes a model folder."""
     import keras
 
+    from mobilebert_tf.data.stream import open_pretraining_input
     from mobilebert_tf.distillation.initialization import match_embedding_norm
     from mobilebert_tf.text.tokenizer import load_tokenizer
     from mobilebert_tf.training import distillation, pretraining
@@ -121,9 +122,10 @@ def run(*options: Options) -> None:
     student = distiller.student
     if device_options.rematerialize:
         rematerialize(student.encoder.blocks)
-    data = pretraining.open_input(
-        text, training.train_batch_size, load_tokenizer(pair.teacher)
+    data = open_pretraining_input(
+        text, load_tokenizer(pair.teacher), training.train_batch_size
     )
+    print(data.summary(), flush=True)
     batches = functools.partial(data.batches, training.seed)
     held_out = pretraining.HeldOutText(student, data)
     # Made first, so that unfit text is refused before a folder is made for it.

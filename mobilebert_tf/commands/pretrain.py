@@ -16,6 +16,7 @@ import dataclasses
 import functools
 
 from mobilebert_tf.commands.command import Command, command_line
+from mobilebert_tf.data.options import TextOptions
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import Options, option, settings
 from mobilebert_tf.training.options import (
@@ -26,7 +27,6 @@ from mobilebert_tf.training.options import (
     PretrainingOptions,
     RunOptions,
     StepOptions,
-    TextOptions,
 )
 
 
@@ -63,8 +63,7 @@ def build_tokenizer(vocabulary: VocabularyOptions, text: TextOptions):
         InputError: the text comes as records, from which nothing can be
             learned, and there is no vocabulary file.
     """
-    from mobilebert_tf.data.records import are_tfrecords
-    from mobilebert_tf.data.sources import load_text
+    from mobilebert_tf.data.sources import are_tfrecords, read_text
     from mobilebert_tf.text.tokenizer import WordpieceTokenizer
     from mobilebert_tf.text.vocabulary import learn_vocabulary
 
@@ -76,8 +75,7 @@ def build_tokenizer(vocabulary: VocabularyOptions, text: TextOptions):
             "--vocab_file", "the vocabulary the records were made with", "none"
         )
     print("Learning a vocabulary ...", flush=True)
-    documents = load_text(text.input_files, text.tfds_name, text.tfds_data_dir)
-    lines = (line for document in documents for line in document)
+    lines = (line for document in read_text(text) for line in document)
     pieces = learn_vocabulary(lines, vocabulary.vocab_size, lower)
     return WordpieceTokenizer(pieces, lower)
 
@@ -86,6 +84,7 @@ def run(*options: Options) -> None:
     """Reads text, trains, evaluates, and writes a model folder."""
     import keras
 
+    from mobilebert_tf.data.stream import open_pretraining_input
     from mobilebert_tf.modeling.models import MobileBertForPretraining
     from mobilebert_tf.training import pretraining
     from mobilebert_tf.training.devices import open_devices
@@ -101,7 +100,8 @@ def run(*options: Options) -> None:
     devices = open_devices(device_options)
     keras.utils.set_random_seed(training.seed)
     tokenizer = build_tokenizer(vocabulary, text)
-    data = pretraining.open_input(text, training.train_batch_size, tokenizer)
+    data = open_pretraining_input(text, tokenizer, training.train_batch_size)
+    print(data.summary(), flush=True)
     config = architecture.config(tokenizer.vocab_size, text.max_seq_length)
     with devices.scope():
         model = MobileBertForPretraining(config)

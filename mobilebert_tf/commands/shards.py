@@ -18,71 +18,20 @@ import os
 import time
 
 from mobilebert_tf.commands.command import Command
-from mobilebert_tf.errors import InputError
+from mobilebert_tf.data.options import ShardOptions
 from mobilebert_tf.options import Options, option
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardOptions(Options):
-    """Which text becomes which files."""
+class WritingOptions(Options):
+    """Where the files are written, and by how many processes."""
 
     group = "data"
 
-    input_files: tuple[str, ...] = option(
-        (),
-        "Text files or globs, plain or .gz: one sentence or paragraph a line, "
-        "a blank line between documents. A .gz file stays in one shard.",
-        everyday=True,
-    )
-    tfds_name: str | None = option(
-        None,
-        "Instead of --input_files: a prepared dataset of TensorFlow Datasets, "
-        "for example wikipedia/20230601.en or wiki40b/en.",
-        everyday=True,
-    )
-    tfds_data_dir: str | None = option(
-        None,
-        "Folder that the dataset was prepared in; by default "
-        "~/tensorflow_datasets.",
-    )
-    vocab_file: str | None = option(
-        None, "Vocabulary, one piece a line.", required=True
-    )
-    do_lower_case: bool = option(
-        True, "The vocabulary is uncased.", everyday=True
-    )
     output_dir: str | None = option(
         None, "Folder for the TFRecord files.", required=True
-    )
-    max_seq_length: int = option(
-        128, "Pieces in each sequence.", min=8, everyday=True
-    )
-    max_predictions_per_seq: int | None = option(
-        None,
-        "Maximum of masked pieces in a sequence; by default --masked_lm_prob "
-        "times --max_seq_length.",
-        min=1,
-        everyday=True,
-    )
-    masked_lm_prob: float = option(
-        0.15, "Share of pieces to mask.", min=0.0, max=1.0
-    )
-    dupe_factor: int = option(
-        10,
-        "Times that the text is used, each time with other pairs and masks.",
-        min=1,
-        everyday=True,
-    )
-    short_seq_prob: float = option(
-        0.1, "Share of documents with shorter pairs.", min=0.0, max=1.0
-    )
-    whole_word_mask: bool = option(
-        False, "Mask all pieces of a word or none.", everyday=True
-    )
-    num_shards: int = option(
-        16, "Number of files to write.", min=1, everyday=True
     )
     num_processes: int | None = option(
         None,
@@ -90,39 +39,6 @@ class ShardOptions(Options):
         min=1,
         everyday=True,
     )
-    seed: int = option(1, "Random seed.", min=0, everyday=True)
-
-
-def settings_of(options: ShardOptions):
-    """Returns the `ShardSettings` that the options name.
-
-    Raises:
-        InputError: no text or two kinds of text are named, or files or the
-            dataset are missing.
-    """
-    from mobilebert_tf.data.shards import ShardSettings
-    from mobilebert_tf.data.sources import matching_files, tfds_documents
-
-    if bool(options.input_files) == bool(options.tfds_name):
-        raise InputError(
-            "--input_files",
-            "either this or --tfds_name",
-            "both" if options.input_files else "neither",
-        )
-    files = []
-    if options.input_files:
-        files = matching_files(options.input_files)
-    else:
-        tfds_documents(options.tfds_name, options.tfds_data_dir)
-    values = {
-        field.name: getattr(options, field.name)
-        for field in dataclasses.fields(ShardSettings)
-    }
-    values["input_files"] = tuple(files)
-    values["max_predictions_per_seq"] = options.max_predictions_per_seq or max(
-        1, round(options.masked_lm_prob * options.max_seq_length)
-    )
-    return ShardSettings(**values)
 
 
 class ProgressLine:
@@ -177,41 +93,35 @@ class ProgressLine:
         return ", ".join(parts)
 
 
-def text_size(settings, num_shards: int) -> int | None:
+def text_size(options: ShardOptions, num_shards: int) -> int | None:
     """Returns the bytes of text in some shards, or None if unknown."""
-    from mobilebert_tf.data.sources import file_size
-
-    files = settings.input_files
+    files = options.input_files
     if not files or any(name.endswith(".gz") for name in files):
         return None
-    total = sum(map(file_size, files))
-    return total * num_shards // settings.num_shards
+    total = sum(map(os.path.getsize, files))
+    return total * num_shards // options.num_shards
 
 
-def main(options: ShardOptions) -> None:
+def main(options: ShardOptions, writing: WritingOptions) -> None:
     """Reads, masks and writes."""
-    from mobilebert_tf.data.shards import missing_shards, write_shards
+    from mobilebert_tf.data.shards import missing_shards, resolve, write_shards
 
-    settings = settings_of(options)
-    settings.tokenizer()  # Refuses a bad vocabulary before a folder is made.
-    shards = missing_shards(options.output_dir, settings)
-    num_there = settings.num_shards - len(shards)
+    options = resolve(options)
+    folder = writing.output_dir
+    shards = missing_shards(folder, options)
+    num_there = options.num_shards - len(shards)
     if num_there:
-        print(f"{num_there} of {settings.num_shards} files exist already.")
-    line = ProgressLine(text_size(settings, len(shards)), len(shards))
-    for progress in write_shards(
-        options.output_dir,
-        settings,
-        shards,
-        options.num_processes or len(os.sched_getaffinity(0)),
-    ):
+        print(f"{num_there} of {options.num_shards} files exist already.")
+    line = ProgressLine(text_size(options, len(shards)), len(shards))
+    processes = writing.num_processes or len(os.sched_getaffinity(0))
+    for progress in write_shards(folder, options, shards, processes):
         line.add(progress)
     if shards:
         print(line)
-    print(f"{options.output_dir} is complete.", flush=True)
+    print(f"{folder} is complete.", flush=True)
 
 
-COMMAND = Command(main, (ShardOptions,), description=__doc__)
+COMMAND = Command(main, (ShardOptions, WritingOptions), description=__doc__)
 
 if __name__ == "__main__":
     COMMAND()

@@ -2,7 +2,7 @@
 
 A pair is a segment A and a segment B, labelled by whether B follows A (BERT,
 appendix A.2). A corpus keeps its pieces in one flat array, so a segment is a
-start and a length, and an epoch of pairs is five small arrays.
+start and a length, and an epoch of pairs is one array of `INSTANCE`s.
 
 Then 15 % of the pieces are chosen for masked LM, of which 80 % become [MASK],
 10 % a random piece and 10 % stay (BERT, section 3.1; MobileBERT, appendix D).
@@ -17,51 +17,34 @@ in an epoch, W words.
 
 import array
 import bisect
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 
+from mobilebert_tf.data.batches import Arrays
 from mobilebert_tf.data.corpus import TokenizedCorpus
+from mobilebert_tf.data.options import ExampleOptions
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 IS_NEXT = 0  # B follows A: the first output of the next sentence head.
 IS_RANDOM = 1  # B comes from another document.
 
+# A segment pair as runs of pieces in a corpus' flat `tokens`: the index of the
+# first piece and the number of pieces, at least 1.
+INSTANCE = [
+    ("a_start", np.int64),
+    ("a_length", np.int64),
+    ("b_start", np.int64),
+    ("b_length", np.int64),
+    ("next_sentence_labels", np.int32),  # `IS_NEXT` or `IS_RANDOM`.
+]
+
 # [CLS] A [SEP] B [SEP]
 NUM_SPECIAL_PIECES = 3
 
-
-@dataclasses.dataclass(frozen=True)
-class Instances:
-    """Segment pairs as runs of pieces in a corpus' flat `tokens`.
-
-    Attributes:
-        a_start: int64 [N], index of the first piece of A.
-        a_length: int64 [N], pieces in A, at least 1.
-        b_start: int64 [N], index of the first piece of B.
-        b_length: int64 [N], pieces in B, at least 1.
-        next_sentence_labels: int32 [N], `IS_NEXT` or `IS_RANDOM`.
-    """
-
-    a_start: np.ndarray
-    a_length: np.ndarray
-    b_start: np.ndarray
-    b_length: np.ndarray
-    next_sentence_labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.a_start)
-
-    def take(self, rows: np.ndarray) -> "Instances":
-        """Returns the pairs at `rows`, indices or a slice, in that order."""
-        return Instances(
-            *(
-                getattr(self, field.name)[rows]
-                for field in dataclasses.fields(self)
-            )
-        )
+MASK_SHARE = 0.8
+RANDOM_SHARE = 0.1  # The remaining tenth keeps its piece.
 
 
 def epoch_instances(
@@ -69,7 +52,7 @@ def epoch_instances(
     max_seq_length: int,
     rng: np.random.Generator,
     short_seq_prob: float = 0.1,
-) -> Instances:
+) -> np.recarray:
     """Packs every document once into segment pairs, in random order.
 
     Lines are gathered into a chunk until it fills a sequence, and the chunk is
@@ -91,7 +74,7 @@ def epoch_instances(
         short_seq_prob: probability that a document gets a shorter target.
 
     Returns:
-        Pairs, whose number varies a little between epochs.
+        `INSTANCE` [N]; N varies a little between epochs.
 
     Raises:
         InputError: the corpus has fewer than two documents.
@@ -118,8 +101,8 @@ def epoch_instances(
     )
     chunks = _pack_documents(corpus, targets, rng)
     instances = _segments(chunks, corpus, targets, rng)
-    instances = _truncate_pairs(instances, max_num_pieces, rng)
-    return instances.take(rng.permutation(len(instances)))
+    _truncate(instances, max_num_pieces, rng)
+    return instances[rng.permutation(len(instances))]
 
 
 def _pack_documents(
@@ -136,15 +119,9 @@ def _pack_documents(
         # A chunk uses up one line or more: this many draws always suffice.
         draws = rng.random((last_line - first_line, 2)).tolist()
         for start, split, end, label in _chunks(offsets, target, draws):
-            packed.extend(
-                (
-                    document,
-                    first_line + start,
-                    first_line + split,
-                    first_line + end,
-                    label,
-                )
-            )
+            packed.append(document)
+            packed.extend(first_line + line for line in (start, split, end))
+            packed.append(label)
     return np.frombuffer(packed, np.int64).reshape(-1, 5)
 
 
@@ -186,7 +163,7 @@ def _segments(
     corpus: TokenizedCorpus,
     targets: np.ndarray,
     rng: np.random.Generator,
-) -> Instances:
+) -> np.recarray:
     """Converts chunks of lines to runs of pieces and draws the random Bs."""
     lines, documents = corpus.line_starts, corpus.document_starts
     document, start, split, end, label = chunks.T
@@ -205,19 +182,16 @@ def _segments(
     b_end[random] = np.clip(
         np.searchsorted(lines, wanted), first + 1, documents[other + 1]
     )
-    return Instances(
-        a_start=lines[start],
-        a_length=a_length,
-        b_start=lines[b_first],
-        b_length=lines[b_end] - lines[b_first],
-        next_sentence_labels=label.astype(np.int32),
+    b_length = lines[b_end] - lines[b_first]
+    return np.rec.fromarrays(
+        [lines[start], a_length, lines[b_first], b_length, label], INSTANCE
     )
 
 
-def _truncate_pairs(
-    instances: Instances, max_num_pieces: int, rng: np.random.Generator
-) -> Instances:
-    """Shortens pairs to `max_num_pieces`, at random ends.
+def _truncate(
+    instances: np.recarray, max_num_pieces: int, rng: np.random.Generator
+) -> None:
+    """Shortens pairs to `max_num_pieces`, in place, at random ends.
 
     Taking pieces one by one from the longer segment, and from B if both are
     equally long, first makes the two equal and then takes from B and A in turn.
@@ -231,33 +205,25 @@ def _truncate_pairs(
     rest = excess - a_levelling - b_levelling
     a_cut = a_levelling + rest // 2
     b_cut = b_levelling + rest - rest // 2
-    return dataclasses.replace(
-        instances,
-        a_start=instances.a_start + rng.binomial(a_cut, 0.5),
-        a_length=a_length - a_cut,
-        b_start=instances.b_start + rng.binomial(b_cut, 0.5),
-        b_length=b_length - b_cut,
-    )
+    instances.a_start += rng.binomial(a_cut, 0.5)
+    instances.a_length -= a_cut
+    instances.b_start += rng.binomial(b_cut, 0.5)
+    instances.b_length -= b_cut
 
 
 def pair_inputs(
     tokens: np.ndarray,
-    instances: Instances,
+    instances: np.recarray,
+    tokenizer: WordpieceTokenizer,
     max_seq_length: int,
-    *,
-    pad_id: int,
-    cls_id: int,
-    sep_id: int,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """Lays pairs out as `[CLS] A [SEP] B [SEP]`, padded to S.
 
     Args:
         tokens: int32, the flat pieces that `instances` points into.
-        instances: B pairs, each at most `max_seq_length` - 3 pieces long.
+        instances: `INSTANCE` [B], at most `max_seq_length` - 3 pieces long.
+        tokenizer: the one that made `tokens`.
         max_seq_length: S.
-        pad_id: id of [PAD].
-        cls_id: id of [CLS].
-        sep_id: id of [SEP].
 
     Returns:
         `input_ids`, `input_mask` (1 is real) and `segment_ids` (1 from B's
@@ -274,54 +240,34 @@ def pair_inputs(
         instances.b_start[:, None] + positions - a_end - 1,
     )
     input_ids = np.where(
-        is_a | is_b, tokens[np.where(is_a | is_b, source, 0)], pad_id
+        is_a | is_b, tokens[np.where(is_a | is_b, source, 0)], tokenizer.pad_id
     )
-    input_ids[:, 0] = cls_id
-    np.put_along_axis(input_ids, a_end, sep_id, axis=1)
-    np.put_along_axis(input_ids, b_end, sep_id, axis=1)
+    input_ids[:, 0] = tokenizer.cls_id
+    np.put_along_axis(input_ids, a_end, tokenizer.sep_id, axis=1)
+    np.put_along_axis(input_ids, b_end, tokenizer.sep_id, axis=1)
+    in_b = (positions > a_end) & (positions <= b_end)
     return {
         "input_ids": input_ids.astype(np.int32),
         "input_mask": (positions <= b_end).astype(np.int32),
-        "segment_ids": ((positions > a_end) & (positions <= b_end)).astype(
-            np.int32
-        ),
+        "segment_ids": in_b.astype(np.int32),
     }
-
-
-MASK_SHARE = 0.8
-RANDOM_SHARE = 0.1  # The remaining tenth keeps its piece.
 
 
 def masked_examples(
     tokens: np.ndarray,
-    instances: Instances,
+    instances: np.recarray,
     tokenizer: WordpieceTokenizer,
-    *,
-    max_seq_length: int,
-    **masking,
-) -> dict[str, np.ndarray]:
-    """Lays out segment pairs and masks them.
-
-    Args:
-        tokens: int32, the flat pieces that `instances` points into.
-        instances: B pairs.
-        tokenizer: the one that made `tokens`.
-        max_seq_length: S.
-        **masking: further arguments of `mask_tokens`.
+    options: ExampleOptions,
+    rng: np.random.Generator,
+) -> Arrays:
+    """Lays out segment pairs (see `pair_inputs`) and masks them.
 
     Returns:
         The arrays of `pair_inputs` and `mask_tokens`, and
         `next_sentence_labels` int32 [B, 1].
     """
-    inputs = pair_inputs(
-        tokens,
-        instances,
-        max_seq_length,
-        pad_id=tokenizer.pad_id,
-        cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
-    )
-    masked = mask_tokens(inputs["input_ids"], tokenizer, **masking)
+    inputs = pair_inputs(tokens, instances, tokenizer, options.max_seq_length)
+    masked = mask_tokens(inputs["input_ids"], tokenizer, options, rng)
     labels = instances.next_sentence_labels[:, None]  # [B, 1]
     return inputs | masked | {"next_sentence_labels": labels}
 
@@ -329,12 +275,9 @@ def masked_examples(
 def mask_tokens(
     input_ids: np.ndarray,
     tokenizer: WordpieceTokenizer,
-    *,
-    max_predictions_per_seq: int,
+    options: ExampleOptions,
     rng: np.random.Generator,
-    masked_lm_prob: float = 0.15,
-    whole_word_mask: bool = False,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """Masks a share of each sequence's pieces and records the originals.
 
     A sequence with n pieces that are not special gets max(1, round(0.15 n))
@@ -348,10 +291,8 @@ def mask_tokens(
         input_ids: int32 [B, S]. Not modified.
         tokenizer: the one that made them. Its special pieces, including [UNK],
             are neither masked nor used as random replacements.
-        max_predictions_per_seq: P.
+        options: how many pieces to mask, and whether by words.
         rng: source of all draws.
-        masked_lm_prob: share of the pieces that are predicted.
-        whole_word_mask: mask all pieces of a word or none.
 
     Returns:
         `input_ids` int32 [B, S], masked; `masked_lm_positions` and
@@ -362,39 +303,27 @@ def mask_tokens(
     is_special = np.zeros(tokenizer.vocab_size, bool)
     is_special[list(tokenizer.special_ids)] = True
     candidates = ~is_special[input_ids]  # [B, S]
-    if whole_word_mask:
-        word_starts = _word_starts(
-            candidates, tokenizer.continuation_mask[input_ids]
-        )
-    else:
-        word_starts = candidates
-    num_candidates = candidates.sum(axis=1)  # [B]
+    word_starts = candidates
+    if options.whole_word_mask:
+        # A "##" piece after a special piece begins a word too: the start of its
+        # word was cut off when the segment was shortened.
+        follows_text = np.zeros_like(candidates)
+        follows_text[:, 1:] = candidates[:, :-1]
+        continuations = tokenizer.continuation_mask[input_ids]
+        word_starts = candidates & ~(continuations & follows_text)
+    share = candidates.sum(axis=1) * options.masked_lm_prob
     num_predictions = np.minimum(
-        np.maximum(1, np.rint(num_candidates * masked_lm_prob)),
-        max_predictions_per_seq,
-    )
+        np.maximum(1, np.rint(share)), options.num_predictions
+    )  # [B]
     selected = _select_words(candidates, word_starts, num_predictions, rng)
     return _hide(
         input_ids,
         selected,
-        max_predictions_per_seq,
+        options.num_predictions,
         tokenizer.mask_id,
         np.flatnonzero(~is_special),
         rng,
     )
-
-
-def _word_starts(
-    candidates: np.ndarray, continuations: np.ndarray
-) -> np.ndarray:
-    """Returns bool [B, S], True where a word begins.
-
-    A "##" piece after a special piece begins a word too: the start of its word
-    was cut off when the segment was shortened.
-    """
-    follows_text = np.zeros_like(candidates)
-    follows_text[:, 1:] = candidates[:, :-1]
-    return candidates & ~(continuations & follows_text)
 
 
 def _select_words(
@@ -442,11 +371,11 @@ def _select_words(
 def _hide(
     input_ids: np.ndarray,
     selected: np.ndarray,
-    max_predictions_per_seq: int,
+    num_predictions: int,
     mask_id: int,
     text_ids: np.ndarray,
     rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """Replaces the selected pieces and lists them, row by row."""
     rows, columns = np.nonzero(selected)  # Sorted by row, then by position.
     counts = selected.sum(axis=1)
@@ -461,7 +390,7 @@ def _hide(
     masked_input_ids = input_ids.astype(np.int32, copy=True)
     masked_input_ids[rows, columns] = replacements
 
-    shape = (len(input_ids), max_predictions_per_seq)
+    shape = (len(input_ids), num_predictions)
     positions = np.zeros(shape, np.int32)
     ids = np.zeros(shape, np.int32)
     weights = np.zeros(shape, np.float32)

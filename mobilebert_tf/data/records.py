@@ -1,17 +1,13 @@
-"""TFRecord files of pre-training examples, readable from any place.
+"""TFRecord files of pre-training examples: bytes, checks, and random access.
 
 The format is google-research/bert's: files of the original
-`create_pretraining_data.py` are read, and its readers read ours.
+`create_pretraining_data.py` are read, and its readers read ours. A record is
+its length (8 bytes, little endian), a checksum of the length (4), a
+`tf.Example`, and a checksum of that (4).
 
 TensorFlow reads a TFRecord file from its start only, so a run that resumes
 after a million steps would first read everything that it has seen. Here an
-index of the files, made from the lengths of their records, finds each record
-with one seek. An epoch visits chunks of 64 neighbouring records in random order
-over all files and mixes the records of 64 chunks at a time, so memory holds
-4,096 records.
-
-A record is its length (8 bytes, little endian), a checksum of the length (4),
-its bytes, and a checksum of these (4).
+index, made from the lengths of the records, finds each record with one seek.
 """
 
 import array
@@ -20,23 +16,26 @@ import functools
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
 
-from mobilebert_tf.data.batches import Arrays, made_ahead
-from mobilebert_tf.data.example_protos import parse_examples
-from mobilebert_tf.data.sources import matching_files
+from mobilebert_tf.data.batches import Arrays
 from mobilebert_tf.errors import InputError
 
-# Records that are read together, and chunks whose records are mixed.
+# Records that are read together.
 CHUNK_SIZE = 64
-WINDOW_SIZE = 64
 
-# Second word of a generator's seed, as in `stream`.
-_CHUNK_STREAM = 2
-_RECORD_STREAM = 3
-
+_CHUNK = [
+    ("file", np.int32),
+    ("start", np.int64),
+    ("end", np.int64),
+    ("first", np.int64),
+    ("size", np.int64),
+]
 _HEADER_BYTES = 12
 _FRAME_BYTES = 16
 _LENGTH = struct.Struct("<Q")
@@ -48,28 +47,42 @@ _MAX_RECORD_BYTES = 65536
 _POLYNOMIAL = 0x82F63B78
 
 
+class Record(NamedTuple):
+    """A message and its checksum (4 bytes), and where they come from."""
+
+    content: bytes
+    file: str
+    number: int
+
+    @property
+    def message(self) -> bytes:
+        return self.content[:-4]
+
+    def error(self, expected: str, found: object) -> InputError:
+        """Returns the error that refuses this record."""
+        return InputError(self.file, expected, found, f"record {self.number}")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordIndex:
-    """The places of chunks of records in TFRecord files.
+    """Finds chunks of records in TFRecord files.
 
     Attributes:
         files: names.
-        chunk_files: int32 [num_chunks], index of the file.
-        chunk_offsets: int64 [num_chunks], first byte in the file.
-        chunk_ends: int64 [num_chunks], the byte after the last.
-        chunk_records: int64 [num_chunks], number of the first record.
-        chunk_sizes: int64 [num_chunks], number of records, at least 1.
+        chunks: [num_chunks], each with its `file` (a number), `start` and `end`
+            in bytes, the number of its `first` record, and its `size` in
+            records, at least 1.
     """
 
     files: tuple[str, ...]
-    chunk_files: np.ndarray
-    chunk_offsets: np.ndarray
-    chunk_ends: np.ndarray
-    chunk_records: np.ndarray
-    chunk_sizes: np.ndarray
+    chunks: np.ndarray
 
-    def split(self, held_out_fraction: float) -> tuple["RecordIndex", ...]:
-        """Divides the records into those to train on and the last ones.
+    @property
+    def num_records(self) -> int:
+        return int(self.chunks["size"].sum())
+
+    def split(self, held_out_fraction: float) -> "list[RecordIndex]":
+        """Divides the chunks into those to train on and the last ones.
 
         Neighbouring records share text, so the end of the last file has least
         in common with the rest. Separate files of other text are better.
@@ -80,124 +93,92 @@ class RecordIndex:
         Raises:
             InputError: there is only one chunk.
         """
-        if self.num_chunks < 2:
+        if len(self.chunks) < 2:
             raise InputError(
                 ", ".join(self.files),
                 f"more than {CHUNK_SIZE} records, to hold some out",
                 self.num_records,
             )
-        num_held_out = max(1, round(held_out_fraction * self.num_chunks))
-        bounds = slice(0, -num_held_out), slice(-num_held_out, None)
-        return tuple(
-            RecordIndex(
-                self.files,
-                *(
-                    getattr(self, field.name)[chosen]
-                    for field in dataclasses.fields(self)[1:]
-                ),
-            )
-            for chosen in bounds
-        )
+        num_held_out = max(1, round(held_out_fraction * len(self.chunks)))
+        return [
+            dataclasses.replace(self, chunks=chunks)
+            for chunks in np.split(self.chunks, [-num_held_out])
+        ]
 
-    @property
-    def num_chunks(self) -> int:
-        """Number of chunks, over all files."""
-        return len(self.chunk_sizes)
-
-    @property
-    def num_records(self) -> int:
-        """Number of records, over all files."""
-        return int(self.chunk_sizes.sum())
-
-    def read_chunk(
-        self, chunk: int
-    ) -> tuple[list[bytes], list[tuple[str, int]]]:
-        """Returns a chunk's records and the place (file, number) of each.
-
-        A record comes with the four bytes of its checksum, so that only the
-        records that are used need to be checked.
+    def read_chunk(self, chunk: int) -> list[Record]:
+        """Reads a chunk's records.
 
         Raises:
             InputError: the file has changed since the index was made.
         """
-        name = self.files[self.chunk_files[chunk]]
-        start, end = self.chunk_offsets[chunk], self.chunk_ends[chunk]
+        file, start, end, first, size = self.chunks[chunk].tolist()
+        name = self.files[file]
         try:
-            with open(name, "rb") as file:
-                file.seek(start)
-                content = file.read(end - start)
+            with open(name, "rb") as stream:
+                stream.seek(start)
+                content = stream.read(end - start)
         except OSError as error:
             raise InputError(
                 name, "a readable file", error.strerror or error
             ) from error
-        first = int(self.chunk_records[chunk])
-        records, places = [], []
-        position = 0
-        for number in range(first, first + int(self.chunk_sizes[chunk])):
+        records, position = [], 0
+        for number in range(first, first + size):
             begin = position + _HEADER_BYTES
-            if begin <= len(content):
-                length = _LENGTH.unpack_from(content, position)[0]
-                position = begin + length + 4
-            if max(begin, position) > len(content):
-                raise InputError(
-                    name,
-                    "the file that the run began with",
-                    "another or a shorter one",
-                    f"record {number}",
-                )
-            records.append(content[begin:position])
-            places.append((name, number))
-        return records, places
+            length = int.from_bytes(content[position : position + 8], "little")
+            position = begin + length + 4
+            records.append(Record(content[begin:position], name, number))
+        if position != len(content):
+            raise InputError(
+                name,
+                "the file that the run began with",
+                "another or a shorter one",
+                f"records {first} to {first + size - 1}",
+            )
+        return records
 
 
 def index_records(files: Sequence[str | os.PathLike]) -> RecordIndex:
     """Finds the chunks of TFRecord files from the lengths of their records.
 
-    The index takes 40 bytes of memory for each 64 records.
+    The index takes 36 bytes of memory for each 64 records.
 
     Raises:
         InputError: a file cannot be read, is empty, is compressed, is not a
             TFRecord file or is cut short.
     """
-    columns = []
-    for index, name in enumerate(map(os.fspath, files)):
-        offsets = _record_offsets(name)  # [records + 1], the end included
+    names = tuple(map(os.fspath, files))
+    chunks = []
+    for index, name in enumerate(names):
+        offsets = _record_offsets(name)
         firsts = np.arange(0, len(offsets) - 1, CHUNK_SIZE)
         lasts = np.minimum(firsts + CHUNK_SIZE, len(offsets) - 1)
-        columns.append(
-            (
-                np.full(len(firsts), index, np.int32),
-                offsets[firsts],
-                offsets[lasts],
-                firsts,
-                lasts - firsts,
-            )
-        )
-    return RecordIndex(
-        tuple(map(os.fspath, files)),
-        *(np.concatenate(column) for column in zip(*columns, strict=True)),
-    )
+        chunks.append(np.empty(len(firsts), _CHUNK))
+        chunks[-1]["file"] = index
+        chunks[-1]["start"] = offsets[firsts]
+        chunks[-1]["end"] = offsets[lasts]
+        chunks[-1]["first"] = firsts
+        chunks[-1]["size"] = lasts - firsts
+    return RecordIndex(names, np.concatenate(chunks))
 
 
 def _record_offsets(name: str) -> np.ndarray:
     """Returns int64 [records + 1]: the first byte of each, and the end."""
     try:
         with open(name, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if not size:
+            if not os.fstat(file.fileno()).st_size:
                 raise InputError(name, "a TFRecord file", "an empty file")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                return _walk(name, view, size)
+                return _walk(name, view)
     except OSError as error:
         raise InputError(
             name, "a readable TFRecord file", error.strerror or error
         ) from error
 
 
-def _walk(name: str, view: mmap.mmap, size: int) -> np.ndarray:
+def _walk(name: str, view: mmap.mmap) -> np.ndarray:
     if view[:2] == _GZIP_MAGIC:
         raise InputError(name, "a TFRecord file", "a gzip stream (gunzip it)")
-    unpack = _LENGTH.unpack_from
+    unpack, size = _LENGTH.unpack_from, len(view)
     offsets, position = array.array("q"), 0
     while position + _FRAME_BYTES <= size:
         offsets.append(position)
@@ -210,12 +191,11 @@ def _walk(name: str, view: mmap.mmap, size: int) -> np.ndarray:
         ]
         wrong = np.flatnonzero(~intact(headers))
         if len(wrong):
-            number = first + int(wrong[0])
             raise InputError(
                 name,
                 "a TFRecord",
                 "a length that does not match its checksum",
-                f"record {number}",
+                f"record {first + int(wrong[0])}",
             )
     if position != size:
         raise InputError(
@@ -241,15 +221,13 @@ def intact(records: Sequence[bytes]) -> np.ndarray:
         bool [len(records)]; False for records of fewer than 4 bytes or more
         than 65,536, which no example has.
     """
-    lengths = np.array([len(record) - 4 for record in records])
-    checked = (lengths >= 4) & (lengths <= _MAX_RECORD_BYTES)
-    if not checked.all():
-        checked[checked] = intact(
-            [records[index] for index in np.flatnonzero(checked)]
-        )
-        return checked
+    lengths = np.array([len(record) - 4 for record in records], np.int64)
+    usable = (lengths >= 4) & (lengths <= _MAX_RECORD_BYTES)
+    if not usable.all():
+        usable[usable] = intact([records[row] for row in np.nonzero(usable)[0]])
+        return usable
     if not len(records):
-        return checked
+        return usable
     content = np.frombuffer(
         b"".join([record[:-4] for record in records]), np.uint8
     ).copy()
@@ -271,9 +249,7 @@ def _crc_tables(num_distances: int) -> np.ndarray:
     """Returns uint32 [num_distances, 256], a byte's part of the CRC."""
     first = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        first = first >> 1 ^ np.where(first & 1, _POLYNOMIAL, 0).astype(
-            np.uint32
-        )
+        first = first >> 1 ^ (first & 1) * np.uint32(_POLYNOMIAL)
     tables = np.empty((num_distances, 256), np.uint32)
     tables[0] = first
     for distance in range(1, num_distances):
@@ -282,145 +258,139 @@ def _crc_tables(num_distances: int) -> np.ndarray:
     return tables
 
 
-def are_tfrecords(patterns: Sequence[str]) -> bool:
-    """Tells from their names whether input files are TFRecords or text.
+def feature_lengths(
+    max_seq_length: int, max_predictions_per_seq: int
+) -> dict[str, int]:
+    """Returns the length of each feature of a record, by name.
 
-    Raises:
-        InputError: some are TFRecords and some are not.
+    In the file `masked_lm_weights` is float32 and the others are int64.
     """
-    named = [
-        ".tfrecord" in pattern or ".tf_record" in pattern
-        for pattern in patterns
-    ]
-    if any(named) and not all(named):
-        raise InputError(
-            "--input_files", "TFRecord files or text files", "both"
-        )
-    return bool(patterns) and all(named)
+    return {
+        "input_ids": max_seq_length,
+        "input_mask": max_seq_length,
+        "segment_ids": max_seq_length,
+        "masked_lm_positions": max_predictions_per_seq,
+        "masked_lm_ids": max_predictions_per_seq,
+        "masked_lm_weights": max_predictions_per_seq,
+        "next_sentence_labels": 1,
+    }
 
 
-def tfrecord_index(patterns: Sequence[str]) -> RecordIndex:
-    """Indexes the files that names or globs match (see `index_records`).
+def serialize_examples(batch: Arrays) -> list[bytes]:
+    """Serialises integer and float32 arrays [B, ...] as B `tf.Example`s.
 
-    Raises:
-        InputError: a pattern matches no file, or a file is not a TFRecord file.
+    The bytes are those of protobuf's deterministic serialisation, with features
+    in the order of their names. `tf.io.encode_proto` makes them for the whole
+    batch, level by level of the nested messages; building messages in Python
+    takes longer than masking does.
     """
-    return index_records(matching_files(patterns))
+    entries = []
+    for name in sorted(batch):
+        values = np.reshape(batch[name], (len(batch[name]), -1))
+        kind = "float" if values.dtype == np.float32 else "int64"
+        values = values.astype(kind.replace("float", "float32"))
+        packed = _encode(f"{kind.capitalize()}List", value=values)
+        feature = _encode("Feature", **{f"{kind}_list": packed})
+        key = np.full((len(values), 1), name.encode(), object)
+        entries.append(_encode("Features.FeatureEntry", key=key, value=feature))
+    features = _encode("Features", feature=np.hstack(entries))
+    return _encode("Example", features=features)[:, 0].tolist()
 
 
-def record_batches(
-    index: RecordIndex,
-    *,
-    batch_size: int,
+def _encode(message: str, **fields: np.ndarray) -> np.ndarray:
+    """Encodes fields, each [B, count], as messages, object [B, 1]."""
+    sizes = [np.full(len(array), array.shape[1]) for array in fields.values()]
+    messages = tf.io.encode_proto(
+        np.stack(sizes, axis=1).astype(np.int32),
+        list(fields.values()),
+        list(fields),
+        f"tensorflow.{message}",
+    )
+    return messages.numpy()[:, None]
+
+
+def parse_records(
+    records: Sequence[Record],
     max_seq_length: int,
     max_predictions_per_seq: int,
     vocab_size: int,
-    seed: int,
-    start_step: int = 0,
-) -> Iterator[Arrays]:
-    """Yields batches of stored examples without end, in a new order each epoch.
-
-    Args:
-        index: of `tfrecord_index`.
-        batch_size: B, over all replicas.
-        max_seq_length: S that the files were made with.
-        max_predictions_per_seq: P that the files were made with.
-        vocab_size: size of the vocabulary that the files were made with.
-        seed: decides the order.
-        start_step: number of the first batch; those before it cost nothing.
-
-    Returns:
-        The arrays of `TextStream.batches`. Records that do not fill a batch at
-        the end of an epoch are dropped.
+) -> Arrays:
+    """Parses B records into the arrays that `serialize_examples` was given.
 
     Raises:
-        InputError: there are too few records for a batch, or a record that is
-            read is damaged or does not fit the arguments; the first batch is
-            read at once.
+        InputError: a record does not match its checksum; or a feature is
+            missing, has another type or length, or a value out of range.
     """
-    batches = _RecordBatches(
-        index,
-        batch_size,
-        seed,
-        {
-            "max_seq_length": max_seq_length,
-            "max_predictions_per_seq": max_predictions_per_seq,
-            "vocab_size": vocab_size,
-        },
-    )
-    if not batches.num_batches:
-        raise InputError(
-            ", ".join(index.files),
-            f"a batch of {batch_size} records (use a smaller one)",
-            index.num_records,
+    wrong = np.flatnonzero(~intact([record.content for record in records]))
+    if len(wrong):
+        raise records[wrong[0]].error(
+            "a TFRecord", "bytes that do not match their checksum"
         )
-    next(batches.run(start_step))
-    return made_ahead(batches.run(start_step))
+    lengths = feature_lengths(max_seq_length, max_predictions_per_seq)
+    spec = {
+        name: tf.io.FixedLenFeature(
+            [length],
+            tf.float32 if name == "masked_lm_weights" else tf.int64,
+        )
+        for name, length in lengths.items()
+    }
+    contents = np.array([record.message for record in records], object)
+    try:
+        parsed = tf.io.parse_example(contents, spec)
+    # UnicodeDecodeError: TensorFlow's message quotes bytes that are not text.
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
+        for record in records:
+            _check_features(record, lengths)
+        raise
+    batch = {name: tensor.numpy() for name, tensor in parsed.items()}
+    _check_ranges(batch, records, vocab_size)
+    return {
+        name: array if array.dtype == np.float32 else array.astype(np.int32)
+        for name, array in batch.items()
+    }
 
 
-@dataclasses.dataclass(frozen=True)
-class _RecordBatches:
-    """The order of records."""
-
-    index: RecordIndex
-    batch_size: int
-    seed: int
-    parsing: dict[str, int]
-
-    @property
-    def num_batches(self) -> int:
-        return self.index.num_records // self.batch_size
-
-    def run(self, step: int) -> Iterator[Arrays]:
-        """Yields batch after batch, from number `step`."""
-        epoch, first_batch = divmod(step, self.num_batches)
-        while True:
-            left = self.num_batches - first_batch
-            waiting = []
-            for rows in self._windows(epoch, first_batch * self.batch_size):
-                waiting += rows
-                while len(waiting) >= self.batch_size and left:
-                    yield self._parse(waiting[: self.batch_size])
-                    del waiting[: self.batch_size]
-                    left -= 1
-            epoch, first_batch = epoch + 1, 0
-
-    def _windows(
-        self, epoch: int, first_row: int
-    ) -> Iterator[list[tuple[bytes, tuple[str, int]]]]:
-        """Yields the records of an epoch from row `first_row` on."""
-        order = np.random.default_rng(
-            [self.seed, _CHUNK_STREAM, epoch]
-        ).permutation(self.index.num_chunks)
-        ends = np.cumsum(self.index.chunk_sizes[order])
-        window_ends = ends[WINDOW_SIZE - 1 :: WINDOW_SIZE]
-        first = int(np.searchsorted(window_ends, first_row, side="right"))
-        skipped = first_row - (int(window_ends[first - 1]) if first else 0)
-        num_windows = -(-len(order) // WINDOW_SIZE)
-        for window in range(first, num_windows):
-            rows = []
-            begin = window * WINDOW_SIZE
-            for chunk in order[begin : begin + WINDOW_SIZE]:
-                rows += zip(*self.index.read_chunk(chunk), strict=True)
-            mixed = np.random.default_rng(
-                [self.seed, _RECORD_STREAM, epoch, window]
-            ).permutation(len(rows))
-            yield [rows[row] for row in mixed[skipped:]]
-            skipped = 0
-
-    def _parse(
-        self, rows: list[tuple[bytes, tuple[str, int]]]
-    ) -> dict[str, np.ndarray]:
-        records, places = zip(*rows, strict=True)
-        wrong = np.flatnonzero(~intact(records))
-        if len(wrong):
-            file, number = places[wrong[0]]
-            raise InputError(
-                file,
-                "a TFRecord",
-                "bytes that do not match their checksum",
-                f"record {number}",
+def _check_features(record: Record, lengths: dict[str, int]) -> None:
+    """Raises an error that says why TensorFlow could not parse a record."""
+    try:
+        example = tf.train.Example.FromString(record.message)
+    except DecodeError as error:
+        raise record.error("a tf.Example", "something else") from error
+    features = example.features.feature
+    for name, length in lengths.items():
+        kind = "float" if name == "masked_lm_weights" else "int64"
+        found = "none"
+        if name in features:
+            field = features[name].WhichOneof("kind") or "no_list"
+            count = len(getattr(features[name], field).value)
+            found = f"{count} {field.removesuffix('_list')} values"
+        if found != f"{length} {kind} values":
+            raise record.error(
+                f"{length} {kind} values of {name} (--max_seq_length and "
+                "--max_predictions_per_seq must be those that the file was "
+                "made with)",
+                found,
             )
-        return parse_examples(
-            [record[:-4] for record in records], places, **self.parsing
-        )
+
+
+def _check_ranges(
+    batch: Arrays, records: Sequence[Record], vocab_size: int
+) -> None:
+    bounds = {
+        "input_ids": vocab_size,
+        "masked_lm_ids": vocab_size,
+        "input_mask": 2,
+        "segment_ids": 2,
+        "next_sentence_labels": 2,
+        "masked_lm_positions": batch["input_ids"].shape[1],
+        "masked_lm_weights": np.inf,
+    }
+    for name, bound in bounds.items():
+        values = batch[name]
+        wrong = np.argwhere(~((values >= 0) & (values < bound)))  # NaN as well.
+        if len(wrong):
+            expected = f"{name} from 0 to {bound - 1}"
+            if name in ("input_ids", "masked_lm_ids"):
+                expected += " (the vocabulary's size)"
+            row, column = wrong[0]
+            raise records[row].error(expected, values[row, column])

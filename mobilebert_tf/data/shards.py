@@ -10,7 +10,6 @@ copies of a block's examples are shuffled together.
 """
 
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import os
@@ -25,24 +24,19 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.data.corpus import (
-    TokenizedCorpus,
-    split_into_sentences,
-    tokenize_documents,
-)
-from mobilebert_tf.data.example_protos import serialize_examples
-from mobilebert_tf.data.examples import (
-    Instances,
-    epoch_instances,
-    masked_examples,
-)
+from mobilebert_tf.data.corpus import split_into_sentences, tokenize_documents
+from mobilebert_tf.data.examples import epoch_instances, masked_examples
+from mobilebert_tf.data.options import ShardOptions
+from mobilebert_tf.data.records import serialize_examples
 from mobilebert_tf.data.sources import (
     documents_of_shard,
     file_size,
+    matching_files,
+    refuse_two_sources,
     tfds_documents,
 )
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.files import atomic_file
+from mobilebert_tf.files import atomic_file, read_json_object, sha256
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 # Characters in memory at a time, and documents to draw random segments from.
@@ -55,70 +49,34 @@ _BATCH_SIZE = 512
 _BLOCK_STREAM = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardSettings:
-    """Everything that decides the examples.
+def resolve(options: ShardOptions) -> ShardOptions:
+    """Returns the options with names in place of globs, and with P.
 
-    Attributes:
-        input_files: text files, if not `tfds_name`.
-        tfds_name: a dataset of TensorFlow Datasets.
-        tfds_data_dir: folder that the dataset was prepared in.
-        vocab_file: the vocabulary, one piece a line.
-        do_lower_case: whether the vocabulary is uncased.
-        max_seq_length: S.
-        max_predictions_per_seq: P.
-        masked_lm_prob: share of the pieces that are predicted.
-        short_seq_prob: probability that a document makes shorter pairs.
-        whole_word_mask: mask all pieces of a word or none.
-        dupe_factor: times that the text is used, with other pairs and masks.
-        num_shards: number of files.
-        seed: decides pairs, order and masks.
+    Raises:
+        InputError: no text or two kinds of text are named, or the files, the
+            dataset or the vocabulary are unfit.
     """
+    refuse_two_sources(options)
+    files = ()
+    if options.tfds_name:
+        tfds_documents(options)
+    elif options.input_files:
+        files = tuple(matching_files(options.input_files))
+    else:
+        raise InputError("--input_files", "this or --tfds_name", "neither")
+    tokenizer_of(options)
+    return dataclasses.replace(
+        options,
+        input_files=files,
+        max_predictions_per_seq=options.num_predictions,
+    )
 
-    input_files: tuple[str, ...]
-    tfds_name: str | None
-    tfds_data_dir: str | None
-    vocab_file: str
-    do_lower_case: bool
-    max_seq_length: int
-    max_predictions_per_seq: int
-    masked_lm_prob: float
-    short_seq_prob: float
-    whole_word_mask: bool
-    dupe_factor: int
-    num_shards: int
-    seed: int
 
-    def documents(self, shard: int) -> Iterator[list[str]]:
-        """Reads the text of a shard."""
-        if self.tfds_name:
-            return tfds_documents(
-                self.tfds_name,
-                self.tfds_data_dir,
-                shard=shard,
-                num_shards=self.num_shards,
-            )
-        return documents_of_shard(self.input_files, shard, self.num_shards)
-
-    def tokenizer(self) -> WordpieceTokenizer:
-        """Builds the tokenizer."""
-        return WordpieceTokenizer.from_vocab_file(
-            self.vocab_file, self.do_lower_case
-        )
-
-    def record(self) -> dict:
-        """Returns what two runs must have in common to write equal files.
-
-        Raises:
-            InputError: a file is missing.
-        """
-        sizes = [[name, file_size(name)] for name in self.input_files]
-        file_size(self.vocab_file)
-        vocabulary = Path(self.vocab_file).read_bytes()
-        return dataclasses.asdict(self) | {
-            "input_files": sizes,
-            "vocab_file": hashlib.sha256(vocabulary).hexdigest(),
-        }
+def tokenizer_of(options: ShardOptions) -> WordpieceTokenizer:
+    """Reads the vocabulary."""
+    return WordpieceTokenizer.from_vocab_file(
+        options.vocab_file, options.do_lower_case
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,27 +98,32 @@ class ShardProgress:
 
 def shard_path(folder: str | os.PathLike, shard: int, num_shards: int) -> Path:
     """Returns the path of a shard's file."""
-    return Path(folder) / (f"examples-{shard:05d}-of-{num_shards:05d}.tfrecord")
+    return Path(folder) / f"examples-{shard:05d}-of-{num_shards:05d}.tfrecord"
 
 
 def missing_shards(
-    folder: str | os.PathLike, settings: ShardSettings
+    folder: str | os.PathLike, options: ShardOptions
 ) -> list[int]:
     """Prepares a folder and returns the numbers of the shards that it lacks.
 
     settings.json records what decides the examples. Files that a killed run
     left half-written are removed.
 
+    Args:
+        folder: created if missing.
+        options: resolved (see `resolve`).
+
     Raises:
         InputError: the folder was made with other settings or cannot be made.
     """
     folder = Path(folder)
     record_file = folder / "settings.json"
-    record = json.loads(json.dumps(settings.record()))
-    paths = [
-        shard_path(folder, shard, settings.num_shards)
-        for shard in range(settings.num_shards)
-    ]
+    record = dataclasses.asdict(options) | {
+        "input_files": [
+            [name, file_size(name)] for name in options.input_files
+        ],
+        "vocab_file": sha256(Path(options.vocab_file)),
+    }
     try:
         if record_file.exists():
             _check_record(record_file, record)
@@ -177,16 +140,15 @@ def missing_shards(
         raise InputError(
             folder, "a folder that can be written", error.strerror or error
         ) from error
-    return [shard for shard, path in enumerate(paths) if not path.exists()]
+    return [
+        shard
+        for shard in range(options.num_shards)
+        if not shard_path(folder, shard, options.num_shards).exists()
+    ]
 
 
 def _check_record(record_file: Path, record: dict) -> None:
-    try:
-        found = json.loads(record_file.read_bytes())
-    except ValueError as error:
-        raise InputError(record_file, "JSON", error) from error
-    if not isinstance(found, dict):
-        raise InputError(record_file, "an object", type(found).__name__)
+    found = read_json_object(record_file)
     different = sorted(
         name for name in found | record if found.get(name) != record.get(name)
     )
@@ -202,7 +164,7 @@ def _check_record(record_file: Path, record: dict) -> None:
 
 def write_shard(
     folder: str | os.PathLike,
-    settings: ShardSettings,
+    options: ShardOptions,
     tokenizer: WordpieceTokenizer,
     shard: int,
 ) -> Iterator[ShardProgress]:
@@ -215,25 +177,28 @@ def write_shard(
         InputError: text cannot be read, the shard has fewer than two
             documents, or the file cannot be written.
     """
-    path = shard_path(folder, shard, settings.num_shards)
+    if options.tfds_name:
+        documents = tfds_documents(options, shard, options.num_shards)
+    else:
+        documents = documents_of_shard(
+            options.input_files, shard, options.num_shards
+        )
+    path = shard_path(folder, shard, options.num_shards)
     try:
         with atomic_file(path) as temporary:
             with tf.io.TFRecordWriter(os.fspath(temporary)) as writer:
-                blocks = _blocks(settings.documents(shard))
-                for block, documents in enumerate(blocks):
+                for number, block in enumerate(_blocks(documents)):
                     rng = np.random.default_rng(
-                        [settings.seed, _BLOCK_STREAM, shard, block]
+                        [options.seed, _BLOCK_STREAM, shard, number]
                     )
                     yield _write_block(
-                        writer, documents, settings, tokenizer, shard, rng
+                        writer, block, options, tokenizer, shard, rng
                     )
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, OSError) as error:
+        by_python = isinstance(error, OSError)
+        reason = error.strerror if by_python else error.message
         raise InputError(
-            path, "room and permission to write it", error.message
-        ) from error
-    except OSError as error:
-        raise InputError(
-            path, "room and permission to write it", error.strerror or error
+            path, "room and permission to write it", reason or error
         ) from error
     yield ShardProgress(is_finished=True)
 
@@ -264,70 +229,50 @@ def _blocks(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
 def _write_block(
     writer: tf.io.TFRecordWriter,
     documents: list[list[str]],
-    settings: ShardSettings,
+    options: ShardOptions,
     tokenizer: WordpieceTokenizer,
     shard: int,
     rng: np.random.Generator,
 ) -> ShardProgress:
     corpus = tokenize_documents(
         split_into_sentences(documents), tokenizer
-    ).split_lines(settings.max_seq_length)
+    ).split_lines(options.max_seq_length)
     if corpus.num_documents < 2:
         raise InputError(
-            f"shard {shard} of {settings.num_shards}",
+            f"shard {shard} of {options.num_shards}",
             "at least 2 documents, separated by blank lines (or a smaller "
             "--num_shards)",
             corpus.num_documents,
         )
-    instances = _block_instances(corpus, settings, rng)
+    instances = np.concatenate(
+        [
+            epoch_instances(
+                corpus, options.max_seq_length, rng, options.short_seq_prob
+            )
+            for _ in range(options.dupe_factor)
+        ]
+    )
+    instances = instances[rng.permutation(len(instances))].view(np.recarray)
     num_tokens = 0
     for first in range(0, len(instances), _BATCH_SIZE):
         batch = masked_examples(
             corpus.tokens,
-            instances.take(slice(first, first + _BATCH_SIZE)),
+            instances[first : first + _BATCH_SIZE],
             tokenizer,
-            max_seq_length=settings.max_seq_length,
-            max_predictions_per_seq=settings.max_predictions_per_seq,
-            rng=rng,
-            masked_lm_prob=settings.masked_lm_prob,
-            whole_word_mask=settings.whole_word_mask,
+            options,
+            rng,
         )
         num_tokens += int(batch["input_mask"].sum())
         for record in serialize_examples(batch):
             writer.write(record)
-    return ShardProgress(
-        num_bytes=sum(
-            len(line.encode()) + 1
-            for document in documents
-            for line in document
-        ),
-        num_tokens=num_tokens,
-        num_examples=len(instances),
-    )
-
-
-def _block_instances(
-    corpus: TokenizedCorpus, settings: ShardSettings, rng: np.random.Generator
-) -> Instances:
-    """Returns `dupe_factor` epochs of a block's pairs, shuffled together."""
-    epochs = [
-        epoch_instances(
-            corpus, settings.max_seq_length, rng, settings.short_seq_prob
-        )
-        for _ in range(settings.dupe_factor)
-    ]
-    instances = Instances(
-        *(
-            np.concatenate([getattr(epoch, field.name) for epoch in epochs])
-            for field in dataclasses.fields(Instances)
-        )
-    )
-    return instances.take(rng.permutation(len(instances)))
+    lines = (line for document in documents for line in document)
+    num_bytes = sum(len(line.encode()) + 1 for line in lines)
+    return ShardProgress(num_bytes, num_tokens, len(instances))
 
 
 def write_shards(
     folder: str | os.PathLike,
-    settings: ShardSettings,
+    options: ShardOptions,
     shards: Sequence[int],
     num_processes: int,
 ) -> Iterator[ShardProgress]:
@@ -337,8 +282,7 @@ def write_shards(
     is closed early, unfinished shards are lost and leave no file.
 
     Yields:
-        The progress of each process since its last report; an empty report
-        when a process is ready.
+        The reports of all processes; an empty one when a process is ready.
 
     Raises:
         InputError: see `write_shard`; or a process was killed.
@@ -349,7 +293,7 @@ def write_shards(
         min(num_processes, max(1, len(shards))),
         context,
         _prepare_process,
-        (folder, settings, reports, stop),
+        (folder, options, reports, stop),
     ) as pool:
         pending = {pool.submit(_write_in_process, shard) for shard in shards}
         try:
@@ -378,18 +322,18 @@ def _available(reports: multiprocessing.Queue) -> Iterator[ShardProgress]:
             return
 
 
-def _prepare_process(folder, settings: ShardSettings, reports, stop) -> None:
+def _prepare_process(folder, options: ShardOptions, reports, stop) -> None:
     """Runs once in each process. Ctrl-C is handled by the parent."""
     global _write_in_this_process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    tokenizer = settings.tokenizer()
+    tokenizer = tokenizer_of(options)
     reports.put(ShardProgress())
 
     def write(shard: int) -> None:
-        for progress in write_shard(folder, settings, tokenizer, shard):
+        for progress in write_shard(folder, options, tokenizer, shard):
             if stop.is_set():
                 return
             reports.put(progress)

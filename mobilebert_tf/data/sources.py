@@ -1,8 +1,8 @@
 """Sources of pre-training text: files, TensorFlow Datasets or built-in text.
 
-Each source yields documents, one at a time. A text file holds a sentence or
-paragraph a line and a blank line between documents, like the original BERT's
-pre-training data.
+Each source yields documents, one at a time, as lists of lines. A text file
+holds a sentence or paragraph a line and a blank line between documents, like
+the original BERT's pre-training data.
 """
 
 import array
@@ -13,8 +13,6 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -24,6 +22,7 @@ from mobilebert_tf.data.corpus import (
     split_into_sentences,
     tokenize_documents,
 )
+from mobilebert_tf.data.options import ExampleOptions, TextOptions
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
@@ -32,53 +31,50 @@ _MARKER = re.compile(r"_START_(ARTICLE|SECTION|PARAGRAPH)_")
 _LINE_BREAK = "_NEWLINE_"
 
 
-def read_text(
-    input_files: Sequence[str],
-    tfds_name: str | None = None,
-    tfds_data_dir: str | None = None,
-) -> Iterator[list[str]]:
-    """Reads documents as lists of sentences, one at a time.
-
-    Args:
-        input_files: names or globs of text files.
-        tfds_name: a dataset instead (see `tfds_documents`). With neither, the
-            documentation of the installed packages is read.
-        tfds_data_dir: the folder in which the dataset was prepared.
+def are_tfrecords(patterns: Sequence[str]) -> bool:
+    """Tells from their names whether input files are TFRecords or text.
 
     Raises:
-        InputError: both sources are given, there is no such file or dataset,
-            or, when the iterator reaches it, a file cannot be read or contains
-            no text.
+        InputError: some are TFRecords and some are not.
     """
-    if input_files and tfds_name:
-        raise InputError("--input_files", "either this or --tfds_name", "both")
-    if tfds_name:
-        documents = tfds_documents(tfds_name, tfds_data_dir)
-    elif input_files:
-        documents = read_documents(list(input_files))
+    named = [
+        ".tfrecord" in pattern or ".tf_record" in pattern
+        for pattern in patterns
+    ]
+    if any(named) and not all(named):
+        raise InputError(
+            "--input_files", "TFRecord files or text files", "both"
+        )
+    return any(named)
+
+
+def read_text(options: ExampleOptions) -> Iterator[list[str]]:
+    """Reads documents of sentences from text files or a dataset.
+
+    With neither, reads the documentation of the installed packages.
+
+    Raises:
+        InputError: both are given, or one is refused.
+    """
+    refuse_two_sources(options)
+    if options.tfds_name:
+        documents = tfds_documents(options)
+    elif options.input_files:
+        documents = read_documents(list(options.input_files))
     else:
         documents = pretraining_documents()
     return split_into_sentences(documents)
 
 
-def load_text(
-    input_files: Sequence[str],
-    tfds_name: str | None = None,
-    tfds_data_dir: str | None = None,
-) -> list[list[str]]:
-    """Returns all documents of `read_text`, with the same errors."""
-    return list(read_text(input_files, tfds_name, tfds_data_dir))
+def refuse_two_sources(options: ExampleOptions) -> None:
+    """Raises an `InputError` if both files and a dataset are named."""
+    if options.input_files and options.tfds_name:
+        raise InputError("--input_files", "either this or --tfds_name", "both")
 
 
 def tokenize_split(
-    input_files: Sequence[str],
-    tokenizer: WordpieceTokenizer,
-    max_seq_length: int,
-    held_out_fraction: float = 0.02,
-    *,
-    tfds_name: str | None = None,
-    tfds_data_dir: str | None = None,
-) -> tuple[TokenizedCorpus, TokenizedCorpus]:
+    options: TextOptions, tokenizer: WordpieceTokenizer
+) -> list[TokenizedCorpus]:
     """Tokenizes text into a training corpus and a held-out corpus.
 
     Lines longer than a sequence are cut. The text is read twice, so that memory
@@ -87,24 +83,23 @@ def tokenize_split(
     Raises:
         InputError: as `read_text`, and for fewer than four documents.
     """
-    source = (input_files, tfds_name, tfds_data_dir)
-    indices = held_out_documents(read_text(*source), held_out_fraction)
+    indices = held_out_documents(read_text(options), options.held_out_fraction)
     held_out = []
 
     def training_documents() -> Iterator[list[str]]:
-        for index, document in enumerate(read_text(*source)):
+        for index, document in enumerate(read_text(options)):
             if index in indices:
                 held_out.append(document)
             else:
                 yield document
 
     # In this order: reading the training documents collects the others.
-    train = tokenize_documents(training_documents(), tokenizer)
-    evaluation = tokenize_documents(held_out, tokenizer)
-    return (
-        train.split_lines(max_seq_length),
-        evaluation.split_lines(max_seq_length),
-    )
+    return [
+        tokenize_documents(documents, tokenizer).split_lines(
+            options.max_seq_length
+        )
+        for documents in (training_documents(), held_out)
+    ]
 
 
 def held_out_documents(
@@ -132,7 +127,6 @@ def held_out_documents(
 
 
 def _hash(document: list[str]) -> int:
-    """Returns a 64-bit hash that is the same in every process and Python."""
     digest = hashlib.sha256("\n".join(document).encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
@@ -140,10 +134,9 @@ def _hash(document: list[str]) -> int:
 def read_documents(
     patterns: str | os.PathLike | Sequence[str | os.PathLike],
 ) -> Iterator[list[str]]:
-    """Reads documents of text files, one at a time, as lists of lines.
+    """Reads documents of text files as lists of stripped lines.
 
-    A document ends at a blank line and at the end of its file; lines come
-    without surrounding white space.
+    A document ends at a blank line and at the end of its file.
 
     Args:
         patterns: as for `matching_files`. Names ending in ".gz" are
@@ -197,7 +190,7 @@ def matching_files(
 def documents_of_shard(
     files: Sequence[str], shard: int, num_shards: int
 ) -> Iterator[list[str]]:
-    """Reads shard `shard` (from 0) of `num_shards`, alike in bytes.
+    """Reads shard `shard` (from 0) of `num_shards` of about equal size.
 
     A shard is a range of the bytes of all files in a row. A document belongs to
     the shard in which the blank line before it begins, so every document is in
@@ -212,9 +205,9 @@ def documents_of_shard(
     first = sum(sizes) * shard // num_shards
     last = sum(sizes) * (shard + 1) // num_shards
     for name, size in zip(files, sizes, strict=True):
-        if _is_compressed(name):
+        if name.endswith(".gz"):
             if first <= 0 < last:
-                yield from _documents_between(name, 0, None)
+                yield from _documents_between(name)
         elif first < size and last > 0:
             yield from _documents_between(name, max(first, 0), last)
         first, last = first - size, last - size
@@ -229,14 +222,16 @@ def file_size(name: str) -> int:
     try:
         return os.stat(name).st_size
     except OSError as error:
-        raise InputError(
-            name, "a readable file", error.strerror or error
-        ) from error
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: OSError) -> InputError:
+    return InputError(name, "a readable file", error.strerror or error)
 
 
 def _whole_file(name: str) -> Iterator[list[str]]:
     is_empty = True
-    for document in _documents_between(name, 0, None):
+    for document in _documents_between(name):
         is_empty = False
         yield document
     if is_empty:
@@ -244,7 +239,7 @@ def _whole_file(name: str) -> Iterator[list[str]]:
 
 
 def _documents_between(
-    name: str, start: int, end: int | None
+    name: str, start: int = 0, end: int | None = None
 ) -> Iterator[list[str]]:
     """Yields documents after a blank line at a byte in [start, end)."""
     document = []
@@ -271,12 +266,10 @@ def _lines_from(name: str, start: int) -> Iterator[tuple[int, str]]:
             if start:
                 file.seek(start - 1)
                 position += len(file.readline()) - 1
-            for content in file:
-                line = content
-                if position == 0:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                yield position, line.decode("utf-8").strip()
-                position += len(content)
+            for line in file:
+                encoding = "utf-8" if position else "utf-8-sig"
+                yield position, line.decode(encoding).strip()
+                position += len(line)
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise InputError(
@@ -289,9 +282,7 @@ def _lines_from(name: str, start: int) -> Iterator[tuple[int, str]]:
             name, "a whole gzip file", error, f"after line {after}"
         ) from error
     except OSError as error:
-        raise InputError(
-            name, "a readable file", error.strerror or error
-        ) from error
+        raise _unreadable(name, error) from error
 
 
 def _line_at(name: str, position: int) -> int:
@@ -304,100 +295,71 @@ def _line_at(name: str, position: int) -> int:
     return number
 
 
-def _opened(name: str) -> BinaryIO:
-    return gzip.open(name, "rb") if _is_compressed(name) else open(name, "rb")
-
-
-def _is_compressed(name: str) -> bool:
-    return Path(name).suffix == ".gz"
+def _opened(name: str):
+    return (gzip.open if name.endswith(".gz") else open)(name, "rb")
 
 
 def tfds_documents(
-    name: str,
-    data_dir: str | None = None,
-    split: str = "train",
-    shard: int = 0,
-    num_shards: int = 1,
+    options: ExampleOptions, shard: int = 0, num_shards: int = 1
 ) -> Iterator[list[str]]:
-    """Reads the `text` feature of a dataset: each example is a document.
+    """Reads the `text` feature of a dataset's training split.
 
-    The dataset is never downloaded: the large dumps take hours to prepare and
-    need packages of their own.
+    Each example is a document of paragraphs, in the order of the files. The
+    dataset is never downloaded: the large dumps take hours to prepare and need
+    packages of their own.
 
     Args:
-        name: such as "wikipedia/20230601.en" or "wiki40b/en".
-        data_dir: the folder in which it was prepared; None for
-            ~/tensorflow_datasets.
-        split: such as "train" or "train[:10%]".
+        options: `tfds_name`, such as "wikipedia/20230601.en" or "wiki40b/en",
+            and `tfds_data_dir`.
         shard: which of `num_shards` equal parts to read, from 0.
         num_shards: number of parts.
 
-    Returns:
-        An iterator over documents as lists of paragraphs, always in the same
-        order.
-
     Raises:
         InputError: at once, if no dataset has that name, it is not prepared,
-            or it has no such split or no text.
+            or it has no training split or no text.
     """
     import tensorflow_datasets as tfds
 
-    builder = _tfds_builder(name, data_dir)
-    place = f"--tfds_name={name}"
-    features = builder.info.features
-    if "text" not in features or not isinstance(
-        features["text"], tfds.features.Text
-    ):
-        raise InputError(
-            place, "a dataset with a feature named text", ", ".join(features)
+    def refuse(expected: str, found: object):
+        place = f"--tfds_name={options.tfds_name}"
+        raise InputError(place, expected, found) from None
+
+    data_dir = options.tfds_data_dir
+    try:
+        builder = tfds.builder(options.tfds_name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        refuse(
+            "a name that TensorFlow Datasets knows, such as "
+            "wikipedia/20230601.en or wiki40b/en",
+            "an unknown one",
         )
+    # An unknown configuration or version, or a malformed name.
+    except (ValueError, AssertionError) as error:
+        refuse(
+            "NAME/CONFIGURATION, both as TensorFlow Datasets has them",
+            str(error).splitlines()[0],
+        )
+    if not builder.is_prepared():
+        directory = f" --data_dir={data_dir}" if data_dir else ""
+        refuse(
+            f"a dataset in {builder.data_dir}; prepare it where there is a "
+            f"network: tfds build {options.tfds_name}{directory}",
+            "nothing there",
+        )
+    features, splits = builder.info.features, builder.info.splits
+    if not isinstance(features.get("text"), tfds.features.Text):
+        refuse("a dataset with a feature named text", ", ".join(features))
+    if "train" not in splits:
+        refuse("a split named train", ", ".join(splits) or "none")
     # One file after another, in place of the order in which threads read them.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    try:
-        part = tfds.even_splits(split, num_shards)[shard]
-        dataset = builder.as_dataset(split=part, read_config=config)
-    except (ValueError, KeyError) as error:
-        raise InputError(
-            place,
-            f"a split {split} (there are {', '.join(builder.info.splits)})",
-            error,
-        ) from error
+    part = tfds.even_splits("train", num_shards)[shard]
+    dataset = builder.as_dataset(split=part, read_config=config)
     return (
         lines
         for example in tfds.as_numpy(dataset)
         if (lines := paragraphs(example["text"].decode("utf-8")))
     )
-
-
-def _tfds_builder(name: str, data_dir: str | None):
-    import tensorflow_datasets as tfds
-
-    place = f"--tfds_name={name}"
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        raise InputError(
-            place,
-            "a name that TensorFlow Datasets knows, such as "
-            "wikipedia/20230601.en or wiki40b/en",
-            "an unknown one",
-        ) from None
-    # An unknown configuration or version, or a malformed name.
-    except (ValueError, AssertionError) as error:
-        raise InputError(
-            place,
-            "NAME/CONFIGURATION, both as TensorFlow Datasets has them",
-            str(error).splitlines()[0],
-        ) from error
-    if not builder.is_prepared():
-        directory = f" --data_dir={data_dir}" if data_dir else ""
-        raise InputError(
-            place,
-            f"a dataset in {builder.data_dir}; prepare it where there is a "
-            f"network: tfds build {name}{directory}",
-            "nothing there",
-        )
-    return builder
 
 
 def paragraphs(text: str) -> list[str]:
@@ -406,13 +368,11 @@ def paragraphs(text: str) -> list[str]:
     Of wiki40b's articles only the paragraphs are kept: titles and headings are
     not sentences.
     """
-    kinds_and_parts = _MARKER.split(text)
-    if len(kinds_and_parts) > 1:
+    _, *parts = _MARKER.split(text)
+    if parts:
         text = "\n".join(
             part
-            for kind, part in zip(
-                kinds_and_parts[1::2], kinds_and_parts[2::2], strict=True
-            )
+            for kind, part in zip(parts[::2], parts[1::2], strict=True)
             if kind == "PARAGRAPH"
         ).replace(_LINE_BREAK, "\n")
     return [line for line in map(str.strip, text.split("\n")) if line]

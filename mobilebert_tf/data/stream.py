@@ -5,24 +5,26 @@ new pairs and masks in each epoch. TFRecord files hold examples that are ready.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from mobilebert_tf.data.batches import Arrays, made_ahead
 from mobilebert_tf.data.corpus import TokenizedCorpus
-from mobilebert_tf.data.examples import (
-    Instances,
-    epoch_instances,
-    masked_examples,
-)
+from mobilebert_tf.data.examples import epoch_instances, masked_examples
+from mobilebert_tf.data.options import ExampleOptions, TextOptions
 from mobilebert_tf.data.records import (
+    Record,
     RecordIndex,
-    are_tfrecords,
-    record_batches,
-    tfrecord_index,
+    index_records,
+    parse_records,
 )
-from mobilebert_tf.data.sources import tokenize_split
+from mobilebert_tf.data.sources import (
+    are_tfrecords,
+    matching_files,
+    refuse_two_sources,
+    tokenize_split,
+)
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
@@ -33,6 +35,11 @@ _HELD_OUT_SEED = 0
 # and [seed, 1, 0] are the same stream: streams must differ in the second word.
 _INSTANCE_STREAM = 0
 _MASK_STREAM = 1
+_CHUNK_STREAM = 2
+_RECORD_STREAM = 3
+
+# Chunks of stored records that are in memory together, to mix their records.
+WINDOW_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,22 +51,14 @@ class TextStream:
         tokenizer: the one that made the corpus.
         batch_size: B, over all replicas.
         seed: decides pairs, order and masks.
-        max_seq_length: S.
-        max_predictions_per_seq: P.
-        masked_lm_prob: share of the pieces that are predicted.
-        short_seq_prob: probability that a document makes shorter pairs.
-        whole_word_mask: mask all pieces of a word or none.
+        options: decide lengths and masking.
     """
 
     corpus: TokenizedCorpus
     tokenizer: WordpieceTokenizer
     batch_size: int
     seed: int
-    max_seq_length: int
-    max_predictions_per_seq: int
-    masked_lm_prob: float = 0.15
-    short_seq_prob: float = 0.1
-    whole_word_mask: bool = False
+    options: ExampleOptions
 
     def batches(self, start_step: int = 0) -> Iterator[Arrays]:
         """Yields batches without end. Pairs left over by an epoch are dropped.
@@ -80,33 +79,28 @@ class TextStream:
                 document.
             ValueError: `max_seq_length` has no room for two segments.
         """
-        # Found here rather than in the generator, so that bad input is an
-        # error of the call and not of the first batch.
+        # Here rather than in the generator, so that the call refuses bad input.
         epoch, index, instances = self._locate(start_step)
         return made_ahead(self._generate(start_step, epoch, index, instances))
 
     def _generate(
-        self, step: int, epoch: int, index: int, instances: Instances
+        self, step: int, epoch: int, index: int, instances: np.recarray
     ) -> Iterator[Arrays]:
         while True:
             while (index + 1) * self.batch_size <= len(instances):
                 first = index * self.batch_size
-                rows = slice(first, first + self.batch_size)
                 yield masked_examples(
                     self.corpus.tokens,
-                    instances.take(rows),
+                    instances[first : first + self.batch_size],
                     self.tokenizer,
-                    max_seq_length=self.max_seq_length,
-                    max_predictions_per_seq=self.max_predictions_per_seq,
-                    rng=np.random.default_rng([self.seed, _MASK_STREAM, step]),
-                    masked_lm_prob=self.masked_lm_prob,
-                    whole_word_mask=self.whole_word_mask,
+                    self.options,
+                    np.random.default_rng([self.seed, _MASK_STREAM, step]),
                 )
                 step, index = step + 1, index + 1
             epoch, index = epoch + 1, 0
             instances = self._epoch(epoch)
 
-    def _locate(self, step: int) -> tuple[int, int, Instances]:
+    def _locate(self, step: int) -> tuple[int, int, np.recarray]:
         """Returns a batch's epoch, its index there, and the epoch's pairs."""
         epoch, index, instances = 0, step, self._epoch(0)
         if len(instances) < self.batch_size:
@@ -122,13 +116,99 @@ class TextStream:
             instances = self._epoch(epoch)
         return epoch, index, instances
 
-    def _epoch(self, epoch: int) -> Instances:
+    def _epoch(self, epoch: int) -> np.recarray:
         return epoch_instances(
             self.corpus,
-            self.max_seq_length,
+            self.options.max_seq_length,
             np.random.default_rng([self.seed, _INSTANCE_STREAM, epoch]),
-            self.short_seq_prob,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordStream:
+    """Batches of stored examples, in a new order each epoch.
+
+    An epoch visits chunks of 64 neighbouring records in random order over all
+    files and mixes the records of 64 chunks at a time, so memory holds 4,096
+    records. Records that do not fill a batch at its end are dropped.
+
+    Attributes:
+        index: the records.
+        tokenizer: the one that the records were made with.
+        batch_size: B, over all replicas.
+        seed: decides the order.
+        options: with the lengths that the records were made with.
+    """
+
+    index: RecordIndex
+    tokenizer: WordpieceTokenizer
+    batch_size: int
+    seed: int
+    options: ExampleOptions
+
+    def batches(self, start_step: int = 0) -> Iterator[Arrays]:
+        """Yields the arrays of `TextStream.batches` without end.
+
+        Args:
+            start_step: number of the first batch; those before it cost nothing.
+
+        Raises:
+            InputError: there are too few records for a batch, or a record that
+                is read is damaged or does not fit the attributes; the first
+                batch is read at once.
+        """
+        if not self._num_batches:
+            raise InputError(
+                ", ".join(self.index.files),
+                f"a batch of {self.batch_size} records (use a smaller one)",
+                self.index.num_records,
+            )
+        next(self.generate(start_step))
+        return made_ahead(self.generate(start_step))
+
+    @property
+    def _num_batches(self) -> int:
+        return self.index.num_records // self.batch_size
+
+    def generate(self, step: int) -> Iterator[Arrays]:
+        """Yields batch after batch from number `step`, none ahead."""
+        epoch, first_batch = divmod(step, self._num_batches)
+        while True:
+            left = self._num_batches - first_batch
+            waiting = []
+            for records in self._windows(epoch, first_batch * self.batch_size):
+                waiting += records
+                while len(waiting) >= self.batch_size and left:
+                    yield parse_records(
+                        waiting[: self.batch_size],
+                        self.options.max_seq_length,
+                        self.options.num_predictions,
+                        self.tokenizer.vocab_size,
+                    )
+                    del waiting[: self.batch_size]
+                    left -= 1
+            epoch, first_batch = epoch + 1, 0
+
+    def _windows(self, epoch: int, first_row: int) -> Iterator[list[Record]]:
+        """Yields the records of an epoch from row `first_row` on."""
+        chunks = self.index.chunks
+        order = np.random.default_rng(
+            [self.seed, _CHUNK_STREAM, epoch]
+        ).permutation(len(chunks))
+        ends = np.cumsum(chunks["size"][order])
+        window_ends = ends[WINDOW_SIZE - 1 :: WINDOW_SIZE]
+        first = int(np.searchsorted(window_ends, first_row, side="right"))
+        skipped = first_row - (int(window_ends[first - 1]) if first else 0)
+        for window in range(first, -(-len(order) // WINDOW_SIZE)):
+            begin = window * WINDOW_SIZE
+            records = []
+            for chunk in order[begin : begin + WINDOW_SIZE]:
+                records += self.index.read_chunk(chunk)
+            mixed = np.random.default_rng(
+                [self.seed, _RECORD_STREAM, epoch, window]
+            ).permutation(len(records))
+            yield [records[row] for row in mixed[skipped:]]
+            skipped = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,14 +220,14 @@ class PretrainingInput:
         held_out: text or records.
         tokenizer: the one that made them.
         batch_size: sequences a step, over all devices.
-        settings: how examples are made: fields of `TextStream`.
+        options: how examples are or were made.
     """
 
     train: TokenizedCorpus | RecordIndex
     held_out: TokenizedCorpus | RecordIndex
     tokenizer: WordpieceTokenizer
     batch_size: int
-    settings: Mapping
+    options: ExampleOptions
 
     def batches(self, seed: int, start_step: int = 0) -> Iterator[Arrays]:
         """Yields batches without end, from number `start_step` on.
@@ -162,21 +242,21 @@ class PretrainingInput:
 
         Where it does not fill a batch, batches are smaller.
         """
-        size = self.batch_size
-        if isinstance(self.held_out, RecordIndex):
-            size = min(size, self.held_out.num_records)
-            batches = self._batches(self.held_out, size, _HELD_OUT_SEED)
-            return batches, self.held_out.num_records // size
+        part, size = self.held_out, self.batch_size
+        if isinstance(part, RecordIndex):
+            size = min(size, part.num_records)
+            batches = self._batches(part, size, _HELD_OUT_SEED)
+            return batches, part.num_records // size
         while True:
             try:
-                batches = self._batches(self.held_out, size, _HELD_OUT_SEED)
+                batches = self._batches(part, size, _HELD_OUT_SEED)
                 break
             except InputError:
                 if size == 1:
                     raise
                 size //= 2
-        tokens_per_batch = size * self.settings["max_seq_length"]
-        return batches, max(1, self.held_out.num_tokens // tokens_per_batch)
+        tokens_per_batch = size * self.options.max_seq_length
+        return batches, max(1, part.num_tokens // tokens_per_batch)
 
     def summary(self) -> str:
         """Describes how much text or how many records there are."""
@@ -193,62 +273,24 @@ class PretrainingInput:
         )
 
     def _batches(self, part, batch_size, seed, start_step=0):
-        if isinstance(part, RecordIndex):
-            return record_batches(
-                part,
-                batch_size=batch_size,
-                max_seq_length=self.settings["max_seq_length"],
-                max_predictions_per_seq=self.settings[
-                    "max_predictions_per_seq"
-                ],
-                vocab_size=self.tokenizer.vocab_size,
-                seed=seed,
-                start_step=start_step,
-            )
-        stream = TextStream(
-            part, self.tokenizer, batch_size, seed, **self.settings
-        )
-        return stream.batches(start_step)
+        stream = RecordStream if isinstance(part, RecordIndex) else TextStream
+        return stream(
+            part, self.tokenizer, batch_size, seed, self.options
+        ).batches(start_step)
 
 
 def open_pretraining_input(
-    input_files: Sequence[str],
-    tokenizer: WordpieceTokenizer,
-    *,
-    held_out_fraction: float,
-    batch_size: int,
-    settings: Mapping,
-    tfds_name: str | None = None,
-    tfds_data_dir: str | None = None,
+    options: TextOptions, tokenizer: WordpieceTokenizer, batch_size: int
 ) -> PretrainingInput:
-    """Opens text or records.
-
-    Args:
-        input_files: names or globs of text files or TFRecord files. Without
-            these and `tfds_name`: the installed packages' documentation.
-        tokenizer: for the text, or the one that the records were made with.
-        held_out_fraction: share of documents or records held out.
-        batch_size: sequences a step.
-        settings: how examples are made: fields of `TextStream`.
-        tfds_name: a dataset of TensorFlow Datasets.
-        tfds_data_dir: folder that the dataset was prepared in.
+    """Opens text (see `read_text`) or TFRecord files.
 
     Raises:
         InputError: the input does not exist, is malformed or is too short.
     """
-    if are_tfrecords(input_files):
-        if tfds_name:
-            raise InputError(
-                "--input_files", "either this or --tfds_name", "both"
-            )
-        parts = tfrecord_index(input_files).split(held_out_fraction)
+    if are_tfrecords(options.input_files):
+        refuse_two_sources(options)
+        index = index_records(matching_files(options.input_files))
+        parts = index.split(options.held_out_fraction)
     else:
-        parts = tokenize_split(
-            input_files,
-            tokenizer,
-            settings["max_seq_length"],
-            held_out_fraction,
-            tfds_name=tfds_name,
-            tfds_data_dir=tfds_data_dir,
-        )
-    return PretrainingInput(*parts, tokenizer, batch_size, settings)
+        parts = tokenize_split(options, tokenizer)
+    return PretrainingInput(*parts, tokenizer, batch_size, options)

@@ -197,69 +197,6 @@ class DeviceOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class TextOptions(Options):
-    """What text pre-training reads, and how it makes examples of it."""
-
-    group = "data"
-
-    input_files: tuple[str, ...] = option(
-        (),
-        "Text files or globs, plain or .gz: a sentence or paragraph a line, a "
-        "blank line between documents. Or TFRecord files from `mobilebert "
-        "shards`. By default, the documentation of the installed Python "
-        "packages.",
-        everyday=True,
-    )
-    tfds_name: str | None = option(
-        None,
-        "Prepared text dataset of TensorFlow Datasets to read instead, for "
-        "example wikipedia/20230601.en.",
-    )
-    tfds_data_dir: str | None = option(
-        None, "Folder in which that dataset was prepared."
-    )
-    max_seq_length: int = option(
-        128, "Length of the longest sequence.", min=8, everyday=True
-    )
-    max_predictions_per_seq: int | None = option(
-        None,
-        "Largest number of masked pieces in a sequence; by default 15 % of "
-        "--max_seq_length.",
-        min=1,
-    )
-    masked_lm_prob: float = option(
-        0.15, "Share of pieces to mask.", min=0.0, max=1.0
-    )
-    whole_word_mask: bool = option(False, "Mask whole words.")
-    held_out_fraction: float = option(
-        0.02,
-        "Share of the documents to evaluate on instead of training.",
-        min=0.0,
-        max=0.5,
-    )
-
-    def example_settings(self) -> dict:
-        """Returns the arguments of `data.batches.pretraining_dataset`."""
-        predictions = self.max_predictions_per_seq or max(
-            1, round(self.masked_lm_prob * self.max_seq_length)
-        )
-        return {
-            "max_seq_length": self.max_seq_length,
-            "max_predictions_per_seq": predictions,
-            "masked_lm_prob": self.masked_lm_prob,
-            "whole_word_mask": self.whole_word_mask,
-        }
-
-    def description(self) -> str:
-        """Names the text, for model cards."""
-        if self.tfds_name:
-            return self.tfds_name
-        if self.input_files:
-            return ", ".join(self.input_files)
-        return "documentation of the installed Python packages"
-
-
-@dataclasses.dataclass(frozen=True)
 class PretrainingOptions(Options):
     """What pre-training and pre-training distillation share."""
 

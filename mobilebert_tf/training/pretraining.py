@@ -9,36 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.data.stream import PretrainingInput, open_pretraining_input
+from mobilebert_tf.data.stream import PretrainingInput
 from mobilebert_tf.modeling.folder import load_weights
 from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
 from mobilebert_tf.modeling.models import MobileBertForPretraining
-from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.training.evaluation import BEST_FOLDER, Evaluation
 from mobilebert_tf.training.loop import Run
 from mobilebert_tf.training.model_card import write_model_folder
-from mobilebert_tf.training.options import BEST, PretrainingOptions, TextOptions
-
-
-def open_input(
-    text: TextOptions, batch_size: int, tokenizer: WordpieceTokenizer
-) -> PretrainingInput:
-    """Opens text or records and prints how much there is.
-
-    Raises:
-        InputError: there is no such input, or it is unfit.
-    """
-    data = open_pretraining_input(
-        text.input_files,
-        tokenizer,
-        held_out_fraction=text.held_out_fraction,
-        batch_size=batch_size,
-        settings=text.example_settings(),
-        tfds_name=text.tfds_name,
-        tfds_data_dir=text.tfds_data_dir,
-    )
-    print(data.summary(), flush=True)
-    return data
+from mobilebert_tf.training.options import BEST, PretrainingOptions
 
 
 def pretraining_loss(

@@ -1,21 +1,17 @@
 """`mobilebert pretrain`: a model folder, resumed runs, and bad input."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import mobilebert_tf as mb
 from mobilebert_tf.commands.pretrain import COMMAND
+from mobilebert_tf.data.stream import PretrainingInput
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.training.run_folder import read_metrics
+from mobilebert_tf.training.stopping import Stopped
 from tests import tiny
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -76,24 +72,22 @@ def test_a_model_folder_is_written(trained, files):
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(
-    files, trained, tmp_path
+    files, trained, tmp_path, monkeypatch
 ):
-    """As a user runs it: the script, Ctrl-C, and the same command again."""
+    """Ctrl-C in the middle, and the same command again."""
     again = tmp_path / "again"
-    script = str(REPOSITORY / "run_pretraining.py")
-    with subprocess.Popen(
-        [sys.executable, script, *arguments(files, again)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    ) as process:
-        for line in process.stdout:
-            if "2/6" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        rest = process.stdout.read()
-        assert process.wait(timeout=120) == 130
-    assert "Run the same command to resume" in rest
+    batches = PretrainingInput.batches
+
+    def interrupted(self, seed, start_step=0):
+        for number, batch in enumerate(batches(self, seed, start_step)):
+            if number == 2:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainingInput, "batches", interrupted)
+        with pytest.raises(Stopped, match="Run the same command to resume"):
+            COMMAND.run(arguments(files, again))
     assert not (again / "model.safetensors").exists()
     COMMAND.run([*arguments(files, again), "--log_every=2"])
     ours, theirs = (

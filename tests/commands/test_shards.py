@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilebert_tf.commands.shards import ProgressLine
+from mobilebert_tf.commands.shards import COMMAND, ProgressLine
 from mobilebert_tf.data.shards import (
     ShardProgress,
     missing_shards,
+    tokenizer_of,
     write_shard,
     write_shards,
 )
 from mobilebert_tf.errors import InputError
-from tests.data.test_shards import SPECIAL, WORDS, make_settings
+from tests.data.test_shards import WORDS, make_settings
+from tests.tiny import SPECIAL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_SHARDS = 6
@@ -28,26 +30,27 @@ TIMEOUT = 240
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Text that takes a process some seconds, and a vocabulary."""
+    """Text of which a shard takes half a second, and a vocabulary."""
     folder = tmp_path_factory.mktemp("text")
-    (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n")
-    words = np.array(WORDS)
-    rng = np.random.default_rng(0)
-    for name in "ab":
-        with open(folder / f"{name}.txt", "w") as file:
-            for _ in range(60):
-                for _ in range(40):
-                    file.write(" ".join(rng.choice(words, 12)) + "\n")
-                file.write("\n")
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]) + "\n")
+    lines = np.random.default_rng(0).choice(WORDS, (2, 30, 40, 12))
+    for name, documents in zip("ab", lines, strict=True):
+        (folder / f"{name}.txt").write_text(
+            "\n\n".join("\n".join(map(" ".join, lines)) for lines in documents)
+        )
     return folder
 
 
 @pytest.fixture(scope="module")
-def expected(folder, tmp_path_factory):
+def settings(folder):
+    return make_settings(folder, num_shards=NUM_SHARDS, dupe_factor=5)
+
+
+@pytest.fixture(scope="module")
+def expected(settings, tmp_path_factory):
     """The contents of all shards, made here without other processes."""
     output = tmp_path_factory.mktemp("expected")
-    settings = make_settings(folder, num_shards=NUM_SHARDS, dupe_factor=20)
-    tokenizer = settings.tokenizer()
+    tokenizer = tokenizer_of(settings)
     for shard in range(NUM_SHARDS):
         list(write_shard(output, settings, tokenizer, shard))
     return contents(output)
@@ -72,7 +75,7 @@ def command(folder, output, *options):
         f"--output_dir={output}",
         "--max_seq_length=48",
         "--max_predictions_per_seq=7",
-        "--dupe_factor=20",
+        "--dupe_factor=5",
         f"--num_shards={NUM_SHARDS}",
         *options,
     ]
@@ -101,10 +104,12 @@ def kill_at(process, is_time):
         process.communicate()
 
 
-def test_killed_it_goes_on_and_writes_the_same(folder, expected, tmp_path):
+def test_killed_it_goes_on_and_writes_the_same(
+    folder, settings, expected, tmp_path
+):
     output = tmp_path / "out"
     kill_at(
-        start(command(folder, output, "--num_processes=2")),
+        start(command(folder, output, "--num_processes=1")),
         lambda: any(output.glob("*.tfrecord")),
     )
     finished = contents(output)
@@ -112,10 +117,9 @@ def test_killed_it_goes_on_and_writes_the_same(folder, expected, tmp_path):
     assert finished.items() <= expected.items()
 
     # The rest with another number of processes.
-    settings = make_settings(folder, num_shards=NUM_SHARDS, dupe_factor=20)
     missing = missing_shards(output, settings)
     assert len(missing) == NUM_SHARDS - len(finished)
-    reports = list(write_shards(output, settings, missing, num_processes=1))
+    reports = list(write_shards(output, settings, missing, num_processes=2))
     assert sum(report.is_finished for report in reports) == len(missing)
     assert contents(output) == expected
     assert {path.name for path in output.iterdir()} == {
@@ -178,3 +182,22 @@ def test_progress_is_summed_and_foretold(monkeypatch, capsys):
         "0 of 2 files, 30 examples, 1.0 MB of text, 0.05 MB/s, 150 tokens/s, "
         "1:00 left\n"
     )
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ("--tfds_name=wiki40b/en", "either this or --tfds_name, found both"),
+        ("--input_files=", "--input_files: expected this or --tfds_name"),
+        ("--input_files=no_such.txt", "no_such.txt: expected a text file"),
+        ("--vocab_file=no_such.txt", "no_such.txt: expected a vocabulary"),
+        ("--num_shards=0", "--num_shards: expected at least 1, found 0"),
+    ],
+)
+def test_bad_flags_are_refused_before_a_folder_is_made(
+    folder, tmp_path, changes, message
+):
+    flags = command(folder, tmp_path / "out", changes)[3:]
+    with pytest.raises(InputError, match=message):
+        COMMAND.run(flags)
+    assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mobilebert_tf.data.examples import mask_tokens
+from mobilebert_tf.data.options import TextOptions
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 WORDS = [f"w{k}" for k in range(600)]
@@ -35,14 +36,12 @@ def make_batch(batch_size, length, seed=0):
     return input_ids
 
 
-def mask(input_ids, seed=0, max_predictions_per_seq=20, **options):
-    return mask_tokens(
-        input_ids,
-        TOKENIZER,
-        max_predictions_per_seq=max_predictions_per_seq,
-        rng=np.random.default_rng(seed),
-        **options,
+def mask(input_ids, seed=0, max_predictions_per_seq=20, **changes):
+    options = TextOptions(
+        max_predictions_per_seq=max_predictions_per_seq, **changes
     )
+    rng = np.random.default_rng(seed)
+    return mask_tokens(input_ids, TOKENIZER, options, rng)
 
 
 def test_shapes_and_types():

@@ -7,19 +7,19 @@ import resource
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from mobilebert_tf.data import shards as example_shards
-from mobilebert_tf.data.example_protos import parse_examples
+from mobilebert_tf.data.options import ShardOptions
+from mobilebert_tf.data.records import index_records, parse_records
 from mobilebert_tf.data.shards import (
-    ShardSettings,
     missing_shards,
     shard_path,
+    tokenizer_of,
     write_shard,
 )
 from mobilebert_tf.errors import InputError
+from tests.tiny import SPECIAL
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 NUM_WORDS = 900
 WORDS = [f"w{k}" for k in range(NUM_WORDS)] + ["."]
 
@@ -28,7 +28,7 @@ WORDS = [f"w{k}" for k in range(NUM_WORDS)] + ["."]
 def folder(tmp_path_factory):
     """Sixty documents whose lines are sentences, and a vocabulary."""
     folder = tmp_path_factory.mktemp("text")
-    (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n")
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]) + "\n")
     rng = np.random.default_rng(0)
     for name in "ab":
         with open(folder / f"{name}.txt", "w") as file:
@@ -40,38 +40,32 @@ def folder(tmp_path_factory):
     return folder
 
 
-def make_settings(folder, **options):
-    settings = dict(
+def make_settings(folder, **changes):
+    options = dict(
         input_files=(f"{folder}/a.txt", f"{folder}/b.txt"),
-        tfds_name=None,
-        tfds_data_dir=None,
         vocab_file=f"{folder}/vocab.txt",
-        do_lower_case=True,
         max_seq_length=48,
         max_predictions_per_seq=7,
-        masked_lm_prob=0.15,
-        short_seq_prob=0.1,
-        whole_word_mask=False,
         dupe_factor=2,
         num_shards=2,
-        seed=1,
     )
-    return ShardSettings(**(settings | options))
+    return ShardOptions(**(options | changes))
 
 
 def write(output, settings, shard=0):
-    reports = list(write_shard(output, settings, settings.tokenizer(), shard))
+    reports = list(write_shard(output, settings, tokenizer_of(settings), shard))
     return reports, shard_path(output, shard, settings.num_shards)
 
 
 def read(path, settings):
-    records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
-    return parse_examples(
+    index = index_records([path])
+    chunks = range(len(index.chunks))
+    records = [record for chunk in chunks for record in index.read_chunk(chunk)]
+    return parse_records(
         records,
-        [(str(path), number) for number in range(len(records))],
-        max_seq_length=settings.max_seq_length,
-        max_predictions_per_seq=settings.max_predictions_per_seq,
-        vocab_size=len(SPECIAL + WORDS),
+        settings.max_seq_length,
+        settings.max_predictions_per_seq,
+        len(SPECIAL) + len(WORDS),
     )
 
 
@@ -85,7 +79,7 @@ def unmasked(examples):
 
 def test_examples_are_pairs_of_the_text(tmp_path, folder):
     settings = make_settings(folder)
-    pieces = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    pieces = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     text = [
         [pieces[word] for word in document.split()]
         for name in "ab"
@@ -132,7 +126,7 @@ def test_every_line_is_in_some_shard(tmp_path, folder):
         _, path = write(tmp_path, settings, shard)
         seen.update(unmasked(read(path, settings)).ravel().tolist())
     text = "".join((folder / f"{name}.txt").read_text() for name in "ab")
-    pieces = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    pieces = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     assert {pieces[word] for word in text.split()} <= seen
 
 
@@ -261,7 +255,7 @@ def test_other_settings_are_refused_with_the_difference(tmp_path, folder):
 
 def test_another_vocabulary_or_text_is_refused(tmp_path, folder):
     vocab_file, text_file = tmp_path / "vocab.txt", tmp_path / "a.txt"
-    vocab_file.write_text("\n".join(SPECIAL + WORDS) + "\n")
+    vocab_file.write_text("\n".join([*SPECIAL, *WORDS]) + "\n")
     text_file.write_text("w1 .\n\nw2 .\n")
     settings = make_settings(
         folder, vocab_file=str(vocab_file), input_files=(str(text_file),)
@@ -271,7 +265,7 @@ def test_another_vocabulary_or_text_is_refused(tmp_path, folder):
     with pytest.raises(InputError, match=r"input_files=\[\['.*a.txt', 11\]\]"):
         missing_shards(tmp_path / "out", settings)
     text_file.write_text("w1 .\n\nw2 .\n")
-    vocab_file.write_text("\n".join(SPECIAL + WORDS[::-1]) + "\n")
+    vocab_file.write_text("\n".join([*SPECIAL, *WORDS[::-1]]) + "\n")
     with pytest.raises(InputError, match="vocab_file="):
         missing_shards(tmp_path / "out", settings)
 

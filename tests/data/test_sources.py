@@ -10,13 +10,15 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from mobilebert_tf.data.options import TextOptions
 from mobilebert_tf.data.sources import (
+    are_tfrecords,
     documents_of_shard,
     held_out_documents,
-    load_text,
     matching_files,
     paragraphs,
     read_documents,
+    read_text,
     tfds_documents,
     tokenize_split,
 )
@@ -145,7 +147,7 @@ def write_random_files(folder, seed):
         (folder / f"{name}.txt").write_text(text + "z", newline="")
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(8))
 def test_shards_hold_every_document_once(tmp_path, seed):
     write_random_files(tmp_path, seed)
     files = matching_files(tmp_path / "*.txt")
@@ -210,7 +212,10 @@ def test_every_document_is_on_one_side(text_file):
     tokenizer = WordpieceTokenizer(
         [*SPECIAL_TOKENS, *(f"w{number}" for number in range(100)), "."]
     )
-    train, held_out = tokenize_split([text_file], tokenizer, 16, 0.1)
+    options = TextOptions(
+        input_files=(text_file,), max_seq_length=16, held_out_fraction=0.1
+    )
+    train, held_out = tokenize_split(options, tokenizer)
     assert (train.num_documents, held_out.num_documents) == (90, 10)
     sides = [set(side.tokens.tolist()) for side in (train, held_out)]
     assert sides[0] & sides[1] == {105}
@@ -291,69 +296,75 @@ def expected(numbers):
     ]
 
 
+def dataset(name, data_dir, **changes):
+    return TextOptions(tfds_name=name, tfds_data_dir=data_dir, **changes)
+
+
 def test_datasets_are_documents_of_paragraphs(data_dir):
-    wikipedia = list(tfds_documents("wikipedia/20230601.en", data_dir))
-    assert wikipedia == [
+    wikipedia = tfds_documents(dataset("wikipedia/20230601.en", data_dir))
+    assert list(wikipedia) == [
         [f"First of {number}.", "Second.", "Étude."] for number in range(4)
     ]
-    assert list(tfds_documents("wiki40b/en", data_dir)) == expected(range(10))
-    part = tfds_documents("wiki40b/en", data_dir, "train[:20%]")
-    assert list(part) == expected(range(2))
-
-
-def test_shards_of_a_dataset(data_dir):
-    parts = [
-        list(tfds_documents("wiki40b/en", data_dir, shard=n, num_shards=3))
-        for n in range(3)
-    ]
+    wiki40b = dataset("wiki40b/en", data_dir)
+    assert list(tfds_documents(wiki40b)) == expected(range(10))
+    parts = [list(tfds_documents(wiki40b, n, 3)) for n in range(3)]
     assert sum(parts, []) == expected(range(10))
     assert {len(part) for part in parts} == {3, 4}
-
-
-def test_as_a_source_of_sentences(data_dir):
-    documents = load_text([], "wiki40b/en", data_dir)
-    assert len(documents) == 10
-    assert documents[3] == [
+    assert list(read_text(wiki40b))[3] == [
         "It began in 3.",
         "Then it went on.",
         "Second paragraph.",
         "Third.",
     ]
-    with pytest.raises(InputError, match="--tfds_name, found both"):
-        load_text(["a.txt"], "wiki40b/en", data_dir)
 
 
 @pytest.mark.parametrize(
-    "name, split, message",
+    "name, message",
     [
-        ("wikipedai", "train", "wikipedai: expected a name .* an unknown one"),
-        ("wiki40b/xx", "train", "expected NAME/CONFIGURATION.*not found"),
-        ("not a name!", "train", "expected NAME/CONFIGURATION"),
-        ("wiki40b/de", "train", "tfds build wiki40b/de --data_dir=.* nothing"),
-        ("wiki40b/en", "tset", "expected a split tset .there are train"),
+        ("wikipedai", "wikipedai: expected a name .* an unknown one"),
+        ("wiki40b/xx", "expected NAME/CONFIGURATION.*not found"),
+        ("not a name!", "expected NAME/CONFIGURATION"),
+        ("wiki40b/de", "tfds build wiki40b/de --data_dir=.* nothing"),
+        ("mnist", "named text, found image, label"),
+        ("ag_news_subset", "a split named train, found test"),
     ],
 )
-def test_what_is_not_there_is_refused(data_dir, name, split, message):
+def test_datasets_that_are_refused(data_dir, name, message):
+    if name in ("mnist", "ag_news_subset"):
+        prepare_empty(data_dir, name, "train" if name == "mnist" else "test")
     with pytest.raises(InputError, match=message) as error:
-        tfds_documents(name, data_dir, split)
+        tfds_documents(dataset(name, data_dir))
     assert str(error.value).startswith("--tfds_name=")
     assert "\n" not in str(error.value)
 
 
-def test_a_dataset_without_text_is_refused(tmp_path):
-    builder = tfds.builder("mnist", data_dir=str(tmp_path))
+def prepare_empty(data_dir, name, split):
+    builder = tfds.builder(name, data_dir=data_dir)
     builder.data_path.mkdir(parents=True)
-    (builder.data_path / "mnist-train.tfrecord-00000-of-00001").touch()
+    (builder.data_path / f"{name}-{split}.tfrecord-00000-of-00001").touch()
     tfds.folder_dataset.write_metadata(
         data_dir=builder.data_path,
         features=builder.info.features,
         split_infos=[
-            tfds.core.SplitInfo(name="train", shard_lengths=[0], num_bytes=0)
+            tfds.core.SplitInfo(name=split, shard_lengths=[0], num_bytes=0)
         ],
         check_data=False,
     )
-    with pytest.raises(InputError, match="named text, found image, label"):
-        tfds_documents("mnist", str(tmp_path))
+
+
+def test_two_sources_are_refused():
+    options = dataset("wiki40b/en", None, input_files=("a.txt",))
+    with pytest.raises(InputError, match="--tfds_name, found both"):
+        read_text(options)
+
+
+def test_names_tell_records_from_text():
+    assert are_tfrecords(["a/*.tfrecord", "b.tfrecord-00000-of-00001"])
+    assert are_tfrecords(["a/train.tf_record"])
+    assert not are_tfrecords(["a/*.txt", "b.txt.gz"])
+    assert not are_tfrecords([])
+    with pytest.raises(InputError, match="files, found both"):
+        are_tfrecords(["a.tfrecord", "b.txt"])
 
 
 @pytest.mark.parametrize(

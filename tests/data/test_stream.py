@@ -1,4 +1,4 @@
-"""Batches of pairs: their text, resuming, and the end of the process."""
+"""Batches of text and of records: content, order, resuming, refusals."""
 
 import itertools
 import subprocess
@@ -7,17 +7,26 @@ import textwrap
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from mobilebert_tf.data import stream
 from mobilebert_tf.data.corpus import TokenizedCorpus
-from mobilebert_tf.data.stream import TextStream
+from mobilebert_tf.data.options import TextOptions
+from mobilebert_tf.data.records import (
+    RecordIndex,
+    index_records,
+    serialize_examples,
+)
+from mobilebert_tf.data.stream import RecordStream, TextStream
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from tests.tiny import SPECIAL
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENIZER = WordpieceTokenizer(
-    SPECIAL + [f"w{k}" for k in range(700)] + [f"##c{k}" for k in range(295)]
+    [*SPECIAL, *(f"w{k}" for k in range(700)), *(f"##c{k}" for k in range(295))]
 )
-BATCH_SIZE, LENGTH, PREDICTIONS = 4, 24, 5
+OPTIONS = TextOptions(max_seq_length=24, max_predictions_per_seq=5)
+BATCH_SIZE = 4
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +41,51 @@ def corpus():
     )
 
 
-def make_batches(corpus, start_step=0, **options):
-    settings = dict(
-        batch_size=BATCH_SIZE,
-        max_seq_length=LENGTH,
-        max_predictions_per_seq=PREDICTIONS,
-        seed=3,
-    )
-    stream = TextStream(corpus, TOKENIZER, **(settings | options))
-    return stream.batches(start_step)
+def write_examples(path, first, count):
+    """Examples that carry their number as their first id."""
+    numbers = np.arange(first, first + count)[:, None]
+    ones = np.ones((count, 24), np.int64)
+    batch = {
+        "input_ids": numbers * ones,
+        "input_mask": ones,
+        "segment_ids": 0 * ones,
+        "masked_lm_positions": numbers % 24 * ones[:, :5],
+        "masked_lm_ids": numbers * ones[:, :5],
+        "masked_lm_weights": np.ones((count, 5), np.float32),
+        "next_sentence_labels": numbers % 2,
+    }
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in serialize_examples(batch):
+            writer.write(record)
 
 
-def first_batches(batches, count):
-    return list(itertools.islice(batches, count))
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """500 examples in three files: 125 batches, without a rest."""
+    folder = tmp_path_factory.mktemp("records")
+    write_examples(folder / "a.tfrecord", 0, 300)
+    write_examples(folder / "b.tfrecord", 300, 1)
+    write_examples(folder / "c.tfrecord", 301, 199)
+    return index_records(sorted(folder.iterdir()))
+
+
+@pytest.fixture
+def make(corpus, index, monkeypatch):
+    """Makes batches; three chunks of records are mixed at a time."""
+    monkeypatch.setattr(stream, "WINDOW_SIZE", 3)
+
+    def batches(kind, start=0, count=1, size=BATCH_SIZE, seed=3, **options):
+        part = index if kind is RecordStream else corpus
+        changed = TextOptions(
+            **{"max_seq_length": 24, "max_predictions_per_seq": 5} | options
+        )
+        made = kind(part, TOKENIZER, size, seed, changed).batches(start)
+        return list(itertools.islice(made, count))
+
+    return batches
 
 
 def assert_same(batches, expected):
-    assert len(batches) == len(expected)
     for batch, expected_batch in zip(batches, expected, strict=True):
         assert batch.keys() == expected_batch.keys()
         for name, array in batch.items():
@@ -64,8 +101,13 @@ def unmasked(batch):
     return ids
 
 
-def test_shapes_and_types(corpus):
-    (batch,) = first_batches(make_batches(corpus), 1)
+def numbers_of(batches):
+    return np.concatenate([batch["input_ids"][:, 0] for batch in batches])
+
+
+@pytest.mark.parametrize("kind", [TextStream, RecordStream])
+def test_shapes_and_types(make, kind):
+    (batch,) = make(kind)
     assert {name: (a.shape, a.dtype.name) for name, a in batch.items()} == {
         "input_ids": ((4, 24), "int32"),
         "input_mask": ((4, 24), "int32"),
@@ -77,9 +119,34 @@ def test_shapes_and_types(corpus):
     }
 
 
-def test_rows_are_text_of_the_corpus_between_special_pieces(corpus):
+@pytest.mark.parametrize(
+    "kind, starts, count",
+    [
+        (TextStream, (0, 1, 9, 10, 11, 12, 27), 40),
+        # Windows end after 48, 96 and 125 batches.
+        (RecordStream, (0, 1, 47, 48, 49, 124, 125, 126), 140),
+    ],
+)
+def test_resuming_gives_the_batches_of_the_uninterrupted_run(
+    make, kind, starts, count
+):
+    uninterrupted = make(kind, count=count)
+    for start in starts:
+        expected = uninterrupted[start : start + 15]
+        assert_same(make(kind, start, len(expected)), expected)
+
+
+@pytest.mark.parametrize("kind", [TextStream, RecordStream])
+def test_seed_decides(make, kind):
+    batches = make(kind, count=3)
+    assert_same(make(kind, count=3), batches)
+    (other,) = make(kind, seed=4)
+    assert np.any(other["input_ids"] != batches[0]["input_ids"])
+
+
+def test_rows_are_text_of_the_corpus_between_special_pieces(make, corpus):
     text = " ".join(map(str, corpus.tokens)) + " "
-    for batch in first_batches(make_batches(corpus), 12):
+    for batch in make(TextStream, count=12):
         for ids, mask, segments in zip(
             unmasked(batch),
             batch["input_mask"],
@@ -87,12 +154,12 @@ def test_rows_are_text_of_the_corpus_between_special_pieces(corpus):
             strict=True,
         ):
             end = mask.sum()
-            assert np.all(mask == (np.arange(LENGTH) < end))
+            assert np.all(mask == (np.arange(24) < end))
             separators = np.flatnonzero(ids == TOKENIZER.sep_id)
             assert ids[0] == TOKENIZER.cls_id
             assert separators.tolist() == [separators[0], end - 1]
             assert not ids[end:].any()
-            in_b = np.arange(LENGTH) > separators[0]
+            in_b = np.arange(24) > separators[0]
             np.testing.assert_array_equal(segments, in_b & (mask == 1))
             segment_a = ids[1 : separators[0]]
             segment_b = ids[separators[0] + 1 : end - 1]
@@ -101,17 +168,8 @@ def test_rows_are_text_of_the_corpus_between_special_pieces(corpus):
             assert " ".join(map(str, segment_b)) + " " in text
 
 
-def test_resuming_gives_the_batches_of_the_uninterrupted_run(corpus):
-    uninterrupted = first_batches(make_batches(corpus), 40)
-    for start_step in (0, 1, 9, 10, 11, 12, 27):
-        resumed = make_batches(corpus, start_step=start_step)
-        assert_same(
-            first_batches(resumed, 40 - start_step), uninterrupted[start_step:]
-        )
-
-
-def test_epochs_differ_in_pairs_and_masks(corpus):
-    batches = first_batches(make_batches(corpus), 40)
+def test_epochs_of_text_differ_in_pairs_and_masks(make):
+    batches = make(TextStream, count=40)
     rows = [row.tobytes() for batch in batches for row in unmasked(batch)]
     assert len(set(rows)) > 0.9 * len(rows)
     # A step's masks are drawn for that step, not once for a slot in the batch.
@@ -119,16 +177,7 @@ def test_epochs_differ_in_pairs_and_masks(corpus):
     assert len(set(positions)) == 40
 
 
-def test_seed_decides(corpus):
-    batches = first_batches(make_batches(corpus, seed=3), 3)
-    assert_same(first_batches(make_batches(corpus, seed=3), 3), batches)
-    (other,) = first_batches(make_batches(corpus, seed=4), 1)
-    assert np.any(other["input_ids"] != batches[0]["input_ids"])
-
-
-def test_whole_words_reach_the_batches(corpus):
-    piecewise = first_batches(make_batches(corpus), 10)
-    whole = first_batches(make_batches(corpus, whole_word_mask=True), 10)
+def test_whole_words_reach_the_batches(make):
     is_continuation = TOKENIZER.continuation_mask
 
     def num_split_words(batches):
@@ -142,19 +191,76 @@ def test_whole_words_reach_the_batches(corpus):
             count += np.sum(joined & (hidden[:, 1:] != hidden[:, :-1]))
         return count
 
-    assert num_split_words(whole) == 0 < num_split_words(piecewise)
+    whole = make(TextStream, count=10, whole_word_mask=True)
+    assert num_split_words(whole) == 0
+    assert num_split_words(make(TextStream, count=10)) > 0
 
 
-def test_text_for_less_than_a_batch_is_refused(corpus):
-    with pytest.raises(InputError, match="a batch of 1000 .* found"):
-        make_batches(corpus, batch_size=1000)
+def test_epochs_of_records_show_each_once_in_another_order(make):
+    # 83 batches of 6 and a rest of two, other ones in each epoch.
+    batches = make(RecordStream, count=2 * 83, size=6)
+    epochs = numbers_of(batches[:83]), numbers_of(batches[83:])
+    for numbers in epochs:
+        assert len(set(numbers.tolist())) == 498
+    assert epochs[0].tolist() != epochs[1].tolist()
+    # Neighbours are parted, and the files come in no order.
+    assert np.mean(np.abs(np.diff(epochs[0])) == 1) < 0.05
+    assert abs(np.corrcoef(np.arange(498), epochs[0])[0, 1]) < 0.6
+    for batch in batches:
+        numbers = batch["input_ids"][:, :1]
+        np.testing.assert_array_equal(
+            batch["masked_lm_ids"], np.tile(numbers, 5)
+        )
+        np.testing.assert_array_equal(
+            batch["next_sentence_labels"], numbers % 2
+        )
+
+
+def test_resuming_reads_only_what_is_needed(index, monkeypatch):
+    monkeypatch.setattr(stream, "WINDOW_SIZE", 3)
+    read = []
+    original = RecordIndex.read_chunk
+    monkeypatch.setattr(
+        RecordIndex,
+        "read_chunk",
+        lambda self, chunk: read.append(chunk) or original(self, chunk),
+    )
+    records = RecordStream(index, TOKENIZER, BATCH_SIZE, 3, OPTIONS)
+    next(records.generate(125 * 1_000_000 + 120))
+    assert len(read) <= 3
+
+
+@pytest.mark.parametrize(
+    "kind, changes, message",
+    [
+        (TextStream, {"size": 1000}, "a batch of 1000 .* found"),
+        (RecordStream, {"size": 1000}, "a batch of 1000 records.*found 500"),
+        (RecordStream, {"max_seq_length": 9}, "9 int64 values of input_ids"),
+    ],
+)
+def test_unfit_input_is_refused_before_the_first_batch(
+    make, kind, changes, message
+):
+    with pytest.raises(InputError, match=message):
+        make(kind, count=0, **changes)
 
 
 def test_one_document_is_refused_before_the_first_batch(corpus):
     lines = np.array([0, 10, 20])
     single = TokenizedCorpus(corpus.tokens[:20], lines, np.array([0, 2]))
     with pytest.raises(InputError, match="at least 2 documents"):
-        make_batches(single)
+        TextStream(single, TOKENIZER, 4, 3, OPTIONS).batches()
+
+
+def test_a_damaged_record_ends_the_iteration_with_its_name(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    write_examples(path, 0, 500)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"segment_ids") + 20] ^= 1
+    path.write_bytes(content)
+    records = RecordStream(index_records([path]), TOKENIZER, 5, 3, OPTIONS)
+    with pytest.raises(InputError, match="a.tfrecord, record 499: .*checksum"):
+        list(itertools.islice(records.batches(), 100))
 
 
 def test_the_process_ends_while_a_batch_is_being_made():
