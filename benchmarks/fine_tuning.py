@@ -32,11 +32,7 @@ import numpy as np
 import mobilebert_tf as mb
 from benchmarks.instruments import DATA, VOCABULARY, interleaved, start
 from mobilebert_tf.config import INPUT_NAMES
-from mobilebert_tf.data.batches import (
-    bucketed_rows,
-    mean_width,
-    training_batches,
-)
+from mobilebert_tf.data.batches import bucketed_rows, training_batches
 from mobilebert_tf.options import Options, option
 from mobilebert_tf.tasks.classification import ClassificationTask
 from mobilebert_tf.tasks.glue import read_glue
@@ -163,11 +159,13 @@ def main(options: SpeedOptions) -> None:
     arrays = encode_examples(examples, tokenizer, width, LABELS)
     endless = training_batches(arrays, batch_size=options.batch_size, seed=1)
     batches = list(itertools.islice(endless, options.num_steps))
-    shares = [
-        f"{len(rows) / len(arrays['labels']):.1%} at {width}"
+    shares = {
+        width: len(rows) / len(arrays["labels"])
         for width, rows in bucketed_rows(arrays)
-    ]
-    print(f"SST-2: mean width {mean_width(arrays):.1f}; {', '.join(shares)}")
+    }
+    mean = sum(width * share for width, share in shares.items())
+    parts = ", ".join(f"{shares[width]:.1%} at {width}" for width in shares)
+    print(f"SST-2: mean width {mean:.1f}; {parts}")
     steps = {name: our_step(options) for name in ("bucketed", "padded")}
     fed = {
         "bucketed": batches,

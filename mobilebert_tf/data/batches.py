@@ -9,7 +9,8 @@ compiles the step once for each.
 
 import collections
 import concurrent.futures
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -47,43 +48,30 @@ def made_ahead(batches: Iterator[Arrays]) -> Iterator[Arrays]:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def widths_up_to(
-    max_seq_length: int, bucket_lengths: Sequence[int] = BUCKET_LENGTHS
-) -> list[int]:
-    """Returns the widths of batches, ascending, `max_seq_length` included."""
-    widths = {width for width in bucket_lengths if width < max_seq_length}
-    return [*sorted(widths), max_seq_length]
-
-
 def bucketed_rows(
     arrays: Arrays, bucket_lengths: Sequence[int] = BUCKET_LENGTHS
 ) -> list[Bucket]:
-    """Sorts examples by the width that they are cut to.
+    """Sorts examples into the narrowest width that is longer than they are.
+
+    Each example keeps a column of padding, unless it fills the last width. So
+    the right neighbour of its last piece is the embedding of [PAD] at any
+    width; without that column its trigram would differ.
 
     Args:
         arrays: with `input_mask` [N, S]; padding is at the end.
         bucket_lengths: widths besides S; those above S are not used.
+
+    Returns:
+        A bucket for each width, ascending, S included.
     """
     mask = arrays["input_mask"]
-    widths = widths_up_to(mask.shape[1], bucket_lengths)
-    return rows_by_width(mask.sum(axis=1), widths)
-
-
-def rows_by_width(lengths: np.ndarray, widths: Sequence[int]) -> list[Bucket]:
-    """Sorts rows into the narrowest width that is longer than they are.
-
-    Each row keeps a column of padding, unless it fills the last width. So the
-    right neighbour of its last piece is the embedding of [PAD] at any width;
-    without that column its trigram would differ.
-
-    Args:
-        lengths: [N], none above the last width.
-        widths: ascending.
-    """
-    buckets = np.searchsorted(widths[:-1], lengths, side="right")
+    widths = sorted(
+        {width for width in bucket_lengths if width < mask.shape[1]}
+    )
+    buckets = np.searchsorted(widths, mask.sum(axis=1), side="right")
     return [
         (width, np.flatnonzero(buckets == index))
-        for index, width in enumerate(widths)
+        for index, width in enumerate([*widths, mask.shape[1]])
     ]
 
 
@@ -93,15 +81,6 @@ def rows_cut_to(arrays: Arrays, rows: np.ndarray, width: int) -> Arrays:
         name: array[rows, :width] if name in INPUT_NAMES else array[rows]
         for name, array in arrays.items()
     }
-
-
-def mean_width(
-    arrays: Arrays, bucket_lengths: Sequence[int] = BUCKET_LENGTHS
-) -> float:
-    """Returns the width of the average example's batch."""
-    buckets = bucketed_rows(arrays, bucket_lengths)
-    columns = sum(width * len(rows) for width, rows in buckets)
-    return columns / len(arrays["input_mask"])
 
 
 def training_batches(
@@ -128,20 +107,14 @@ def training_batches(
     Raises:
         ValueError: there are fewer examples than a batch holds.
     """
-    _check_one_batch(len(arrays["input_ids"]), batch_size)
     buckets = bucketed_rows(arrays, bucket_lengths)
-    num_batches = len(arrays["input_ids"]) // batch_size
 
-    def generate() -> Iterator[Arrays]:
-        epoch, first = divmod(start_step, num_batches)
-        while True:
-            rng = np.random.default_rng([seed, epoch])
-            for width, rows in _epoch(buckets, batch_size, rng)[first:]:
-                yield rows_cut_to(arrays, rows, width)
-            epoch, first = epoch + 1, 0
+    def epoch(number: int, first: int) -> Iterator[Arrays]:
+        rng = np.random.default_rng([seed, number])
+        for width, rows in _shuffled(buckets, batch_size, rng)[first:]:
+            yield rows_cut_to(arrays, rows, width)
 
-    # Not made ahead: a batch takes a fraction of a millisecond.
-    return generate()
+    return _endless(epoch, len(arrays["input_ids"]), batch_size, start_step)
 
 
 def array_batches(
@@ -153,21 +126,35 @@ def array_batches(
         ValueError: there are fewer examples than a batch holds.
     """
     num_examples = len(arrays["input_ids"])
-    _check_one_batch(num_examples, batch_size)
-    num_batches = num_examples // batch_size
 
-    def generate() -> Iterator[Arrays]:
-        epoch, first = divmod(start_step, num_batches)
-        while True:
-            order = np.random.default_rng([seed, epoch]).permutation(
-                num_examples
-            )
-            for index in range(first, num_batches):
-                rows = order[index * batch_size : (index + 1) * batch_size]
-                yield {name: array[rows] for name, array in arrays.items()}
-            epoch, first = epoch + 1, 0
+    def epoch(number: int, first: int) -> Iterator[Arrays]:
+        order = np.random.default_rng([seed, number]).permutation(num_examples)
+        for index in range(first, num_examples // batch_size):
+            rows = order[index * batch_size : (index + 1) * batch_size]
+            yield {name: array[rows] for name, array in arrays.items()}
 
-    return generate()
+    return _endless(epoch, num_examples, batch_size, start_step)
+
+
+def _endless(
+    epoch: Callable[[int, int], Iterator[Arrays]],
+    num_examples: int,
+    batch_size: int,
+    start_step: int,
+) -> Iterator[Arrays]:
+    """Yields epoch after epoch; `epoch(number, first)` begins with a batch.
+
+    Not made ahead: a batch takes a fraction of a millisecond.
+    """
+    if num_examples < batch_size:
+        raise ValueError(
+            f"{num_examples} examples do not make one batch of {batch_size}"
+        )
+    number, first = divmod(start_step, num_examples // batch_size)
+    starts = itertools.chain([first], itertools.repeat(0))
+    return itertools.chain.from_iterable(
+        map(epoch, itertools.count(number), starts)
+    )
 
 
 def evaluation_batches(
@@ -193,7 +180,7 @@ def evaluation_batches(
             yield some, rows_cut_to(arrays, filled, width)
 
 
-def _epoch(
+def _shuffled(
     buckets: Sequence[Bucket], batch_size: int, rng: np.random.Generator
 ) -> list[Bucket]:
     """Returns the batches of an epoch: width and example numbers [B]."""
@@ -208,10 +195,3 @@ def _epoch(
         ]
         left_over = rows[num_full:]
     return [batches[index] for index in rng.permutation(len(batches))]
-
-
-def _check_one_batch(num_examples: int, batch_size: int) -> None:
-    if num_examples < batch_size:
-        raise ValueError(
-            f"{num_examples} examples do not make one batch of {batch_size}"
-        )

@@ -11,6 +11,7 @@ occurs first, so no split contains text of another.
 """
 
 import ast
+import contextlib
 import gc
 import gzip
 import hashlib
@@ -30,36 +31,23 @@ from typing import NamedTuple
 from mobilebert_tf.data import docstrings
 from mobilebert_tf.files import atomic_file
 
-# Folder and distribution of the packages that a default installation brings:
-# packages that only the tests need must not change the training text.
-PACKAGES = {
+# Folders of the packages that a default installation brings: packages that only
+# the tests need must not change the training text.
+PACKAGES = (
+    "PIL absl etils fontTools google/protobuf h5py huggingface_hub joblib "
+    "keras matplotlib mpl_toolkits numpy optree pyparsing requests rich scipy "
+    "sklearn tensorflow tensorflow_datasets tensorflow_model_optimization "
+    "tensorflow_text tf_keras urllib3".split()
+)
+# Where a distribution's name differs.
+_DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
-    "etils": "etils",
-    "fontTools": "fonttools",
     "google/protobuf": "protobuf",
-    "h5py": "h5py",
-    "huggingface_hub": "huggingface-hub",
-    "joblib": "joblib",
-    "keras": "keras",
-    "matplotlib": "matplotlib",
     "mpl_toolkits": "matplotlib",
-    "numpy": "numpy",
-    "optree": "optree",
-    "pyparsing": "pyparsing",
-    "requests": "requests",
-    "rich": "rich",
-    "scipy": "scipy",
     "sklearn": "scikit-learn",
-    "tensorflow": "tensorflow",
-    "tensorflow_datasets": "tensorflow-datasets",
-    "tensorflow_model_optimization": "tensorflow-model-optimization",
-    "tensorflow_text": "tensorflow-text",
-    "tf_keras": "tf-keras",
-    "urllib3": "urllib3",
 }
-# The library that the modules below a path belong to; the longest prefix wins,
-# because TensorFlow contains an old copy of Keras.
+# The library that a package's modules document.
 LIBRARIES = {
     "keras": "keras",
     "matplotlib": "matplotlib",
@@ -69,9 +57,9 @@ LIBRARIES = {
     "sklearn": "scikit-learn",
     "stdlib": "stdlib",
     "tensorflow": "tensorflow",
-    "tensorflow/python/keras": "keras",
     "tf_keras": "keras",
 }
+_OLD_KERAS = "tensorflow/python/keras/"
 MIN_PARAGRAPHS = 2
 _SKIPPED_FOLDERS = frozenset(
     "__pycache__ _api _tf_keras _vendor dist-packages idlelib lib2to3 "
@@ -134,10 +122,9 @@ class Document(NamedTuple):
     @property
     def library(self) -> str | None:
         """The label in `library_task`, or None for other packages."""
-        parts = self.path.split("/")
-        prefixes = ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
-        found = (LIBRARIES[name] for name in prefixes if name in LIBRARIES)
-        return next(found, None)
+        if self.path.startswith(_OLD_KERAS):
+            return "keras"
+        return LIBRARIES.get(self.path.split("/")[0])
 
     @property
     def split(self) -> str:
@@ -169,23 +156,13 @@ def library_task() -> dict[str, tuple[list[str], list[str]]]:
     known = _sentences(splits["train"])
     task = {}
     for split, documents in splits.items():
+        excluded, cap = known, _MAX_HELD_OUT_EXAMPLES
+        if split == "train":
+            excluded, cap = set(), _MAX_TRAIN_EXAMPLES
         texts = defaultdict(list)
         for document in documents:
             if document.library:
-                texts[document.library] += [
-                    paragraph
-                    for index, paragraph in enumerate(document.paragraphs)
-                    if index not in document.shared
-                    and len(paragraph.split()) >= _MIN_TASK_WORDS
-                    and not names_a_library(paragraph)
-                    and (
-                        split == "train"
-                        or known.isdisjoint(_normalised_sentences(paragraph))
-                    )
-                ]
-        cap = (
-            _MAX_TRAIN_EXAMPLES if split == "train" else _MAX_HELD_OUT_EXAMPLES
-        )
+                texts[document.library] += _task_texts(document, excluded)
         rows = [
             (paragraph, library)
             for library, paragraphs in texts.items()
@@ -195,6 +172,17 @@ def library_task() -> dict[str, tuple[list[str], list[str]]]:
         rows.sort(key=lambda row: _hash(f"shuffle {row[0]}"))
         task[split] = [text for text, _ in rows], [label for _, label in rows]
     return task
+
+
+def _task_texts(document: Document, excluded: set[str]) -> list[str]:
+    return [
+        paragraph
+        for index, paragraph in enumerate(document.paragraphs)
+        if index not in document.shared
+        and len(paragraph.split()) >= _MIN_TASK_WORDS
+        and not names_a_library(paragraph)
+        and excluded.isdisjoint(_normalised_sentences(paragraph))
+    ]
 
 
 def names_a_library(paragraph: str) -> bool:
@@ -222,8 +210,7 @@ def argument_questions() -> dict[str, dict]:
 
 
 def _squad(documents: list[Document], excluded: set[str]) -> dict:
-    articles = []
-    seen = set()
+    articles, seen = [], set()
     for document in documents:
         paragraphs = []
         for function, pairs in document.functions:
@@ -275,8 +262,7 @@ def code_task() -> dict[str, tuple[list[list[str]], list[list[str]]]]:
     any other mark (one in ten is a formula, a link or a term of a glossary).
     Sentences without a mark are left out, because their code may be unmarked.
     """
-    task = {}
-    seen = set()
+    task, seen = {}, set()
     # The training split comes first: the others leave out its sentences.
     for split, documents in _split_documents().items():
         tokens, tags = task[split] = [], []
@@ -375,11 +361,10 @@ def read_documentation() -> list[Document]:
 def installed_versions() -> dict[str, str]:
     """Returns the versions of Python and the installed `PACKAGES` by folder."""
     versions = {"stdlib": sys.version.split()[0]}
-    for folder, distribution in PACKAGES.items():
-        try:
-            versions[folder] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    for folder in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            name = _DISTRIBUTIONS.get(folder, folder)
+            versions[folder] = importlib.metadata.version(name)
     return dict(sorted(versions.items()))
 
 
@@ -393,17 +378,16 @@ def build_documents(files: list[tuple[str, Path]]) -> list[Document]:
         The documents with at least two paragraphs.
     """
     first_seen: dict[str, tuple[Document, int]] = {}
-    documents = []
     # Parsing makes millions of short-lived nodes without cycles: searching
     # them for garbage would take as long as parsing does.
-    collecting = gc.isenabled()
     gc.disable()
     try:
-        for name, file in files:
-            documents.append(_read_module(name, file.read_bytes(), first_seen))
+        documents = [
+            _read_module(name, file.read_bytes(), first_seen)
+            for name, file in files
+        ]
     finally:
-        if collecting:
-            gc.enable()
+        gc.enable()
     return [
         document
         for document in documents
@@ -455,12 +439,9 @@ def _package_root(folder: str) -> Path:
         return Path(sysconfig.get_path("stdlib"))
     top, *rest = folder.split("/")
     # Finding the spec of a top-level package does not import it.
-    spec = importlib.util.find_spec(top)
-    for location in spec.submodule_search_locations:
-        root = Path(location, *rest)
-        if root.is_dir():
-            return root
-    raise FileNotFoundError(f"package {folder} has no folder in {spec.origin}")
+    locations = importlib.util.find_spec(top).submodule_search_locations
+    roots = [Path(location, *rest) for location in locations]
+    return next(root for root in roots if root.is_dir())
 
 
 def _split_documents() -> dict[str, list[Document]]:

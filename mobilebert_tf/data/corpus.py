@@ -35,8 +35,7 @@ def sentences(line: str) -> list[str]:
     abbreviation ("Dr. Smith", "No. 5") does not end it. The rule is made for
     European languages; other text is not cut.
     """
-    spans = []
-    start = 0
+    spans, start = [], 0
     for match in _SENTENCE_END.finditer(line):
         rest = line[match.end() : match.end() + 4]
         following = rest.lstrip(_OPENING_SIGNS)[:1]
@@ -96,20 +95,8 @@ class TokenizedCorpus:
         return len(self.tokens)
 
     @property
-    def num_lines(self) -> int:
-        return len(self.line_starts) - 1
-
-    @property
     def num_documents(self) -> int:
         return len(self.document_starts) - 1
-
-    def line(self, index: int) -> np.ndarray:
-        """Returns a view of one line's pieces, int32 [pieces]."""
-        if not 0 <= index < self.num_lines:
-            raise IndexError(f"line {index} of {self.num_lines}")
-        return self.tokens[
-            self.line_starts[index] : self.line_starts[index + 1]
-        ]
 
     def split_lines(self, max_pieces: int) -> "TokenizedCorpus":
         """Cuts lines of more than `max_pieces` into nearly equal parts.
@@ -117,14 +104,10 @@ class TokenizedCorpus:
         This is for lines without sentence ends, such as lists; a cut may fall
         inside a word.
         """
-        if max_pieces < 1:
-            raise ValueError(
-                f"max_pieces must be positive. Received: {max_pieces}."
-            )
         lengths = np.diff(self.line_starts)
         num_parts = -(-lengths // max_pieces)
         first_part = np.cumsum(num_parts) - num_parts
-        line_of_part = np.repeat(np.arange(self.num_lines), num_parts)
+        line_of_part = np.repeat(np.arange(len(lengths)), num_parts)
         part = np.arange(len(line_of_part)) - first_part[line_of_part]
         starts = self.line_starts[:-1][line_of_part] + (
             part * lengths[line_of_part] // num_parts[line_of_part]

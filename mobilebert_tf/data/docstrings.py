@@ -37,6 +37,7 @@ _DIRECTIVE = re.compile(r"\.\. *([\w:-]*?)::(?:\s+|$)")
 _TABLE = re.compile(r"[|+]|={2,} +=|-{2,} +-")
 _BULLET = re.compile(r"(?:[-*+•]|\(?\d{1,2}[.)]|\(?[a-z]\)|#\.)\s+")
 _FIELD = re.compile(r":(\w+)(?: [^:]*)?:(?:\s+|$)")
+_TYPE_FIELD = re.compile(r":(?:type|rtype|vartype)(?: [^:]*)?:(?:\s+|$)")
 _GOOGLE_ENTRY = re.compile(r"`{0,2}(\*{0,2}\w+)`{0,2}(?: ?\([^()]*\))?:\s+")
 # Underlines, "name : type" lines, "Section:" lines and Markdown titles.
 _NOT_TEXT = re.compile(
@@ -137,22 +138,21 @@ def _parameters(node: ast.AST) -> frozenset[str]:
         for method in node.body:
             if getattr(method, "name", "") == "__init__":
                 return _parameters(method)
-    arguments = getattr(node, "args", None)
-    if arguments is None:
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return frozenset()
+    arguments = node.args
     named = arguments.posonlyargs + arguments.args + arguments.kwonlyargs
     return frozenset(argument.arg for argument in named) - {"self", "cls"}
 
 
 def prose(text: str) -> list[str]:
     """Returns the English paragraphs of a docstring, each on one line."""
-    paragraphs = []
-    for raw in _raw_paragraphs(text):
-        if raw.count(" ") >= MIN_WORDS - 1:  # Removing markup adds no words.
-            paragraph = strip_markup(raw)
-            if is_english(paragraph):
-                paragraphs.append(paragraph)
-    return paragraphs
+    stripped = (
+        strip_markup(raw)
+        for raw in _raw_paragraphs(text)
+        if raw.count(" ") >= MIN_WORDS - 1  # Removing markup adds no words.
+    )
+    return [paragraph for paragraph in stripped if is_english(paragraph)]
 
 
 def described_arguments(docstring: Docstring) -> list[tuple[str, str]]:
@@ -201,12 +201,13 @@ def is_english(paragraph: str) -> bool:
 def _is_text(paragraph: str, min_words: int, max_words: int) -> bool:
     """Tells complete sentences from code, formulas and fragments."""
     num_words = len(paragraph.split())
-    if not min_words <= num_words <= max_words:
-        return False
-    if not _SENTENCE_END.search(paragraph) or _NOT_PROSE.search(paragraph):
-        return False
-    num_alphabetic = len(_WORD.findall(paragraph))
-    return num_alphabetic >= 0.75 * num_words and paragraph.isprintable()
+    return bool(
+        min_words <= num_words <= max_words
+        and _SENTENCE_END.search(paragraph)
+        and not _NOT_PROSE.search(paragraph)
+        and len(_WORD.findall(paragraph)) >= 0.75 * num_words
+        and paragraph.isprintable()
+    )
 
 
 def _raw_paragraphs(text: str) -> Iterator[str]:
@@ -282,11 +283,8 @@ def _line_kind(stripped: str) -> tuple[str, str]:
         return "break", stripped[directive.end() :]
     if directive or stripped.startswith((".. [", ".. _")):
         return "block", ""
-    field = _FIELD.match(stripped)
-    if field and field[1] in ("type", "rtype", "vartype"):
+    if _TYPE_FIELD.match(stripped):
         return "block", ""
     if _TABLE.match(stripped):
         return "example", ""
-    if _NOT_TEXT.match(stripped):
-        return "break", ""
-    return "text", stripped
+    return ("break", "") if _NOT_TEXT.match(stripped) else ("text", stripped)

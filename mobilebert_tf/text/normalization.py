@@ -144,18 +144,15 @@ def _lower_and_strip(kept: list[tuple[int, str]]) -> list[tuple[int, str]]:
 
 def _canonical_order(pairs: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """Sorts each run of combining characters by class, as NFD does."""
-    ordered = []
-    run = []
-    for pair in pairs:
-        if unicodedata.combining(pair[1]):
+    ordered, run = [], []
+    for pair in [*pairs, (0, "")]:
+        if pair[1] and unicodedata.combining(pair[1]):
             run.append(pair)
-            continue
-        run.sort(key=lambda item: unicodedata.combining(item[1]))
-        ordered += run
-        ordered.append(pair)
-        run = []
-    run.sort(key=lambda item: unicodedata.combining(item[1]))
-    return ordered + run
+        else:
+            run.sort(key=lambda item: unicodedata.combining(item[1]))
+            ordered += [*run, pair]
+            run = []
+    return ordered[:-1]
 
 
 def split_words(normalized: str) -> list[str]:
@@ -165,14 +162,10 @@ def split_words(normalized: str) -> list[str]:
 
 def word_spans(normalized: str, min_size: int) -> list[tuple[int, int]]:
     """Returns (start, end) of the words of at least `min_size` characters."""
-    spans = []
-    start = None
+    spans, start = [], 0
     for index, character in enumerate(normalized + " "):
-        inside = not (character.isspace() or is_word_by_itself(character))
-        if inside and start is None:
-            start = index
-        elif not inside and start is not None:
+        if character.isspace() or is_word_by_itself(character):
             if index - start >= min_size:
                 spans.append((start, index))
-            start = None
+            start = index + 1
     return spans

@@ -91,13 +91,7 @@ class WordpieceTokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike) -> "WordpieceTokenizer":
-        """Reads the tokenizer of a model folder.
-
-        Raises:
-            InputError: a file is missing or malformed, asks for another
-                tokenizer than BERT's, or has another number of pieces than the
-                folder's model.
-        """
+        """Reads a model folder, with the errors of `read_tokenizer_files`."""
         pieces, do_lower_case = read_tokenizer_files(Path(folder))
         return cls(pieces, do_lower_case)
 
@@ -106,9 +100,8 @@ class WordpieceTokenizer:
     ) -> None:
         """Writes the files that Hugging Face's AutoTokenizer opens.
 
-        Args:
-            folder: created if missing; its other files stay.
-            model_max_length: number of positions of the model.
+        Other files in `folder` stay. `model_max_length` is the number of
+        positions of the model.
         """
         config = {
             "tokenizer_class": "BertTokenizer",
@@ -173,10 +166,12 @@ class WordpieceTokenizer:
             ids, starts, ends = self._kernel.tokenize_with_offsets(normalized)
             flat_ids.append(ids.flat_values.numpy())
             lengths.append(ids.row_lengths().numpy())
-            characters = _CharacterIndex(normalized, lengths[-1])
             origin = np.concatenate(origins)
-            first = characters.at(starts.flat_values.numpy())
-            last = characters.at(ends.flat_values.numpy() - 1)
+            first, last = _characters_at(
+                normalized,
+                lengths[-1],
+                np.stack([starts.flat_values, ends.flat_values - 1]),
+            )
             flat_starts.append(origin[first])
             flat_ends.append(origin[last] + 1)
         return (
@@ -211,17 +206,14 @@ class WordpieceTokenizer:
         Words over BERT's limit of characters are lengthened past the kernel's
         limit of bytes by repeating their last character.
         """
-        origin = None
         if with_origin:
             text, origin = normalize_with_offsets(text, self.do_lower_case)
         else:
-            text = normalize(text, self.do_lower_case)
+            text, origin = normalize(text, self.do_lower_case), None
         if not _may_have_overlong_word(text):
             return text, origin
         for start, end in reversed(word_spans(text, MAX_WORD_CHARACTERS + 1)):
-            surplus = _MAX_WORD_BYTES + 1 - (end - start)
-            if surplus <= 0:
-                continue
+            surplus = max(0, _MAX_WORD_BYTES + 1 - (end - start))
             text = text[:end] + text[end - 1] * surplus + text[end:]
             if with_origin:
                 tail = np.repeat(origin[end - 1], surplus)
@@ -230,10 +222,7 @@ class WordpieceTokenizer:
 
 
 def load_tokenizer(name_or_path: str | os.PathLike) -> WordpieceTokenizer:
-    """Reads the tokenizer of a model.
-
-    Args:
-        name_or_path: a folder, or a name on the hub, as for `load`.
+    """Reads the tokenizer of a model folder or a name on the hub (see `load`).
 
     Raises:
         InputError: there is none, or it is not BERT's.
@@ -249,20 +238,27 @@ def read_tokenizer_files(folder: Path) -> tuple[list[str], bool]:
 
     Raises:
         InputError: both vocabularies are missing, a file is malformed or asks
-            for another tokenizer than BERT's, or there are more pieces than
+            for another tokenizer than BERT's, or the number of pieces is not
             the `vocab_size` of the folder's model.
     """
     vocab_file, json_file = folder / VOCAB_FILE, folder / JSON_FILE
-    casing = None
-    if json_file.exists():
-        source, casing = json_file, _casing_of_json(json_file)
-    if vocab_file.exists() or not json_file.exists():
+    has_json = json_file.exists()
+    casing = _casing_of_json(json_file) if has_json else None
+    if vocab_file.exists() or not has_json:
         source, pieces = vocab_file, read_vocabulary(vocab_file)
     else:
-        pieces = _pieces_of_json(json_file)
-    do_lower_case = _casing(folder / CONFIG_FILE, casing)
-    _check_size(folder / _MODEL_CONFIG_FILE, source, len(pieces))
-    return pieces, do_lower_case
+        source, pieces = json_file, _pieces_of_json(json_file)
+    config_file = folder / _MODEL_CONFIG_FILE
+    if config_file.exists():
+        size = read_json_object(config_file).get("vocab_size", len(pieces))
+        # Surplus rows of the word table do no harm.
+        if not isinstance(size, int) or size < len(pieces):
+            raise InputError(
+                source,
+                f"at most {size} pieces, the vocab_size of {config_file.name}",
+                len(pieces),
+            )
+    return pieces, _casing(folder / CONFIG_FILE, casing)
 
 
 def _casing(path: Path, default: bool | None) -> bool:
@@ -270,7 +266,7 @@ def _casing(path: Path, default: bool | None) -> bool:
     values = read_json_object(path) if path.exists() else {}
     do_lower_case = values.get("do_lower_case")
     if do_lower_case is None:
-        do_lower_case = True if default is None else default
+        do_lower_case = default in (None, True)
     if not isinstance(do_lower_case, bool):
         raise InputError(path, "true or false", do_lower_case, "do_lower_case")
     if default not in (None, do_lower_case):
@@ -280,23 +276,25 @@ def _casing(path: Path, default: bool | None) -> bool:
             json.dumps(do_lower_case),
             "do_lower_case",
         )
-    _require(path, values, "strip_accents", (None, do_lower_case))
-    _require(path, values, "tokenize_chinese_chars", (None, True))
+    _require(path, values, strip_accents=(None, do_lower_case))
+    _require(path, values, tokenize_chinese_chars=(None, True))
     return do_lower_case
 
 
 def _casing_of_json(path: Path) -> bool:
     """Tells whether a tokenizer.json, which must be BERT's, lower-cases."""
     normalizer = _part(path, read_json_object(path), "normalizer")
-    _require(path, normalizer, "type", ("BertNormalizer",), "normalizer")
-    _require(path, normalizer, "lowercase", (True, False), "normalizer")
-    lower = normalizer["lowercase"]
-    for name, usual in (
-        ("clean_text", (True,)),
-        ("handle_chinese_chars", (True,)),
-        ("strip_accents", (None, lower)),
-    ):
-        _require(path, normalizer, name, usual, "normalizer")
+    lower = normalizer.get("lowercase")
+    _require(
+        path,
+        normalizer,
+        "normalizer",
+        type=("BertNormalizer",),
+        lowercase=(True, False),
+        clean_text=(True,),
+        handle_chinese_chars=(True,),
+        strip_accents=(None, lower),
+    )
     return lower
 
 
@@ -304,22 +302,21 @@ def _pieces_of_json(path: Path) -> list[str]:
     """Returns the pieces of a tokenizer.json in the order of their ids."""
     values = read_json_object(path)
     splitter = _part(path, values, "pre_tokenizer")
-    _require(path, splitter, "type", ("BertPreTokenizer",), "pre_tokenizer")
+    _require(path, splitter, "pre_tokenizer", type=("BertPreTokenizer",))
     model = _part(path, values, "model")
-    # Old files have no type; with this prefix it can only be WordPiece.
-    _require(path, model, "type", (None, "WordPiece"), "model")
-    for name, usual in (
-        ("continuing_subword_prefix", "##"),
-        ("unk_token", "[UNK]"),
-        ("max_input_chars_per_word", 100),
-    ):
-        _require(path, model, name, (usual,), "model")
+    _require(
+        path,
+        model,
+        "model",
+        # Old files have no type; with this prefix it can only be WordPiece.
+        type=(None, "WordPiece"),
+        continuing_subword_prefix=("##",),
+        unk_token=("[UNK]",),
+        max_input_chars_per_word=(100,),
+    )
     ids = model.get("vocab")
-    if not isinstance(ids, dict):
-        raise InputError(path, "pieces and ids", type(ids).__name__, "vocab")
-    for index in ids.values():
-        if not isinstance(index, int) or isinstance(index, bool):
-            raise InputError(path, "pieces and ids", index, "vocab")
+    if not isinstance(ids, dict) or {type(i) for i in ids.values()} != {int}:
+        raise InputError(path, "pieces and ids", "something else", "vocab")
     pieces = sorted(ids, key=ids.get)
     if [ids[piece] for piece in pieces] != list(range(len(pieces))):
         raise InputError(path, "ids 0, 1, ...", "other ids", "vocab")
@@ -333,21 +330,6 @@ def _pieces_of_json(path: Path) -> list[str]:
     return pieces
 
 
-def _check_size(config_file: Path, source: Path, num_pieces: int) -> None:
-    """Checks the number of pieces against the model in the same folder."""
-    if not config_file.exists():
-        return
-    vocab_size = read_json_object(config_file).get("vocab_size", num_pieces)
-    # Surplus rows of the word table do no harm.
-    if not isinstance(vocab_size, int) or vocab_size < num_pieces:
-        raise InputError(
-            source,
-            f"at most {vocab_size} pieces, the vocab_size of "
-            f"{config_file.name}",
-            num_pieces,
-        )
-
-
 def _part(path: Path, values: dict, name: str) -> dict:
     part = values.get(name)
     if not isinstance(part, dict):
@@ -355,32 +337,26 @@ def _part(path: Path, values: dict, name: str) -> dict:
     return part
 
 
-def _require(
-    path: Path, values: dict, name: str, allowed: tuple, part: str = ""
-) -> None:
-    """Checks that a value is one of `allowed`, types included."""
-    value = values.get(name)
-    if (type(value), value) not in [(type(item), item) for item in allowed]:
-        expected = " or ".join(map(json.dumps, allowed))
-        place = f"{part}.{name}" if part else name
-        raise InputError(path, expected, json.dumps(value), place)
+def _require(path: Path, values: dict, part: str = "", **allowed) -> None:
+    """Checks that values are among those allowed, types included."""
+    for name, choices in allowed.items():
+        value = values.get(name)
+        if (type(value), value) not in [(type(item), item) for item in choices]:
+            expected = " or ".join(map(json.dumps, choices))
+            place = f"{part}.{name}" if part else name
+            raise InputError(path, expected, json.dumps(value), place)
 
 
-class _CharacterIndex:
+def _characters_at(
+    texts: Sequence[str], row_lengths: np.ndarray, byte_index: np.ndarray
+) -> np.ndarray:
     """Converts byte offsets within each text to characters of all texts."""
-
-    def __init__(self, texts: Sequence[str], row_lengths: np.ndarray):
-        encoded = [text.encode("utf-8") for text in texts]
-        byte_counts = [len(text) for text in encoded]
-        row_starts = np.cumsum([0, *byte_counts[:-1]])
-        self._offsets = np.repeat(row_starts, row_lengths)
-        content = np.frombuffer(b"".join(encoded), np.uint8)
-        # Bytes 10xxxxxx continue a character.
-        self._characters = np.cumsum((content & 0xC0) != 0x80) - 1
-
-    def at(self, byte_index: np.ndarray) -> np.ndarray:
-        """Returns indices of characters in the concatenated texts."""
-        return self._characters[byte_index + self._offsets]
+    encoded = [text.encode("utf-8") for text in texts]
+    row_starts = np.cumsum([0, *map(len, encoded[:-1])])
+    content = np.frombuffer(b"".join(encoded), np.uint8)
+    # Bytes 10xxxxxx continue a character.
+    characters = np.cumsum((content & 0xC0) != 0x80) - 1
+    return characters[byte_index + np.repeat(row_starts, row_lengths)]
 
 
 def _may_have_overlong_word(text: str) -> bool:

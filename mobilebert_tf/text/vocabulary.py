@@ -66,10 +66,6 @@ def check_vocabulary(
 ) -> None:
     """Checks that pieces, in the order of their ids, are a vocabulary.
 
-    Args:
-        pieces: the pieces.
-        source: the file they come from, for the message.
-
     Raises:
         InputError: a piece is empty, contains a line end or occurs twice, or
             one of `SPECIAL_TOKENS` is missing.

@@ -47,7 +47,12 @@ def test_documents_of_sentences():
 
 def lines_of(tokenized):
     return [
-        [tokenized.line(index).tolist() for index in range(first, last)]
+        [
+            tokenized.tokens[
+                slice(*tokenized.line_starts[line : line + 2])
+            ].tolist()
+            for line in range(first, last)
+        ]
         for first, last in zip(
             tokenized.document_starts[:-1],
             tokenized.document_starts[1:],
@@ -73,19 +78,16 @@ def test_tokenize_documents(monkeypatch, lines_at_a_time):
     assert tokenized.document_starts.tolist() == [0, 2, 3]
     assert tokenized.line_starts.dtype == np.int64
     assert tokenized.document_starts.dtype == np.int64
-    assert (tokenized.num_tokens, tokenized.num_lines) == (6, 3)
-    assert tokenized.num_documents == 2
-    for index in (3, -1):
-        with pytest.raises(IndexError):
-            tokenized.line(index)
+    assert (tokenized.num_tokens, tokenized.num_documents) == (6, 2)
 
 
 @pytest.mark.parametrize("documents", [[], [[]], [["", "\x00"]]])
 def test_no_text_gives_an_empty_corpus(documents):
     tokenized = tokenize_documents(documents, WordpieceTokenizer(VOCAB))
     assert tokenized.num_tokens == 0
-    assert tokenized.num_lines == tokenized.num_documents == 0
-    assert tokenized.split_lines(4).num_lines == 0
+    assert (
+        tokenized.num_documents == tokenized.split_lines(4).num_documents == 0
+    )
 
 
 def test_split_lines():
@@ -100,6 +102,4 @@ def test_split_lines():
         [[4, 5, 6], [7, 8, 9], [10, 11, 12], [13, 14, 15, 16]],
     ]
     assert lines_of(tokenized.split_lines(9)) == lines_of(tokenized)
-    assert tokenized.split_lines(1).num_lines == 17
-    with pytest.raises(ValueError, match="max_pieces"):
-        tokenized.split_lines(0)
+    assert tokenized.split_lines(1).line_starts.tolist() == [*range(18)]
