@@ -14,6 +14,7 @@ continues when the same command is given again.
 """
 
 import dataclasses
+import operator
 import os
 import time
 
@@ -54,20 +55,18 @@ class ProgressLine:
     def __init__(self, num_bytes: int | None, num_shards: int):
         self._num_bytes = num_bytes
         self._num_shards = num_shards
-        self._bytes = self._tokens = self._examples = self._shards = 0
+        self._total = (0, 0, 0, 0)
         self._begin = self._last_line = None
 
-    def add(self, progress) -> None:
-        """Adds a report and, every ten seconds, prints a line."""
-        self._bytes += progress.num_bytes
-        self._tokens += progress.num_tokens
-        self._examples += progress.num_examples
-        self._shards += progress.is_finished
+    def add(self, progress: tuple[int, int, int, int]) -> None:
+        """Adds a `ShardProgress` and, every ten seconds, prints a line."""
+        self._total = tuple(map(operator.add, self._total, progress))
         now = time.monotonic()
         if self._begin is None:
             self._begin = self._last_line = now
         is_time = now - self._last_line >= _SECONDS_BETWEEN_LINES
-        if is_time and self._bytes and self._shards < self._num_shards:
+        num_bytes, _, _, num_shards = self._total
+        if is_time and num_bytes and num_shards < self._num_shards:
             self._last_line = now
             print(self, flush=True)
 
@@ -75,22 +74,21 @@ class ProgressLine:
         from mobilebert_tf.training.log import format_duration
 
         seconds = time.monotonic() - self._begin
-        parts = [
-            f"{self._shards} of {self._num_shards} files",
-            f"{self._examples:,} examples",
-            f"{self._bytes / 1e6:,.1f} MB of text",
-            f"{self._bytes / 1e6 / seconds:.2f} MB/s",
-            f"{self._tokens / seconds:,.0f} tokens/s",
-        ]
-        share = self._shards / self._num_shards
+        num_bytes, num_tokens, num_examples, num_shards = self._total
+        line = (
+            f"{num_shards} of {self._num_shards} files, "
+            f"{num_examples:,} examples, {num_bytes / 1e6:,.1f} MB of text, "
+            f"{num_bytes / 1e6 / seconds:.2f} MB/s, "
+            f"{num_tokens / seconds:,.0f} tokens/s"
+        )
+        if num_shards == self._num_shards:
+            return f"{line}, took {format_duration(seconds)}"
+        share = num_shards / self._num_shards
         if self._num_bytes:
-            share = self._bytes / self._num_bytes
-        if self._shards == self._num_shards:
-            parts.append(f"took {format_duration(seconds)}")
-        elif share:
-            left = seconds * max(0.0, 1 - share) / share
-            parts.append(f"{format_duration(left)} left")
-        return ", ".join(parts)
+            share = min(1.0, num_bytes / self._num_bytes)
+        if share:
+            line += f", {format_duration(seconds * (1 / share - 1))} left"
+        return line
 
 
 def text_size(options: ShardOptions, num_shards: int) -> int | None:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -79,21 +80,20 @@ def tokenizer_of(options: ShardOptions) -> WordpieceTokenizer:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardProgress:
+class ShardProgress(NamedTuple):
     """Work done since the last report.
 
     Attributes:
         num_bytes: text read.
         num_tokens: pieces in the examples, without padding.
         num_examples: examples written.
-        is_finished: whether the shard is complete.
+        num_shards: shards completed.
     """
 
     num_bytes: int = 0
     num_tokens: int = 0
     num_examples: int = 0
-    is_finished: bool = False
+    num_shards: int = 0
 
 
 def shard_path(folder: str | os.PathLike, shard: int, num_shards: int) -> Path:
@@ -200,7 +200,7 @@ def write_shard(
         raise InputError(
             path, "room and permission to write it", reason or error
         ) from error
-    yield ShardProgress(is_finished=True)
+    yield ShardProgress(num_shards=1)
 
 
 def _blocks(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:

@@ -60,7 +60,7 @@ def read_text(options: ExampleOptions) -> Iterator[list[str]]:
     if options.tfds_name:
         documents = tfds_documents(options)
     elif options.input_files:
-        documents = read_documents(list(options.input_files))
+        documents = read_documents(options.input_files)
     else:
         documents = pretraining_documents()
     return split_into_sentences(documents)
@@ -131,16 +131,11 @@ def _hash(document: list[str]) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def read_documents(
-    patterns: str | os.PathLike | Sequence[str | os.PathLike],
-) -> Iterator[list[str]]:
+def read_documents(patterns: Sequence[str]) -> Iterator[list[str]]:
     """Reads documents of text files as lists of stripped lines.
 
-    A document ends at a blank line and at the end of its file.
-
-    Args:
-        patterns: as for `matching_files`. Names ending in ".gz" are
-            decompressed.
+    A document ends at a blank line and at the end of its file. Files whose
+    names end in ".gz" are decompressed.
 
     Raises:
         InputError: a pattern matches no file (at once), or, when the iterator
@@ -154,24 +149,17 @@ def read_documents(
     )
 
 
-def matching_files(
-    patterns: str | os.PathLike | Sequence[str | os.PathLike],
-) -> list[str]:
+def matching_files(patterns: Sequence[str]) -> list[str]:
     """Returns the files that match, each once, sorted within a pattern.
 
     Args:
-        patterns: file names or globs, several separated by commas or given as
-            a sequence.
+        patterns: file names or globs.
 
     Raises:
         InputError: a pattern matches no file.
     """
-    if isinstance(patterns, str):
-        patterns = [part.strip() for part in patterns.split(",")]
-    elif isinstance(patterns, os.PathLike):
-        patterns = [patterns]
     files = {}
-    for pattern in map(os.fspath, patterns):
+    for pattern in patterns:
         # The name of an existing file may contain brackets.
         matches = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
         matches = sorted(name for name in matches if os.path.isfile(name))
@@ -182,8 +170,6 @@ def matching_files(
                 "no such file",
             )
         files.update(dict.fromkeys(matches))
-    if not files:
-        raise InputError("input files", "at least one file", "none")
     return list(files)
 
 

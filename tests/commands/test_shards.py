@@ -120,7 +120,7 @@ def test_killed_it_goes_on_and_writes_the_same(
     missing = missing_shards(output, settings)
     assert len(missing) == NUM_SHARDS - len(finished)
     reports = list(write_shards(output, settings, missing, num_processes=2))
-    assert sum(report.is_finished for report in reports) == len(missing)
+    assert sum(report.num_shards for report in reports) == len(missing)
     assert contents(output) == expected
     assert {path.name for path in output.iterdir()} == {
         "settings.json",
