@@ -174,15 +174,18 @@ except ImportError:
 
 
 @pytest.mark.parametrize(
-    "source", [b'"""Old."""\nprint "x"', b'"""\0"""', b"x = 1", b'"""\xff"""']
+    "source, texts",
+    [
+        (b'"""Old."""\nprint "x"', []),
+        (b'"""\0"""', []),
+        (b"x = 1", []),
+        (b'"""\xff"""', []),
+        # A bad escape warns nobody.
+        (b'"""A \\d digit."""', ["A \\d digit."]),
+    ],
 )
-def test_sources_that_do_not_parse_have_no_docstrings(source):
-    assert read_docstrings(source) == []
-
-
-def test_a_source_with_a_bad_escape_warns_nobody():
-    (docstring,) = read_docstrings(b'"""A \\d digit."""')
-    assert docstring.text == "A \\d digit."
+def test_odd_sources(source, texts):
+    assert [docstring.text for docstring in read_docstrings(source)] == texts
 
 
 def test_arguments_of_a_google_docstring():

@@ -154,23 +154,12 @@ def test_shards_hold_every_document_once(tmp_path, seed):
         assert sum(shards, []) == expected
 
 
-def test_shards_are_alike_in_size(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("".join(f"line {n:04d}\n\n" for n in range(1000)))
-    for num_shards in (2, 3, 8):
-        sizes = [
-            len(list(documents_of_shard([str(path)], shard, num_shards)))
-            for shard in range(num_shards)
-        ]
-        assert sum(sizes) == 1000
-        assert max(sizes) - min(sizes) <= 2  # The first has no line before it.
-
-
-def test_a_shard_does_not_read_the_others(tmp_path):
+def test_shards_are_alike_in_size_and_read_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     good = "".join(f"line {n:04d}\n\n" for n in range(1000)).encode()
     path.write_bytes(good + b"\xff\n" + good)
     files = [str(path)]
+    # The first has no line before it.
     assert len(list(documents_of_shard(files, 0, 4))) == 501
     assert len(list(documents_of_shard(files, 3, 4))) == 500
     with pytest.raises(InputError) as error:
