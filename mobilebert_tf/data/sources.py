@@ -333,7 +333,9 @@ def tfds_documents(
             "nothing there",
         )
     features, splits = builder.info.features, builder.info.splits
-    if not isinstance(features.get("text"), tfds.features.Text):
+    if "text" not in features or not isinstance(
+        features["text"], tfds.features.Text
+    ):
         refuse("a dataset with a feature named text", ", ".join(features))
     if "train" not in splits:
         refuse("a split named train", ", ".join(splits) or "none")

@@ -33,17 +33,20 @@ def pieces_of(tokenizer, text):
 
 
 def test_kernel_splits_where_we_count_words():
-    """Over all characters whose kind has not changed since Unicode 3.2."""
+    """Over characters whose kind has not changed since Unicode 3.2.
+
+    Of the large alphabets from U+3000 on, every seventh.
+    """
     tokenizer = make(["a", "b", "##b"], do_lower_case=False)
     old = unicodedata.ucd_3_2_0
     characters = [
         character
-        for character in map(chr, range(0x110000))
+        for character in map(chr, [*range(0x3000), *range(0x3000, 0x110000, 7)])
         if unicodedata.category(character) == old.category(character)
         and old.category(character) not in ("Cn", "Co", "Cs")
         and character not in "ab"
     ]
-    assert len(characters) > 90_000
+    assert len(characters) > 15_000
     texts = [f"a{character}b" for character in characters]
     rows = tokenizer.tokenize(texts).to_list()
     name = {5: "a", 6: "b", 7: "##b"}
