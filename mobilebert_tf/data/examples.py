@@ -59,19 +59,12 @@ def epoch_instances(
     cut in two at a random line. Half of the time, and whenever the chunk is a
     single line, B is replaced by lines of another document, and the lines that
     it displaced begin the next chunk. A pair that is too long loses pieces of
-    its longer segment, each from a random end.
+    its longer segment, each from a random end. Lines should be sentences: where
+    one fills a sequence, no pair can be labelled next.
 
-    Most chunks fill a sequence, since nothing is learned from padding. One
-    document in ten gets a random shorter target, so that the model also sees
-    short input, as it will when it is fine-tuned.
-
-    Args:
-        corpus: at least two documents, whose lines should be sentences
-            (`corpus.split_into_sentences`): where a line fills a sequence, no
-            pair can be labelled next, and what does not fit is lost.
-        max_seq_length: S, including the three special pieces; at least 5.
-        rng: source of all draws.
-        short_seq_prob: probability that a document gets a shorter target.
+    Most chunks fill a sequence, since nothing is learned from padding. A
+    document in ten (`short_seq_prob`) gets a random shorter target, so that the
+    model also sees short input, as it will when it is fine-tuned.
 
     Returns:
         `INSTANCE` [N]; N varies a little between epochs.
@@ -128,16 +121,13 @@ def _pack_documents(
 def _chunks(
     offsets: list[int], target: int, draws: list[list[float]]
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Yields the chunks of one document.
+    """Yields start, split and end line and the label of a document's chunks.
 
     Args:
         offsets: bounds of its lines, one more than there are lines.
         target: a chunk ends with the line that brings it to this many pieces.
         draws: for each chunk two numbers in [0, 1): where to split, and whether
             B is random.
-
-    Yields:
-        Start, split and end line of a chunk, and its label.
     """
     num_lines = len(offsets) - 1
     start = 0
@@ -217,13 +207,7 @@ def pair_inputs(
     tokenizer: WordpieceTokenizer,
     max_seq_length: int,
 ) -> Arrays:
-    """Lays pairs out as `[CLS] A [SEP] B [SEP]`, padded to S.
-
-    Args:
-        tokens: int32, the flat pieces that `instances` points into.
-        instances: `INSTANCE` [B], at most `max_seq_length` - 3 pieces long.
-        tokenizer: the one that made `tokens`.
-        max_seq_length: S.
+    """Lays `INSTANCE`s [B] of `tokens` out as `[CLS] A [SEP] B [SEP]`.
 
     Returns:
         `input_ids`, `input_mask` (1 is real) and `segment_ids` (1 from B's
@@ -260,11 +244,9 @@ def masked_examples(
     options: ExampleOptions,
     rng: np.random.Generator,
 ) -> Arrays:
-    """Lays out segment pairs (see `pair_inputs`) and masks them.
+    """Returns the arrays of `pair_inputs` and `mask_tokens`, and the labels.
 
-    Returns:
-        The arrays of `pair_inputs` and `mask_tokens`, and
-        `next_sentence_labels` int32 [B, 1].
+    These are `next_sentence_labels` int32 [B, 1].
     """
     inputs = pair_inputs(tokens, instances, tokenizer, options.max_seq_length)
     masked = mask_tokens(inputs["input_ids"], tokenizer, options, rng)
@@ -281,18 +263,12 @@ def mask_tokens(
     """Masks a share of each sequence's pieces and records the originals.
 
     A sequence with n pieces that are not special gets max(1, round(0.15 n))
-    predictions, at most P.
+    predictions, at most P. Special pieces, including [UNK], are neither masked
+    nor used as random replacements.
 
     With `whole_word_mask`, words are drawn instead of pieces, and a word that
     does not fit into the number of predictions is skipped. A sequence in which
     every word is too long gets no prediction.
-
-    Args:
-        input_ids: int32 [B, S]. Not modified.
-        tokenizer: the one that made them. Its special pieces, including [UNK],
-            are neither masked nor used as random replacements.
-        options: how many pieces to mask, and whether by words.
-        rng: source of all draws.
 
     Returns:
         `input_ids` int32 [B, S], masked; `masked_lm_positions` and

@@ -106,12 +106,8 @@ def missing_shards(
 ) -> list[int]:
     """Prepares a folder and returns the numbers of the shards that it lacks.
 
-    settings.json records what decides the examples. Files that a killed run
-    left half-written are removed.
-
-    Args:
-        folder: created if missing.
-        options: resolved (see `resolve`).
+    settings.json records the options, which must be resolved (see `resolve`).
+    Files that a killed run left half-written are removed.
 
     Raises:
         InputError: the folder was made with other settings or cannot be made.

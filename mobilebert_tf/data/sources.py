@@ -150,10 +150,7 @@ def read_documents(patterns: Sequence[str]) -> Iterator[list[str]]:
 
 
 def matching_files(patterns: Sequence[str]) -> list[str]:
-    """Returns the files that match, each once, sorted within a pattern.
-
-    Args:
-        patterns: file names or globs.
+    """Returns files by names or globs, each once, sorted within a pattern.
 
     Raises:
         InputError: a pattern matches no file.
@@ -200,11 +197,7 @@ def documents_of_shard(
 
 
 def file_size(name: str) -> int:
-    """Returns a file's size in bytes.
-
-    Raises:
-        InputError: there is no such file, or it cannot be accessed.
-    """
+    """Returns a file's size in bytes; an `InputError` if it has none."""
     try:
         return os.stat(name).st_size
     except OSError as error:

@@ -46,12 +46,7 @@ WINDOW_SIZE = 64
 class TextStream:
     """Batches of segment pairs out of a corpus, masked.
 
-    Attributes:
-        corpus: at least two documents.
-        tokenizer: the one that made the corpus.
-        batch_size: B, over all replicas.
-        seed: decides pairs, order and masks.
-        options: decide lengths and masking.
+    The seed decides pairs, order and masks; the batch size counts all replicas.
     """
 
     corpus: TokenizedCorpus
@@ -130,14 +125,8 @@ class RecordStream:
 
     An epoch visits chunks of 64 neighbouring records in random order over all
     files and mixes the records of 64 chunks at a time, so memory holds 4,096
-    records. Records that do not fill a batch at its end are dropped.
-
-    Attributes:
-        index: the records.
-        tokenizer: the one that the records were made with.
-        batch_size: B, over all replicas.
-        seed: decides the order.
-        options: with the lengths that the records were made with.
+    records. Records that do not fill a batch at its end are dropped. Vocabulary
+    and lengths must be those that the records were made with.
     """
 
     index: RecordIndex
@@ -149,13 +138,12 @@ class RecordStream:
     def batches(self, start_step: int = 0) -> Iterator[Arrays]:
         """Yields the arrays of `TextStream.batches` without end.
 
-        Args:
-            start_step: number of the first batch; those before it cost nothing.
+        Batches before `start_step` cost nothing.
 
         Raises:
             InputError: there are too few records for a batch, or a record that
-                is read is damaged or does not fit the attributes; the first
-                batch is read at once.
+                is read is damaged or does not fit the options; the first batch
+                is read at once.
         """
         if not self._num_batches:
             raise InputError(
@@ -213,15 +201,7 @@ class RecordStream:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingInput:
-    """Text or records to train on, and those held out for evaluation.
-
-    Attributes:
-        train: text or records.
-        held_out: text or records.
-        tokenizer: the one that made them.
-        batch_size: sequences a step, over all devices.
-        options: how examples are or were made.
-    """
+    """Text or records to train on, and those held out for evaluation."""
 
     train: TokenizedCorpus | RecordIndex
     held_out: TokenizedCorpus | RecordIndex
