@@ -116,11 +116,11 @@ def test_killed_it_goes_on_and_writes_the_same(
     assert 1 <= len(finished) < NUM_SHARDS
     assert finished.items() <= expected.items()
 
-    # The rest with another number of processes.
+    # The rest in another process.
     missing = missing_shards(output, settings)
     assert len(missing) == NUM_SHARDS - len(finished)
-    reports = list(write_shards(output, settings, missing, num_processes=2))
-    assert sum(report.num_shards for report in reports) == len(missing)
+    for shard in missing:
+        list(write_shard(output, settings, tokenizer_of(settings), shard))
     assert contents(output) == expected
     assert {path.name for path in output.iterdir()} == {
         "settings.json",
@@ -143,16 +143,19 @@ def test_killed_at_any_moment_the_command_completes(folder, expected, tmp_path):
     assert os.path.getsize(tmp_path / "out" / "settings.json")
 
 
-def test_bad_text_in_a_process_is_the_callers_error(folder, tmp_path):
-    path = tmp_path / "latin.txt"
-    path.write_bytes(b"good\n\ncaf\xe9\n")
-    settings = make_settings(folder, input_files=(str(path),), num_shards=1)
+def test_shards_are_made_until_bad_text_is_the_callers_error(folder, tmp_path):
+    good, bad = folder / "a.txt", tmp_path / "latin.txt"
+    bad.write_bytes(b"good\n\ncaf\xe9\n".ljust(good.stat().st_size, b"\n"))
+    files = (str(good), str(bad))
+    settings = make_settings(folder, input_files=files, num_shards=2)
     with pytest.raises(InputError) as error:
-        list(write_shards(tmp_path / "out", settings, [0], num_processes=3))
+        list(write_shards(tmp_path, settings, [0, 1], 1))
     assert str(error.value) == (
-        f"{path}, line 3: expected UTF-8 text, found byte 0xe9"
+        f"{bad}, line 3: expected UTF-8 text, found byte 0xe9"
     )
     assert not multiprocessing.active_children()
+    (made,) = contents(tmp_path)
+    assert made == "examples-00000-of-00002.tfrecord"
 
 
 def test_a_process_that_is_killed_is_reported(folder, tmp_path):
