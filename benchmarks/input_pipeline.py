@@ -22,11 +22,12 @@ from pathlib import Path  # noqa: E402
 from benchmarks.instruments import DATA, VOCABULARY, interleaved, start  # noqa: E402# noqa: E402
 from mobilebert_tf.data import shards, sources  # noqa: E402
 from mobilebert_tf.data.corpus import tokenize_documents  # noqa: E402
-from mobilebert_tf.data.records import (  # noqa: E402
-    record_batches,
-    tfrecord_index,
+from mobilebert_tf.data.options import (  # noqa: E402
+    ShardOptions,
+    TextOptions,
 )
-from mobilebert_tf.data.stream import TextStream  # noqa: E402
+from mobilebert_tf.data.records import index_records  # noqa: E402
+from mobilebert_tf.data.stream import RecordStream, TextStream  # noqa: E402
 from mobilebert_tf.options import Options, option  # noqa: E402
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer  # noqa: E402
 from mobilebert_tf.text.vocabulary import learn_vocabulary  # noqa: E402
@@ -63,14 +64,16 @@ def write_text(options: PipelineOptions, folder: Path) -> tuple[str, str]:
     with open(path, "w", encoding="utf-8") as file:
         for source in [[name] for name in files] or [[]]:
             num_characters = 0
-            for document in sources.read_text(source):
+            for document in sources.read_text(TextOptions(tuple(source))):
                 file.write("\n".join(document) + "\n\n")
                 num_characters += sum(map(len, document))
                 if num_characters > 1e6 * options.megabytes:
                     break
     if options.vocab_file:
         return str(path), options.vocab_file
-    lines = (line for lines in sources.read_documents(path) for line in lines)
+    lines = (
+        line for lines in sources.read_documents([str(path)]) for line in lines
+    )
     vocab_file = folder / "vocab.txt"
     pieces = learn_vocabulary(lines, 8000, True)
     vocab_file.write_text("\n".join(pieces) + "\n")
@@ -79,20 +82,13 @@ def write_text(options: PipelineOptions, folder: Path) -> tuple[str, str]:
 
 def write_shard(options, path, vocab_file, tokenizer, folder) -> int:
     """Writes the text as one file; returns the number of examples."""
-    settings = shards.ShardSettings(
+    settings = ShardOptions(
         input_files=(path,),
-        tfds_name=None,
-        tfds_data_dir=None,
         vocab_file=vocab_file,
-        do_lower_case=True,
         max_seq_length=options.max_seq_length,
         max_predictions_per_seq=options.predictions,
-        masked_lm_prob=0.15,
-        short_seq_prob=0.1,
-        whole_word_mask=False,
         dupe_factor=options.dupe_factor,
         num_shards=1,
-        seed=1,
     )
     reports = list(shards.write_shard(folder, settings, tokenizer, 0))
     return sum(report.num_examples for report in reports)
@@ -111,22 +107,19 @@ def take(batches: Iterator[dict], num_batches: int) -> Callable[[], None]:
 
 def readers(options, corpus, tokenizer, folder: Path) -> dict[str, Callable]:
     """Returns calls that read `NUM_EXAMPLES` examples, by name."""
-    lengths = {
-        "max_seq_length": options.max_seq_length,
-        "max_predictions_per_seq": options.predictions,
-        "seed": 1,
-    }
+    lengths = TextOptions(
+        max_seq_length=options.max_seq_length,
+        max_predictions_per_seq=options.predictions,
+    )
     corpus = corpus.split_lines(options.max_seq_length)
-    index = tfrecord_index([str(shards.shard_path(folder, 0, 1))])
+    index = index_records([shards.shard_path(folder, 0, 1)])
     rows = {}
     for size in (8, 256):
-        made = TextStream(corpus, tokenizer, size, **lengths).batches()
-        read = record_batches(
-            index, batch_size=size, vocab_size=tokenizer.vocab_size, **lengths
-        )
-        for kind, batches in (("made on the fly", made), ("TFRecord", read)):
+        made = TextStream(corpus, tokenizer, size, 1, lengths)
+        read = RecordStream(index, tokenizer, size, 1, lengths)
+        for kind, stream in (("made on the fly", made), ("TFRecord", read)):
             rows[f"{kind}, batches of {size}"] = take(
-                batches, NUM_EXAMPLES // size
+                stream.batches(), NUM_EXAMPLES // size
             )
     return rows
 
@@ -147,7 +140,9 @@ def main(options: PipelineOptions) -> None:
             return write_shard(options, path, vocab_file, tokenizer, folder)
 
         def tokenize():
-            return tokenize_documents(sources.read_documents(path), tokenizer)
+            return tokenize_documents(
+                sources.read_documents([str(path)]), tokenizer
+            )
 
         num_written, corpus = write(), tokenize()
         rows = {WRITE: write, TOKENIZE: tokenize}

@@ -238,7 +238,7 @@ def read_tokenizer_files(folder: Path) -> tuple[list[str], bool]:
 
     Raises:
         InputError: both vocabularies are missing, a file is malformed or asks
-            for another tokenizer than BERT's, or the number of pieces is not
+            for another tokenizer than BERT's, or there are more pieces than
             the `vocab_size` of the folder's model.
     """
     vocab_file, json_file = folder / VOCAB_FILE, folder / JSON_FILE
