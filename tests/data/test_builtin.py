@@ -280,7 +280,7 @@ def test_the_code_task_has_each_sentence_once_and_valid_tags(documents):
     task = builtin.code_task()
     seen = set()
     for split, (sentences, tags) in task.items():
-        assert len(sentences) >= (1300 if split == "train" else 160)
+        assert len(sentences) >= (1300 if split == "train" else 150)
         for tokens, row in zip(sentences, tags, strict=True):
             assert len(tokens) == len(row) and set(row) != {"O"}
             assert "`" not in tokens
