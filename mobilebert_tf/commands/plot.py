@@ -27,29 +27,24 @@ from mobilebert_tf.options import Options, option
 from mobilebert_tf.training.run_folder import METRICS_FILE, read_metrics
 
 FORMATS = (".png", ".svg", ".pdf")
-_STYLE = {
-    # Legible on white and on black.
-    "axes.prop_cycle": cycler(
-        color=["#2f86c8", "#d9772b", "#7f8790", "#3f9b6c", "#b05585", "#a08a2c"]
-    ),
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": "medium",
-    "font.size": 9,
-    "grid.color": "#80808040",
-    "image.cmap": "Blues",
-    "legend.frameon": False,
-    "savefig.dpi": 160,
-}
-_DARK = {"image.cmap": "Blues_r"} | dict.fromkeys(
-    ("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "#15181c"
-)
 # For `matplotlib.style.context`.
-THEMES = {
-    "light": ["default", _STYLE],
-    "dark": ["dark_background", _STYLE, _DARK],
-}
+STYLE = [
+    "default",
+    {
+        "axes.grid": True,
+        "axes.prop_cycle": cycler(
+            color=["#2f86c8", "#d9772b", "#7f8790", "#3f9b6c", "#b05585"]
+        ),
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlesize": "medium",
+        "font.size": 9,
+        "grid.color": "#80808040",
+        "image.cmap": "Blues",
+        "legend.frameon": False,
+        "savefig.dpi": 160,
+    },
+]
 _NOT_METRICS = {"phase", "step", "global_step"}
 _BLOCK_TERM = re.compile(r"(\w+)_block_(\d+)")
 
@@ -142,7 +137,7 @@ def draw_curves(
                 name, color = run, f"C{index}"
                 if block is not None and len(runs) == 1:
                     name = f"block {block + 1}"
-                    # The map's middle is legible on white and on black.
+                    # The ends of the map are too light and too dark.
                     place = 0.3 + 0.5 * block / max(1, *curves[metric])
                     color = colormaps["viridis"](place)
                 marker = "." if len(xs) < 12 else None
@@ -228,7 +223,7 @@ def main(options: PlotOptions) -> None:
     if not any(runs.values()):
         expected = f"metrics like {pattern}"
         raise InputError(", ".join(options.runs), expected, "none")
-    with style.context(THEMES["light"]), atomic_file(output) as temporary:
+    with style.context(STYLE), atomic_file(output) as temporary:
         figure = Figure(layout="constrained")
         draw_curves(figure, runs)
         rows, columns = figure.axes[0].get_gridspec().get_geometry()

@@ -287,13 +287,14 @@ def page(demo: Demo) -> str:
 
     A field of the template is `${expression:format}`, as in `str.format`.
     """
+    number = len(demo.seeds)
     fields = {
         "demo": demo,
         "rows": results.mean_rows(demo.seeds),
         "sentence": escape(demo.sentence),
         "num_texts": min(_NUM_TEXTS, len(demo.texts)),
-        "mean": "",
-        "circles": "",
+        "mean": f", mean of {number} seeds" if number > 1 else "",
+        "circles": " Bars are means, circles the seeds." * (number > 1),
         "tables": "\n".join(map(_table, results.tables(demo.seeds))),
         "verdicts": _tags("p", results.verdicts(results.compare(demo.seeds))),
         "examples": "\n".join(
@@ -302,12 +303,12 @@ def page(demo: Demo) -> str:
             f"{escape(library)}.</p></blockquote>"
             for text, library, answer, probability in demo.answers()
         ),
-        "accuracies": _picture(demo.draw_accuracies, 5.0, 2.7, "accuracies"),
-        "losses": _picture(demo.draw_losses, 5.0, 3.4, "masked-LM losses"),
-        "transfer": _picture(demo.draw_transfer, 5.0, 4.2, "transfer losses"),
+        "accuracies": _image(demo.draw_accuracies, 5.0, 2.7, "accuracies"),
+        "losses": _image(demo.draw_losses, 5.0, 3.4, "masked-LM losses"),
+        "transfer": _image(demo.draw_transfer, 5.0, 4.2, "transfer losses"),
         "attention": "\n".join(
             f"<figure><figcaption>{name}</figcaption>"
-            + _picture(
+            + _image(
                 *(functools.partial(demo.draw_attention, name=name), 5.6, 4.8),
                 alt=f"attention, {name}",
             )
@@ -316,9 +317,6 @@ def page(demo: Demo) -> str:
         ),
         "commands": escape("\n".join(demo.commands.values())),
     }
-    if len(demo.seeds) > 1:
-        fields["mean"] = f", mean of {len(demo.seeds)} seeds"
-        fields["circles"] = " Bars are means, circles the seeds."
     template = resources.files(__package__).joinpath("report.html").read_text()
     return re.sub(
         r"\$(\{.*?\})", lambda field: field[1].format(**fields), template
@@ -347,27 +345,20 @@ def _table(cells: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _picture(
+def _image(
     draw: Callable[[Figure], None], width: float, height: float, alt: str
 ) -> str:
-    """Draws a figure, in inches, for both themes of the page."""
-    light, dark = (
-        base64.b64encode(_png(draw, width, height, theme)).decode("ascii")
-        for theme in ("light", "dark")
-    )
-    return (
-        '<picture><source media="(prefers-color-scheme: dark)" '
-        f'srcset="data:image/png;base64,{dark}">'
-        f'<img alt="{alt}" src="data:image/png;base64,{light}"></picture>'
-    )
+    """Draws a figure, in inches; the page inverts it for its dark theme."""
+    content = base64.b64encode(_png(draw, width, height, transparent=True))
+    return f'<img alt="{alt}" src="data:image/png;base64,{content.decode()}">'
 
 
-def _png(draw, width: float, height: float, theme: str) -> bytes:
-    with style.context(plot.THEMES[theme]):
+def _png(draw, width: float, height: float, **settings) -> bytes:
+    with style.context(plot.STYLE):
         figure = Figure((width, height), layout="constrained")
         draw(figure)
         file = io.BytesIO()
-        figure.savefig(file, format="png")
+        figure.savefig(file, format="png", **settings)
     return file.getvalue()
 
 
@@ -390,7 +381,7 @@ def main(options: ReportOptions) -> None:
     for name, data in {
         "results.json": (json.dumps(content, indent=2) + "\n").encode(),
         "report.html": page(demo).encode(),
-        "demo.png": _png(demo.draw_journey, 11, 7, "light"),
+        "demo.png": _png(demo.draw_journey, 11, 7),
     }.items():
         with atomic_file(folder / name) as temporary:
             temporary.write_bytes(data)
