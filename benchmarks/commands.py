@@ -21,6 +21,9 @@ class RunsOptions(Options):
     squad_questions: int = option(
         40000, "Train on the first so many questions.", min=1
     )
+    max_train_examples: int | None = option(
+        None, "Train tasks of GLUE on the first so many examples.", min=1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +47,15 @@ def glue_task(
     options: RunsOptions, name: str, folder: str, metric: str, num_epochs: int
 ) -> Task:
     """Returns a task of GLUE; `folder` is below glue/."""
-    arguments = (
+    arguments = [
         f"--task={name}",
         f"--data_dir={Path(options.data_dir, 'glue', folder)}",
         f"--num_train_epochs={num_epochs}",
         "--nodo_predict",
-    )
-    return Task("run_classifier.py", arguments, f"dev_{metric}")
+    ]
+    if options.max_train_examples:
+        arguments.append(f"--max_train_examples={options.max_train_examples}")
+    return Task("run_classifier.py", tuple(arguments), f"dev_{metric}")
 
 
 def squad_task(options: RunsOptions) -> Task:

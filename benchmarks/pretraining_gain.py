@@ -9,7 +9,7 @@ vocabulary from random weights, with the commands that users have, at the same
 learning rates and seeds. Each side is shown at the rate whose median over the
 seeds is highest on dev: its best foot forward. A run that is over is not run
 again, so the script may be stopped, and given more seeds or rates. The smallest
-run: `--tasks=rte --num_seeds=1`.
+run: `--tasks=rte --max_train_examples=200 --num_seeds=1`.
 """
 
 import csv

@@ -11,7 +11,7 @@ LiteRT's on all of dev. Printed for each kind: the metric's mean, and what it
 loses against float32, by seed; then size, latency, peak memory and operations
 left to slow kernels of the first seed's files, timed in turn. A command that
 is over is not run again. The smallest run:
-`--tasks=squad --squad_questions=100 --num_seeds=1 --rounds=2`.
+`--tasks=sst2 --max_train_examples=200 --num_seeds=1 --rounds=2`.
 """
 
 import dataclasses

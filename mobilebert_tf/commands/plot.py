@@ -166,8 +166,8 @@ def draw_attention(
     maps: np.ndarray,
     tokens: Sequence[str],
     rows: Sequence[str],
-    columns: Sequence[str],
-    highest: float,
+    column: str,
+    highest: float | None = None,
 ) -> None:
     """Draws attention maps as a grid of images.
 
@@ -176,25 +176,25 @@ def draw_attention(
         maps: probabilities [R, C, S, S], a query per row.
         tokens: the S pieces.
         rows: labels of the R rows of images.
-        columns: titles of the C columns of images.
-        highest: upper end of the colour scale.
+        column: what the columns of images are, numbered in their titles.
+        highest: upper end of the colour scale; by default that of the maps.
     """
     grid = figure.subplots(
-        len(rows), len(columns), sharex=True, sharey=True, squeeze=False
+        *maps.shape[:2], sharex=True, sharey=True, squeeze=False
     )
     # The square root shows small probabilities, which are most of them.
-    norm = PowerNorm(0.5, 0.0, highest)
+    norm = PowerNorm(0.5, 0.0, highest or maps.max())
     ticks = range(len(tokens))
-    for (row, column), axes in np.ndenumerate(grid):
-        image = axes.imshow(maps[row, column], norm=norm)
+    for place, axes in np.ndenumerate(grid):
+        image = axes.imshow(maps[place], norm=norm)
         axes.set_xticks(ticks, tokens, fontsize=7, rotation=90)
         axes.set_yticks(ticks, tokens, fontsize=7)
         axes.tick_params(length=0, pad=1)
         axes.grid(False)
-        if row == 0:
-            axes.set_title(columns[column])
-        if column == 0:
-            axes.set_ylabel(rows[row])
+    for number, axes in enumerate(grid[0], start=1):
+        axes.set_title(f"{column} {number}")
+    for label, axes in zip(rows, grid[:, 0], strict=True):
+        axes.set_ylabel(label)
     figure.colorbar(
         *(image, None, grid),
         label="attention probability",

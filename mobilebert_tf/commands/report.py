@@ -219,15 +219,10 @@ class Demo:
 
     def draw_attention(self, figure: Figure | SubFigure, name: str) -> None:
         """Draws a model's maps: a row per block, a column per head."""
-        blocks, heads = self.maps[name].shape[:2]
-        plot.draw_attention(
-            figure,
-            self.maps[name],
-            self.tokens,
-            [f"block {block + 1}" for block in range(blocks)],
-            [f"head {head + 1}" for head in range(heads)],
-            highest=max(float(probs.max()) for probs in self.maps.values()),
-        )
+        maps = self.maps[name]
+        rows = [f"block {block}" for block in range(1, len(maps) + 1)]
+        highest = max(float(probs.max()) for probs in self.maps.values())
+        plot.draw_attention(figure, maps, self.tokens, rows, "head", highest)
 
     def draw_journey(self, figure: Figure) -> None:
         """Draws one picture of stages, losses, accuracies and attention."""
@@ -237,14 +232,7 @@ class Demo:
         self.draw_losses(middle)
         self.draw_accuracies(bottom)
         maps = np.stack([self.maps[name].mean(axis=1) for name in MODELS])
-        plot.draw_attention(
-            right,
-            maps,
-            self.tokens,
-            list(MODELS),
-            [f"block {block + 1}" for block in range(maps.shape[1])],
-            highest=float(maps.max()),
-        )
+        plot.draw_attention(right, maps, self.tokens, list(MODELS), "block")
         right.suptitle("Attention, mean over heads", size="medium")
 
 

@@ -77,13 +77,13 @@ def test_a_loss_over_a_factor_of_ten_has_a_logarithmic_axis(values, scale):
 def test_attention_maps_are_images_by_row_and_column(rng):
     maps = rng.random((2, 3, 4, 4))
     figure = Figure(layout="constrained")
-    plot.draw_attention(figure, maps, "abcd", "xy", "123", highest=2.0)
+    plot.draw_attention(figure, maps, "abcd", "xy", "head", highest=2.0)
     *panels, bar = figure.axes
     for index, axes in enumerate(panels):
         (image,) = axes.images
         np.testing.assert_array_equal(image.get_array(), maps[divmod(index, 3)])
         assert image.get_clim() == (0.0, 2.0)
-    assert [axes.get_title() for axes in panels[:3]] == ["1", "2", "3"]
+    assert [axes.get_title() for axes in panels[1:3]] == ["head 2", "head 3"]
     assert panels[3].get_ylabel() == "y"
     assert bar.get_xlabel() == "attention probability"
 
