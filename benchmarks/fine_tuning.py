@@ -93,10 +93,14 @@ def random_batches(batches: list[Batch], max_width: int) -> list[Batch]:
     return mixed
 
 
-def our_step(options: SpeedOptions) -> Callable[[Batch], float]:
+def our_step(
+    options: SpeedOptions, vocab_size: int
+) -> Callable[[Batch], float]:
     """Builds a classifier, the same at each call, and returns its step."""
     keras.utils.set_random_seed(1)
-    config = mb.MobileBertConfig.from_preset(options.preset)
+    config = mb.MobileBertConfig.from_preset(
+        options.preset, vocab_size=vocab_size
+    )
     model = mb.MobileBertForSequenceClassification(config, LABELS)
     optimizer = AdamW(
         options.learning_rate,
@@ -166,7 +170,10 @@ def main(options: SpeedOptions) -> None:
     mean = sum(width * share for width, share in shares.items())
     parts = ", ".join(f"{shares[width]:.1%} at {width}" for width in shares)
     print(f"SST-2: mean width {mean:.1f}; {parts}")
-    steps = {name: our_step(options) for name in ("bucketed", "padded")}
+    steps = {
+        name: our_step(options, tokenizer.vocab_size)
+        for name in ("bucketed", "padded")
+    }
     fed = {
         "bucketed": batches,
         "padded": [widened(batch, width) for batch in batches],
