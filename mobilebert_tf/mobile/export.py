@@ -194,10 +194,11 @@ def _float_softmax(logits, input_mask):
 
 
 def _mean(rows, input_mask):
-    """Mean of the real tokens' rows: [B, S, D] to [B, D]."""
-    keep = tf.cast(input_mask, tf.float32)[:, :, None]
-    total = tf.reduce_sum(rows * keep, axis=1)
-    return total / tf.reduce_sum(keep, axis=1)
+    """Mean of the real tokens' rows: [B, S, D] to [B, D], or zeros."""
+    keep = tf.cast(input_mask, tf.float32)
+    count = tf.maximum(tf.reduce_sum(keep, axis=1, keepdims=True), 1.0)
+    # Divided first, since a sum over tokens may overflow in float16.
+    return tf.reduce_sum(rows * (keep / count)[:, :, None], axis=1)
 
 
 def signature_lengths(lengths: int | Sequence[int]) -> dict[str, int]:

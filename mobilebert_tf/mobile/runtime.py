@@ -92,13 +92,14 @@ class TFLiteModel:
             them by name.
 
         Raises:
-            ValueError: if there are no sequences, or of another length.
+            ValueError: if there are no sequences, or inputs that are missing,
+                of another shape, not whole numbers or outside the tables.
         """
         batches = [inputs] if isinstance(inputs, dict) else inputs
         outputs = [
-            self._run(batch, row)
+            self._run(example)
             for batch in batches
-            for row in range(len(batch["input_ids"]))
+            for example in self._checked(batch)
         ]
         if not outputs:
             raise ValueError("there is no example to predict")
@@ -109,19 +110,55 @@ class TFLiteModel:
         details = self._runners[self.max_seq_length].get_output_details()
         return {name: tuple(found["shape"]) for name, found in details.items()}
 
-    def _run(self, batch, row: int) -> dict[str, np.ndarray]:
-        example = {}
-        length = np.shape(batch["input_ids"])[1]
-        for name in INPUT_NAMES:
-            values = np.asarray(batch[name])[row : row + 1].astype(np.int32)
-            if values.shape != (1, length) or length not in self._runners:
+    def _run(self, example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        length = example["input_ids"].shape[1]
+        try:
+            return self._runners[length](**example)
+        except RuntimeError as error:
+            if "out of bounds" not in str(error):
+                raise
+            found = {
+                name: int(values.max()) for name, values in example.items()
+            }
+            raise ValueError(
+                "input_ids and segment_ids must be ids of the file's tables. "
+                f"Received values up to {found}"
+            ) from error
+
+    def _checked(self, batch: dict) -> list[dict[str, np.ndarray]]:
+        """Returns the examples of a batch, int32 [1, S] by name."""
+        missing = [name for name in INPUT_NAMES if name not in batch]
+        if missing:
+            raise ValueError(
+                f"inputs must hold {', '.join(INPUT_NAMES)}. "
+                f"Missing: {', '.join(missing)}"
+            )
+        arrays = {name: np.asarray(batch[name]) for name in INPUT_NAMES}
+        shape = arrays["input_ids"].shape
+        for name, values in arrays.items():
+            if values.ndim != 2 or values.shape[1] not in self._runners:
                 known = " or ".join(map(str, self.lengths))
                 raise ValueError(
-                    f"{name} must be {known} long, as {self.path} was "
-                    f"exported. Received: {values.shape[1:]}"
+                    f"{name} must be [N, S], S {known} long, as {self.path} "
+                    f"was exported. Received: {list(values.shape)}"
                 )
-            example[name] = values
-        return self._runners[length](**example)
+            if values.shape != shape:
+                raise ValueError(
+                    f"{name} must have the shape of input_ids, {list(shape)}. "
+                    f"Received: {list(values.shape)}"
+                )
+            whole = values.astype(np.int32)
+            if not np.array_equal(whole, values) or (whole < 0).any():
+                raise ValueError(
+                    f"{name} must be whole numbers from 0 to 2^31 - 1. "
+                    f"Received: {values.min()} to {values.max()}, "
+                    f"{values.dtype}"
+                )
+            arrays[name] = whole
+        return [
+            {name: values[row : row + 1] for name, values in arrays.items()}
+            for row in range(shape[0])
+        ]
 
     def latency_ms(self, repeats: int = 50, length: int | None = None) -> float:
         """Returns the median milliseconds of one inference, after warming up.

@@ -56,7 +56,7 @@ _INPUTS = {
     ),
 }
 _OUTPUTS = {
-    "probabilities": ("score", "Score of the labels respectively."),
+    "probabilities": ("probability", "Probabilities of the labels."),
     "embedding": ("embedding", "Embedding of the input text."),
     "start_logits": (
         "start_logits",
@@ -175,7 +175,8 @@ class TextMetadata:
             every text.
 
     Raises:
-        ValueError: for a cased vocabulary.
+        ValueError: for a cased vocabulary, or labels that a list of lines
+            cannot hold: with a line end or NUL, empty, or twice the same.
     """
 
     vocabulary: Sequence[str]
@@ -192,6 +193,17 @@ class TextMetadata:
             raise ValueError(
                 "text tasks lower-case every text: a file with a cased "
                 "vocabulary would be fed tokens that it was not trained on"
+            )
+        for index, name in enumerate(self.label_names):
+            if not name or set(name) & {"\n", "\r", "\0"}:
+                expected = "not be empty or hold a line end or NUL"
+            elif name in self.label_names[:index]:
+                expected = "differ"
+            else:
+                continue
+            raise ValueError(
+                f"labels in a file must {expected}. Received: {name!r}, "
+                f"number {index}"
             )
 
     def files(self) -> dict[str, bytes]:

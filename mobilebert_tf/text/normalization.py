@@ -44,7 +44,7 @@ def _cleaned(character: str) -> str:
     # remains of undecodable text, and cannot be encoded.
     if category in ("Cc", "Cf", "Cs") or character == "\ufffd":
         return ""
-    return " " if category == "Zs" else character
+    return " " if category in ("Zs", "Zl", "Zp") else character
 
 
 def _unmarked(character: str) -> str:
@@ -79,9 +79,9 @@ def normalize(text: str, do_lower_case: bool = True) -> str:
     """Cleans `text` like the original BERT's `BasicTokenizer`.
 
     NUL, U+FFFD, control and format characters are dropped; tabs, line ends and
-    Unicode spaces become a space. With `do_lower_case`, for uncased
-    vocabularies, the text is then lower-cased, decomposed (NFD) and stripped of
-    combining marks, in that order.
+    Unicode spaces and separators become a space. With `do_lower_case`, for
+    uncased vocabularies, the text is then lower-cased, decomposed (NFD) and
+    stripped of combining marks, in that order.
     """
     if text.isascii():
         # ASCII text is nearly always clean already, and `isprintable` is

@@ -49,15 +49,34 @@ def test_latency_is_a_median_in_milliseconds(files, monkeypatch):
     assert model.latency_ms(repeats=3) == pytest.approx(2.0)
 
 
-def test_other_lengths_and_no_examples_are_refused(files, test_arrays):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ids: {"input_ids": ids[:, :-1]}, f"{LENGTH} long"),
+        (lambda ids: {"input_ids": ids[0]}, r"must be \[N, S\]"),
+        (lambda ids: {"input_mask": ids[:1]}, "the shape of input_ids"),
+        (lambda ids: {"input_ids": ids + 0.5}, "input_ids must be whole"),
+        (lambda ids: {"input_ids": ids - 2}, "Received: -2 to "),
+        (
+            lambda ids: {"input_ids": ids.astype("int64") + 2**32},
+            "whole numbers",
+        ),
+        (lambda ids: {"input_ids": ids + 1000}, "of the file's tables"),
+    ],
+)
+def test_inputs_that_a_file_cannot_take_are_named(
+    change, message, files, test_arrays
+):
     model = TFLiteModel(files["float32"])
-    short = {
-        name: rows[:2, :-1]
-        for name, rows in test_arrays.items()
-        if name != "labels"
-    }
-    with pytest.raises(ValueError, match=f"must be {LENGTH} long"):
-        model.predict(short)
+    rows = take(test_arrays, slice(2))
+    with pytest.raises(ValueError, match=message):
+        model.predict(rows | change(rows["input_ids"]))
+
+
+def test_missing_inputs_and_no_examples_are_refused(files, test_arrays):
+    model = TFLiteModel(files["float32"])
+    with pytest.raises(ValueError, match="Missing: input_mask, segment_ids"):
+        model.predict({"input_ids": test_arrays["input_ids"]})
     with pytest.raises(ValueError, match="no example"):
         model.predict([])
 

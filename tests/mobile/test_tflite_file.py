@@ -50,7 +50,7 @@ def test_each_length_has_a_signature_of_its_own(several, model, rng):
         np.testing.assert_array_equal(
             runtime.predict(turned), runtime.predict(batch)
         )
-    with pytest.raises(ValueError, match="must be 8 or 12 or 24 long"):
+    with pytest.raises(ValueError, match="S 8 or 12 or 24 long"):
         runtime.predict(tiny.batch(rng, (10,)))
 
 
@@ -135,7 +135,15 @@ def test_the_model_holds_a_metadata_flatbuffer(packed):
     entries = {entry.name: entry.buffer for entry in model.metadata}
     content = bytes(model.buffers[entries[b"TFLITE_METADATA"]].data)
     assert content[4:8] == b"M001"
-    for text in ("ids", "mask", "segment_ids", "score", "Ænne", "v2", "1.1.0"):
+    for text in (
+        "ids",
+        "mask",
+        "segment_ids",
+        "probability",
+        "Ænne",
+        "v2",
+        "1.1.0",
+    ):
         # Strings of a flatbuffer have their length before and a NUL behind.
         encoded = text.encode()
         stored = len(encoded).to_bytes(4, "little") + encoded + b"\0"
@@ -158,7 +166,7 @@ def test_the_file_still_runs_and_is_the_same_each_time(
     [
         ({"output": None}, "read output=probabilities"),
         ({"lengths": [8, 20]}, "one length"),
-        ({"metadata": TextMetadata(PIECES[1:], LABELS)}, "64 pieces"),
+        ({"metadata": TextMetadata((*PIECES, "more"), LABELS)}, "64 pieces"),
         ({"metadata": TextMetadata(PIECES, "ab")}, "3 label names"),
     ],
 )
@@ -190,3 +198,17 @@ def test_tasks_without_a_reader_are_refused(
 def test_cased_vocabularies_are_refused():
     with pytest.raises(ValueError, match="cased vocabulary"):
         TextMetadata(PIECES, LABELS, do_lower_case=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("a\nb", "c"), r"line end or NUL\. Received: 'a\\nb', number 0"),
+        (("a", "b\0"), "line end or NUL"),
+        (("a", ""), "not be empty"),
+        (("a", "b", "a"), "must differ. Received: 'a', number 2"),
+    ],
+)
+def test_labels_that_no_list_of_lines_holds_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        TextMetadata(PIECES, labels)

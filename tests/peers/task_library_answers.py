@@ -2,8 +2,9 @@
 
     python task_library_answers.py FILE QUESTIONS.json ANSWERS.json
 
-Run by `test_task_library` in a process of its own: the wheel wants a NumPy
-older than this project's.
+QUESTIONS.json holds pairs of context and question, or texts to classify. Run by
+`test_task_library` in a process of its own: the wheel wants a NumPy older than
+this project's.
 """
 
 import ctypes
@@ -35,7 +36,23 @@ def answers(path: str, context: str, question: str) -> list[dict]:
     ]
 
 
+def probabilities(path: str, words: str) -> dict[str, float]:
+    """Returns the probability of each label."""
+    found = text.BertNLClassifier.create_from_file(path).classify(words)
+    (classes,) = found.classifications
+    return {
+        category.category_name: category.score
+        for category in classes.categories
+    }
+
+
 if __name__ == "__main__":
     file, questions, out = sys.argv[1:]
     asked = json.loads(Path(questions).read_text())
-    Path(out).write_text(json.dumps([answers(file, *one) for one in asked]))
+    found = [
+        probabilities(file, one)
+        if isinstance(one, str)
+        else answers(file, *one)
+        for one in asked
+    ]
+    Path(out).write_text(json.dumps(found))

@@ -74,13 +74,13 @@ def answerer(tokenizer, examples) -> mb.MobileBertForQuestionAnswering:
     return model
 
 
-def ask(folder: Path, path: Path) -> list[list[dict]]:
-    """Returns the Task Library's answers to each question."""
+def ask(folder: Path, path: Path, asked: list) -> list:
+    """Returns the Task Library's answer to each text or question."""
     python = os.environ.get(PYTHON)
     if not python or not Path(python).exists():
         pytest.skip(f"{PYTHON} names no Python with tflite-support")
     questions, answers = folder / "questions.json", folder / "answers.json"
-    questions.write_text(json.dumps([(CONTEXT, one) for one in QUESTIONS]))
+    questions.write_text(json.dumps(asked))
     script = Path(__file__).with_name("task_library_answers.py")
     subprocess.run(
         [python, script, path, questions, answers],
@@ -107,7 +107,8 @@ def test_answers_have_the_logits_of_the_file(
         mlperf_order=mlperf_order,
         metadata=TextMetadata(tokenizer.vocab),
     )
-    found = ask(tmp_path, path)
+    asked = [(CONTEXT, question) for question in QUESTIONS]
+    found = ask(tmp_path, path, asked)
     ours = TFLiteModel(path).predict(examples)
     assert all(found)
     for row, answers in enumerate(found):
@@ -121,3 +122,27 @@ def test_answers_have_the_logits_of_the_file(
                 wanted, abs=TOLERANCES[kind]
             )
             assert answer["text"] in CONTEXT
+
+
+def test_classifiers_have_the_probabilities_of_the_file(tokenizer, tmp_path):
+    labels = ("bad", "good", "neither")
+    config = mb.MobileBertConfig.from_preset(
+        "mobilebert_small",
+        vocab_size=tokenizer.vocab_size,
+        num_hidden_layers=2,
+        max_position_embeddings=64,
+    )
+    model = drawn(mb.MobileBertForSequenceClassification(config, labels))
+    path = export(
+        fold(model),
+        tmp_path / "classifier.tflite",
+        64,
+        output="probabilities",
+        metadata=TextMetadata(tokenizer.vocab, labels),
+    )
+    arrays = encode_examples(Examples(QUESTIONS), tokenizer, 64)
+    wanted = TFLiteModel(path).predict(arrays)
+    found = ask(tmp_path, path, QUESTIONS)
+    for row, answer in zip(wanted, found, strict=True):
+        given = [answer[label] for label in labels]
+        np.testing.assert_allclose(given, row, atol=1e-3)

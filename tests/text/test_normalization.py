@@ -21,13 +21,16 @@ ODD_CHARACTERS = (
 
 
 def original_bert_normalize(text, do_lower_case):
-    """The original algorithm, a character at a time."""
+    """The original algorithm, a character at a time.
+
+    But for U+2028 and U+2029, at which the original splits words later.
+    """
     cleaned = ""
     for character in text:
         category = unicodedata.category(character)
         if ord(character) in (0, 0xFFFD) or category == "Cs":
             continue
-        if character in " \t\n\r" or category == "Zs":
+        if character in " \t\n\r" or category[0] == "Z":
             cleaned += " "
         elif category not in ("Cc", "Cf"):
             cleaned += character
