@@ -9,12 +9,10 @@ model folder and writes a model folder:
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from mobilebert_tf.commands.command import Command, command_line
-from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.mobile.options import ExportOptions, QuantizationOptions
@@ -28,7 +26,7 @@ from mobilebert_tf.tasks.question_answering import (
     QuestionAnsweringTask,
 )
 from mobilebert_tf.tasks.tagging import TaggingOptions, TaggingTask
-from mobilebert_tf.tasks.task import CONFIG_FILE, Actions, Task, TeacherWeights
+from mobilebert_tf.tasks.task import Actions, Task, TeacherWeights, check_length
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.training.options import (
     DeviceOptions,
@@ -102,7 +100,9 @@ def main(task_class: type[Task], *options: Options) -> None:
     devices = open_devices(given.device, len(grid_points(given.tuning)))
     folder = model_folder(given.start.model)
     tokenizer = WordpieceTokenizer.from_folder(folder)
-    _check_export_length(given.export, folder)
+    length = given.export.max_seq_length
+    if length:
+        check_length(folder, length, "--export_seq_length")
     actions = Actions(
         given.start.do_train,
         given.start.do_eval,
@@ -110,8 +110,9 @@ def main(task_class: type[Task], *options: Options) -> None:
         needs_calibration(given.export.kinds),
     )
     task = task_class.read(given.data, tokenizer, folder, actions)
-    length = given.export.max_seq_length or task.max_seq_length
-    exported = task.of_length(length) if given.export.kinds else task
+    exported = task
+    if given.export.kinds and length not in (None, task.max_seq_length):
+        exported = task.of_length(length)
     check_export(given.export, exported, tokenizer)
     widths = batch_widths(given.tuning, given.step, task)
     outcome = _train_or_open(given, task, folder, tokenizer, devices, widths)
@@ -132,13 +133,19 @@ def main(task_class: type[Task], *options: Options) -> None:
     _write(given, outcome.model, task, tokenizer, results, notes)
 
 
-def _check_export_length(
-    options: ExportOptions, folder: str | os.PathLike
-) -> None:
-    config = MobileBertConfig.from_json(os.path.join(folder, CONFIG_FILE))
-    longest, length = config.max_position_embeddings, options.max_seq_length
-    if length and length > longest:
-        raise InputError("--export_seq_length", f"at most {longest}", length)
+def check_choice(task: Task, num_runs: int, patience: int | None) -> None:
+    """Checks that there are dev examples where a choice needs them.
+
+    Raises:
+        InputError: several runs, or patience, and no labelled dev split.
+    """
+    if task.labelled("dev"):
+        return
+    if num_runs > 1:
+        expected = f"labelled examples to choose among {num_runs} runs by"
+        raise InputError("--dev_file", expected, "none")
+    if patience is not None:
+        raise InputError("--patience", "labelled dev examples", "none")
 
 
 def _train_or_open(given, task, folder, tokenizer, devices, widths):
@@ -152,7 +159,7 @@ def _train_or_open(given, task, folder, tokenizer, devices, widths):
         run = Run(given.output.output_dir, (), settings=record)
         return Outcome(task.build(folder), run)
     points = grid_points(given.tuning, task.hyperparameters)
-    task.check_choice(len(points), given.tuning.patience)
+    check_choice(task, len(points), given.tuning.patience)
     teacher = None
     if given.teacher.teacher:
         with devices.scope():

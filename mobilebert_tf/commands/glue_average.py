@@ -14,12 +14,7 @@ from mobilebert_tf.commands.command import Command
 from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import Options, option
-from mobilebert_tf.tasks.glue import (
-    GLUE_TASKS,
-    SCORED_TASKS,
-    glue_average,
-    glue_score,
-)
+from mobilebert_tf.tasks.glue import GLUE_TASKS, SCORED_TASKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +57,12 @@ def read_scores(folder: str) -> tuple[str, dict[str, float]]:
 
 
 def table(metrics_by_task: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Returns the lines of the table, in GLUE's order, in percent."""
-    lines = []
+    """Returns the lines of the table, in GLUE's order, in percent.
+
+    A task's score is the mean of its metrics; the accuracies of MNLI's two
+    parts are two metrics.
+    """
+    lines, scores = [], []
     for task in SCORED_TASKS:
         if task in metrics_by_task:
             metrics = metrics_by_task[task]
@@ -71,12 +70,12 @@ def table(metrics_by_task: Mapping[str, Mapping[str, float]]) -> list[str]:
                 f"{name.removeprefix('dev_')} {100 * value:.1f}"
                 for name, value in metrics.items()
             )
-            score = 100 * glue_score(metrics)
-            lines.append(f"{task:<7}  {score:5.1f}  {shown}")
+            scores.append(100 * sum(metrics.values()) / len(metrics))
+            lines.append(f"{task:<7}  {scores[-1]:5.1f}  {shown}")
     missing = [task for task in SCORED_TASKS if task not in metrics_by_task]
     if missing:
         return [*lines, f"no average: without {', '.join(missing)}"]
-    return [*lines, f"average  {100 * glue_average(metrics_by_task):5.1f}"]
+    return [*lines, f"average  {sum(scores) / len(scores):5.1f}"]
 
 
 def main(options: GlueAverageOptions) -> None:

@@ -18,21 +18,15 @@ from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.tasks.classification_examples import (
+    read_splits,
+)
+from mobilebert_tf.tasks.glue import GLUE_TASKS, write_submission
+from mobilebert_tf.tasks.labelled_texts import (
     MULTI_LABEL,
     REGRESSION,
     SINGLE_LABEL,
-    ClassificationOptions,
-    read_splits,
-)
-from mobilebert_tf.tasks.glue import (
-    GLUE_TASKS,
-    glue_metrics,
-    write_submission,
-)
-from mobilebert_tf.tasks.labelled_texts import (
     Examples,
     encode_examples,
-    write_predictions,
 )
 from mobilebert_tf.tasks.metrics import (
     classification_metrics,
@@ -41,12 +35,10 @@ from mobilebert_tf.tasks.metrics import (
 )
 from mobilebert_tf.tasks.task import (
     CONFIG_FILE,
-    Actions,
     Arrays,
     Hyperparameters,
     Task,
-    check_max_seq_length,
-    model_architecture,
+    check_length,
     saved_label_names,
 )
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
@@ -83,7 +75,7 @@ class ClassificationTask(Task):
     """A classifier's or a regression's task.
 
     Attributes:
-        label_names: in the order of the logits; one name for a regression.
+        label_names: one name for a regression.
         splits: see `Task`; `labels` are int32 [N], float32 [N] of a regression
             or float32 [N, C] of 0 and 1 for several labels.
         problem_type: `SINGLE_LABEL`, `MULTI_LABEL` or `REGRESSION`.
@@ -105,14 +97,8 @@ class ClassificationTask(Task):
     examples: Mapping[str, Examples] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def read(
-        cls,
-        options: ClassificationOptions,
-        tokenizer: WordpieceTokenizer,
-        folder: str | os.PathLike,
-        actions: Actions,
-    ) -> "ClassificationTask":
-        check_max_seq_length(folder, options.max_seq_length)
+    def read(cls, options, tokenizer, folder, actions):
+        check_length(folder, options.max_seq_length)
         problem_type, names = options.problem_type, None
         if not actions.train:
             # Without training only the model's own classes can be judged.
@@ -124,56 +110,53 @@ class ClassificationTask(Task):
             if names not in (None, wanted):
                 expected = f"the classes of {options.task}: {', '.join(wanted)}"
                 raise InputError(folder, expected, ", ".join(names))
-            names = wanted
-            is_regression = glue_task.label_names is None
-            problem_type = REGRESSION if is_regression else SINGLE_LABEL
+            names, problem_type = wanted, glue_task.problem_type
         examples = read_splits(options, problem_type, names, actions)
+        actions.check_training(examples)
+        names = names or _labels_to_learn(examples["train"], problem_type)
+        if "train" in examples:
+            train = examples["train"].first(options.max_train_examples)
+            examples["train"] = train
         for split, texts in examples.items():
             print(_size(options.task, split, len(texts)), flush=True)
-        if actions.train and "train" not in examples:
-            raise InputError("--train_file", "a file, or --nodo_train", "none")
-        names = names or _labels_to_learn(examples["train"], problem_type)
         task = cls(
             names,
             problem_type=problem_type,
-            glue_name=glue_task and glue_task.name,
+            glue_name=options.task if glue_task else None,
             label_separator=options.label_separator,
             tokenizer=tokenizer,
             examples=examples,
         )
-        return task._encoded(options.max_seq_length)
+        return task.of_length(options.max_seq_length)
 
     @classmethod
-    def open(
-        cls, folder: str | os.PathLike, tokenizer: WordpieceTokenizer
-    ) -> "ClassificationTask":
-        if model_architecture(folder) != cls.model_class_name:
-            raise InputError(folder, "a classifier", "another kind of model")
+    def open(cls, folder, tokenizer):
+        cls.check_model(folder)
         names = saved_label_names(folder)
         usual = REGRESSION if len(names) == 1 else SINGLE_LABEL
         saved = read_json_object(Path(folder) / CONFIG_FILE).get(PROBLEM_TYPE)
         return cls(names, problem_type=saved or usual, tokenizer=tokenizer)
 
     @property
-    def chosen_by(self) -> tuple[str, ...]:
-        if self.glue_name:
-            return GLUE_TASKS[self.glue_name].metrics
-        return _CHOSEN_BY[self.problem_type]
+    def chosen_by(self):
+        glue_task = GLUE_TASKS.get(self.glue_name)
+        return glue_task.metrics if glue_task else _CHOSEN_BY[self.problem_type]
 
     @property
-    def hyperparameters(self) -> Hyperparameters:
-        if self.glue_name:
-            return GLUE_TASKS[self.glue_name].hyperparameters
-        return Hyperparameters()
+    def hyperparameters(self):
+        glue_task = GLUE_TASKS.get(self.glue_name)
+        return glue_task.hyperparameters if glue_task else Hyperparameters()
 
-    def of_length(self, max_seq_length: int) -> "ClassificationTask":
-        if max_seq_length == self.max_seq_length:
-            return self
-        return self._encoded(max_seq_length)
+    def of_length(self, max_seq_length):
+        names = None if self.problem_type == REGRESSION else self.label_names
+        splits = {
+            split: encode_examples(texts, self.tokenizer, max_seq_length, names)
+            for split, texts in self.examples.items()
+        }
+        return dataclasses.replace(self, splits=splits)
 
-    def encode(
-        self, texts: Sequence[str | tuple[str, str]], max_seq_length: int
-    ) -> Arrays:
+    def encode(self, texts, max_seq_length):
+        """Encodes texts, or pairs as tuples."""
         first, second = list(texts), None
         if isinstance(first[0], tuple):
             first, second = (list(part) for part in zip(*texts, strict=True))
@@ -181,19 +164,17 @@ class ClassificationTask(Task):
             Examples(first, second), self.tokenizer, max_seq_length
         )
 
-    def loss(self, outputs, batch: Arrays):
+    def loss(self, outputs, batch):
         from mobilebert_tf.modeling import losses
 
-        labels = batch["labels"]
-        if self.problem_type == MULTI_LABEL:
-            return losses.multi_label_loss(outputs, labels)
-        if self.problem_type == REGRESSION:
-            return losses.regression_loss(outputs, labels)
-        return losses.classification_loss(outputs, labels)
+        loss = {
+            SINGLE_LABEL: losses.classification_loss,
+            MULTI_LABEL: losses.multi_label_loss,
+            REGRESSION: losses.regression_loss,
+        }
+        return loss[self.problem_type](outputs, batch["labels"])
 
-    def distillation_loss(
-        self, outputs, teacher_outputs, batch: Arrays, temperature
-    ):
+    def distillation_loss(self, outputs, teacher_outputs, batch, temperature):
         from keras import ops
 
         from mobilebert_tf.modeling import losses
@@ -210,17 +191,17 @@ class ClassificationTask(Task):
             losses.kl_divergence(outputs, teacher_outputs, temperature)
         )
 
-    def metrics(self, outputs: np.ndarray, split: str) -> dict[str, float]:
+    def metrics(self, outputs, split):
         labels, predictions = self.splits[split]["labels"], self.decide(outputs)
-        if self.glue_name:
-            return glue_metrics(self.glue_name, labels, predictions)
         if self.problem_type == MULTI_LABEL:
             return multi_label_metrics(labels, predictions)
         if self.problem_type == REGRESSION:
             return regression_metrics(labels, predictions)
-        return classification_metrics(
+        values = classification_metrics(
             labels, predictions, len(self.label_names)
         )
+        names = self.chosen_by if self.glue_name else values
+        return {name: values[name] for name in names}
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Converts logits to probabilities, [N, C]; a regression's stay."""
@@ -243,7 +224,7 @@ class ClassificationTask(Task):
             return outputs[:, 0]
         return np.argmax(outputs, axis=-1)
 
-    def answers(self, outputs: np.ndarray, texts: Sequence) -> list[Answer]:
+    def answers(self, outputs, texts) -> list[Answer]:
         return [
             self._answer(choice, row)
             for choice, row in zip(
@@ -252,68 +233,6 @@ class ClassificationTask(Task):
                 strict=True,
             )
         ]
-
-    def write(
-        self, outputs: np.ndarray, split: str, folder: str | os.PathLike
-    ) -> None:
-        """Writes `predictions.tsv`, or the submission file of a GLUE task."""
-        if "labels" in self.splits[split]:
-            return
-        if self.glue_name:
-            predictions = self.decide(outputs)
-            path = write_submission(folder, self.glue_name, split, predictions)
-        else:
-            path = Path(folder) / "predictions.tsv"
-            write_predictions(
-                path,
-                self.label_names,
-                self.probabilities(outputs),
-                self.problem_type == MULTI_LABEL,
-                self.label_separator,
-            )
-        print(f"Wrote {path}", flush=True)
-
-    def file_options(self, tokenizer: WordpieceTokenizer | None) -> dict:
-        if tokenizer is None:
-            return {}
-        if self.problem_type == REGRESSION:
-            raise InputError("--metadata", "a classifier", "a regression")
-        if any(arrays["segment_ids"].any() for arrays in self.splits.values()):
-            expected = "a classifier of single texts"
-            raise InputError("--metadata", expected, "pairs")
-        several = self.problem_type == MULTI_LABEL
-        return {
-            "metadata": {
-                "vocabulary": tokenizer.vocab,
-                "label_names": self.label_names,
-            },
-            "output": f"{'independent_' * several}probabilities",
-        }
-
-    def notes(self) -> dict[str, str]:
-        return {
-            "Classes": ", ".join(self.label_names),
-            "Training examples": f"{self.num_train_examples}",
-        }
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Adds the problem type to config.json, as Hugging Face does."""
-        path = Path(folder) / CONFIG_FILE
-        values = read_json_object(path) | {PROBLEM_TYPE: self.problem_type}
-        with atomic_file(path) as temporary:
-            temporary.write_text(
-                json.dumps(values, indent=2, sort_keys=True) + "\n"
-            )
-
-    def _encoded(self, max_seq_length: int) -> "ClassificationTask":
-        names = None
-        if self.problem_type != REGRESSION:
-            names = self.label_names
-        splits = {
-            split: encode_examples(texts, self.tokenizer, max_seq_length, names)
-            for split, texts in self.examples.items()
-        }
-        return dataclasses.replace(self, splits=splits)
 
     def _answer(self, choice, row: list[float]) -> Answer:
         if self.problem_type == REGRESSION:
@@ -324,11 +243,75 @@ class ClassificationTask(Task):
             return Answer(tuple(name for name, yes in chosen if yes), by_name)
         return Answer(self.label_names[choice], by_name)
 
+    def write(self, outputs, split, folder):
+        """Writes `predictions.tsv`, or the submission file of a GLUE task."""
+        if "labels" in self.splits[split]:
+            return
+        if self.glue_name:
+            predictions = self.decide(outputs)
+            path = write_submission(folder, self.glue_name, split, predictions)
+        else:
+            path = Path(folder) / "predictions.tsv"
+            answers = self.answers(outputs, ())
+            write_predictions(path, answers, self.label_separator)
+        print(f"Wrote {path}", flush=True)
+
+    def file_options(self, tokenizer):
+        if tokenizer is None:
+            return {}
+        if self.problem_type == REGRESSION:
+            raise InputError("--metadata", "a classifier", "a regression")
+        if any(arrays["segment_ids"].any() for arrays in self.splits.values()):
+            expected = "a classifier of single texts"
+            raise InputError("--metadata", expected, "pairs")
+        output = "probabilities"
+        if self.problem_type == MULTI_LABEL:
+            output = "independent_probabilities"
+        metadata = {
+            "vocabulary": tokenizer.vocab,
+            "label_names": self.label_names,
+        }
+        return {"metadata": metadata, "output": output}
+
+    def notes(self):
+        return {
+            "Classes": ", ".join(self.label_names),
+            "Training examples": f"{self.num_train_examples}",
+        }
+
+    def save(self, folder):
+        """Adds the problem type to config.json, as Hugging Face does."""
+        path = Path(folder) / CONFIG_FILE
+        values = read_json_object(path) | {PROBLEM_TYPE: self.problem_type}
+        with atomic_file(path) as temporary:
+            temporary.write_text(
+                json.dumps(values, indent=2, sort_keys=True) + "\n"
+            )
+
+
+def write_predictions(
+    path: str | os.PathLike, answers: Sequence[Answer], label_separator: str
+) -> None:
+    """Writes a TSV with `index`, `prediction` and a probability per class.
+
+    Several predicted labels are joined by `label_separator`.
+    """
+    lines = ["\t".join(["index", "prediction", *answers[0].probabilities])]
+    for index, (label, probabilities) in enumerate(answers):
+        if isinstance(label, tuple):
+            label = label_separator.join(label)
+        elif isinstance(label, float):
+            label = f"{label:.6f}"
+        cells = [f"{value:.6f}" for value in probabilities.values()]
+        lines.append("\t".join([str(index), label, *cells]))
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
 
 def _labels_to_learn(train: Examples, problem_type: str) -> tuple[str, ...]:
     if problem_type == REGRESSION:
         return REGRESSION_LABELS
-    names = tuple(train.label_names)
+    names = train.label_names
     least = 1 if problem_type == MULTI_LABEL else 2
     if len(names) < least:
         raise InputError(

@@ -4,28 +4,26 @@ Without training, or after the training examples, labels must be known ones.
 """
 
 import dataclasses
-from typing import ClassVar
 
 from mobilebert_tf.data.builtin import library_task
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.options import Options, option
+from mobilebert_tf.options import option
 from mobilebert_tf.tasks.glue import GLUE_TASKS, read_glue
-from mobilebert_tf.tasks.labelled_texts import Examples, read_examples
-from mobilebert_tf.tasks.task import Actions
-
-# Types of problems, by their names in Hugging Face's config.json.
-SINGLE_LABEL = "single_label_classification"
-MULTI_LABEL = "multi_label_classification"
-REGRESSION = "regression"
+from mobilebert_tf.tasks.labelled_texts import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    Examples,
+    read_examples,
+)
+from mobilebert_tf.tasks.task import Actions, TaskOptions
 
 BUILT_IN = "library"
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationOptions(Options):
+class ClassificationOptions(TaskOptions):
     """The examples of a classifier."""
-
-    group: ClassVar[str] = "data"
 
     task: str | None = option(
         None,
@@ -95,17 +93,6 @@ class ClassificationOptions(Options):
             raise InputError("--data_dir", "a --task of GLUE", self.task)
 
     @property
-    def files(self) -> dict[str, str]:
-        """The files that are named, by split."""
-        files = {
-            "train": self.train_file,
-            "dev": self.dev_file,
-            "test": self.test_file,
-            "predict": self.predict_file,
-        }
-        return {split: path for split, path in files.items() if path}
-
-    @property
     def problem_type(self) -> str:
         """What the labels of the files are."""
         if self.regression:
@@ -128,42 +115,30 @@ def read_splits(
             examples.
         actions: what will be done.
     """
-    needs_train = actions.train or actions.calibrate
     if options.task in GLUE_TASKS:
-        wanted = GLUE_TASKS[options.task].wanted_splits(
-            needs_train, actions.evaluate, actions.predict
-        )
-        splits = read_glue(options.task, options.data_dir, wanted)
-    elif options.files:
-        splits = _read_files(options, problem_type, known_labels)
-    else:
-        splits = _read_built_in(problem_type, known_labels)
-    if options.max_train_examples and "train" in splits:
-        splits["train"] = splits["train"].first(options.max_train_examples)
-    return splits
-
-
-def _read_files(
-    options: ClassificationOptions,
-    problem_type: str,
-    known_labels: tuple[str, ...] | None,
-) -> dict[str, Examples]:
+        # The labels of the test sets are secret: they are to be predicted.
+        wanted = [
+            split
+            for split in GLUE_TASKS[options.task].splits
+            if split.replace("test", "predict").partition("_")[0]
+            in actions.splits
+        ]
+        return read_glue(options.task, options.data_dir, wanted)
+    if not options.files:
+        return _read_built_in(problem_type, known_labels)
+    text_columns = (options.text_column, options.text_b_column)
     splits = {}
-    named, columns = problem_type != REGRESSION, options.label_column
     for split, path in options.files.items():
         splits[split] = read_examples(
             path,
-            options.text_column,
-            options.text_b_column,
-            columns[0] if len(columns) == 1 else columns,
-            has_labels=split != "predict",
-            regression=not named,
-            known_labels=known_labels if named else None,
-            multi_label=problem_type == MULTI_LABEL,
+            [column for column in text_columns if column is not None],
+            options.label_column if split != "predict" else (),
+            problem_type,
+            known_labels=None if problem_type == REGRESSION else known_labels,
             label_separator=options.label_separator,
         )
-        if split == "train" and named and known_labels is None:
-            known_labels = tuple(splits[split].label_names)
+        if split == "train" and known_labels is None:
+            known_labels = splits[split].label_names
     return splits
 
 

@@ -15,7 +15,7 @@ for a single one; BILOU calls these L and U.
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from mobilebert_tf.errors import InputError
@@ -74,7 +74,7 @@ class Sentences:
         names = {tag for tags in self.tags for tag in tags}
         return tuple(sorted(names, key=_by_type))
 
-    def first(self, number: int) -> "Sentences":
+    def first(self, number: int | None) -> "Sentences":
         """Returns the first sentences, or all if there are fewer."""
         return Sentences(
             self.path,
@@ -117,21 +117,20 @@ def read_sentences(
     Raises:
         InputError: the file is missing, or a line has another form.
     """
-    columns = [token_column, tag_column] if has_tags else [token_column]
-    for name, number in zip(("token", "tag"), columns, strict=False):
+    columns = {"token": token_column, "tag": tag_column}
+    if not has_tags:
+        del columns["tag"]
+    for name, number in columns.items():
         if not number:
             expected = "1 for the first column or -1 for the last, and so on"
             raise InputError(f"--{name}_column", expected, 0)
     path = Path(path)
-    reader = _Reader(path, columns)
     sentences = Sentences(str(path), [], [] if has_tags else None, [])
     is_open = False
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        words = line.split(maxsplit=1)
-        if not words or words[0] == DOCUMENT_START:
+    for number, cells in _read_cells(path, columns):
+        if cells is None:
             is_open = False
             continue
-        cells = reader.cells(line, number)
         if not is_open:
             is_open = True
             sentences.tokens.append([])
@@ -173,51 +172,48 @@ def write_tags(
             file.write("\n")
 
 
-class _Reader:
-    """Splits the lines of a file, all in the way of the first one."""
-
-    def __init__(self, path: Path, columns: Sequence[int]):
-        self._path = path
-        self._columns = columns
-        self._num_columns = None
-        self._has_tabs = False
-
-    def cells(self, line: str, number: int) -> list[str]:
-        """Returns the wanted cells of a line."""
-        if self._num_columns is None:
-            self._has_tabs = "\t" in line
-        if self._has_tabs:
-            row = line.split("\t")
-        else:
-            row = _SPACES.split(line.strip(" "))
-        if self._num_columns is None:
-            self._begin(row, number)
-        elif len(row) != self._num_columns:
-            expected = f"{self._num_columns} columns, as before"
-            raise InputError(self._path, expected, len(row), number)
-        cells = [row[_index(column)].strip(" ") for column in self._columns]
-        for name, cell in zip(("token", "tag"), cells, strict=False):
+def _read_cells(
+    path: Path, columns: dict[str, int]
+) -> Iterator[tuple[int, list[str] | None]]:
+    """Yields number and wanted cells of each line; None between sentences."""
+    num_columns, has_tabs = None, False
+    # From 0, or from the end.
+    places = [column - (column > 0) for column in columns.values()]
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        words = line.split(maxsplit=1)
+        if not words or words[0] == DOCUMENT_START:
+            yield number, None
+            continue
+        if num_columns is None:
+            has_tabs = "\t" in line
+        row = line.split("\t") if has_tabs else _SPACES.split(line.strip(" "))
+        if num_columns is None:
+            num_columns = len(row)
+            _check_columns(path, row, columns.values(), number)
+        elif len(row) != num_columns:
+            expected = f"{num_columns} columns, as before"
+            raise InputError(path, expected, len(row), number)
+        cells = [row[place].strip(" ") for place in places]
+        for name, cell in zip(columns, cells, strict=True):
             if not cell.strip():
-                raise InputError(
-                    self._path, f"a {name}", f"an empty one in {line!r}", number
-                )
-        return cells
-
-    def _begin(self, row: list[str], number: int) -> None:
-        self._num_columns = len(row)
-        for column in self._columns:
-            if abs(column) > len(row):
-                expected = f"a column {column}, with tabs or spaces between"
-                found = f"{len(row)} in {' '.join(row)!r}"
-                raise InputError(self._path, expected, found, number)
-        places = {range(len(row))[_index(column)] for column in self._columns}
-        if len(places) < len(self._columns):
-            expected = "a column of tags beside the tokens"
-            raise InputError(self._path, expected, "the same one", number)
+                found = f"an empty one in {line!r}"
+                raise InputError(path, f"a {name}", found, number)
+        yield number, cells
 
 
-def _index(column: int) -> int:
-    return column - (column > 0)
+def _check_columns(
+    path: Path, row: list[str], columns: Collection[int], number: int
+) -> None:
+    """Checks that a file's first row has the wanted columns."""
+    for column in columns:
+        if abs(column) > len(row):
+            expected = f"a column {column}, with tabs or spaces between"
+            found = f"{len(row)} in {' '.join(row)!r}"
+            raise InputError(path, expected, found, number)
+    different = {range(len(row))[column - (column > 0)] for column in columns}
+    if len(different) < len(columns):
+        expected = "a column of tags beside the tokens"
+        raise InputError(path, expected, "the same one", number)
 
 
 def _read_text(path: Path) -> str:
@@ -246,23 +242,23 @@ def recognise_scheme(sentences: Sentences) -> str:
         InputError: a tag fits no scheme, or not that of the others; it names
             the first one's line.
     """
-    letters = {
-        letter
-        for _, pairs in _parsed(sentences, "BIESLU", "--scheme=none")
-        for letter, _ in pairs
-    }
+    steps = list(_steps(sentences, "BIESLU", "--scheme=none"))
+    letters = {pair[0] for _, _, pair in steps if pair}
     for scheme in ("bioes", "bilou"):
         if letters & set(_LETTERS[scheme]) - set("BI"):
             return scheme
     problem = _first_problem(sentences, "iob2")
     if problem is None:
         return "iob2"
-    needless = _needless_beginning(sentences)
-    if needless is None:
-        return "iob1"
-    expected, found, line = problem
-    expected += f", as B- in line {needless} is IOB2's (or --scheme=iob1)"
-    raise InputError(sentences.path, expected, found, line)
+    for line, before, pair in steps:
+        if pair and pair[0] == "B" and pair[1] != before[1]:
+            # IOB1 has no B- there.
+            expected = f"{problem.expected}, as B- in line {line} is IOB2's "
+            expected += "(or --scheme=iob1)"
+            raise InputError(
+                sentences.path, expected, problem.found, problem.place
+            )
+    return "iob1"
 
 
 def check_scheme(sentences: Sentences, scheme: str) -> None:
@@ -274,49 +270,42 @@ def check_scheme(sentences: Sentences, scheme: str) -> None:
         InputError: a tag is not the scheme's or is misplaced; it names the
             first one's line.
     """
-    if scheme == NO_SCHEME:
-        return
-    problem = _first_problem(sentences, scheme)
+    problem = None
+    if scheme != NO_SCHEME:
+        problem = _first_problem(sentences, scheme)
     if problem is not None:
-        expected, found, line = problem
-        raise InputError(sentences.path, expected, found, line)
+        raise problem
 
 
-def _parsed(
+def _steps(
     sentences: Sentences, letters: str, otherwise: str
-) -> Iterator[tuple[int, list[_Tag]]]:
-    """Yields the first line and the parsed tags of each sentence."""
+) -> Iterator[tuple[int, _Tag, _Tag | None]]:
+    """Yields line, tag before and tag of each token; None after the last."""
     known = {"O": _OUTSIDE}
     for first, tags in zip(sentences.first_lines, sentences.tags, strict=True):
-        for line, tag in enumerate(tags, start=first):
-            if tag in known:
-                continue
-            match = _TAG.fullmatch(tag)
-            if match is None or match[1] not in letters:
-                expected = f"O or {', '.join(f'{x}-TYPE' for x in letters)}"
-                expected += f" (or {otherwise})"
-                raise InputError(sentences.path, expected, repr(tag), line)
-            known[tag] = (match[1], match[2])
-        yield first, [known[tag] for tag in tags]
-
-
-def _first_problem(
-    sentences: Sentences, scheme: str
-) -> tuple[str, str, int] | None:
-    """Returns what the first misplaced tag should be, what it is, and where."""
-    letters = _LETTERS[scheme]
-    for first, pairs in _parsed(sentences, letters, "another --scheme"):
-        if scheme == "iob1":
-            continue
         before = _OUTSIDE
-        for line, pair in enumerate([*pairs, None], start=first):
-            expected = _expected(before, pair or _OUTSIDE, scheme)
-            if expected:
-                found = "the end" if pair is None else _shown(pair)
-                # A sentence that ends too early is named by its last line.
-                line -= pair is None
-                return f"{expected} after {_shown(before)}", found, line
-            before = pair
+        for line, tag in enumerate(tags, start=first):
+            if tag not in known:
+                match = _TAG.fullmatch(tag)
+                if match is None or match[1] not in letters:
+                    expected = f"O or {', '.join(f'{x}-TYPE' for x in letters)}"
+                    expected += f" (or {otherwise})"
+                    raise InputError(sentences.path, expected, repr(tag), line)
+                known[tag] = (match[1], match[2])
+            yield line, before, known[tag]
+            before = known[tag]
+        yield first + len(tags) - 1, before, None
+
+
+def _first_problem(sentences: Sentences, scheme: str) -> InputError | None:
+    """Returns what is wrong with the first misplaced tag."""
+    steps = _steps(sentences, _LETTERS[scheme], "another --scheme")
+    for line, before, pair in steps:
+        expected = _expected(before, pair or _OUTSIDE, scheme)
+        if expected:
+            expected += f" after {_shown(before)}"
+            found = _shown(pair) if pair else "the end"
+            return InputError(sentences.path, expected, found, line)
     return None
 
 
@@ -324,6 +313,8 @@ def _expected(before: _Tag, pair: _Tag, scheme: str) -> str | None:
     """Returns what the scheme requires after a tag, unless `pair` is that."""
     (letter_before, kind_before), (letter, kind) = before, pair
     continues = letter in "IEL"
+    if scheme == "iob1":
+        return None
     if scheme == "iob2":
         is_open = letter_before in "BI" and kind == kind_before
         return f"B-{kind}" if continues and not is_open else None
@@ -333,17 +324,6 @@ def _expected(before: _Tag, pair: _Tag, scheme: str) -> str | None:
             return f"I-{kind_before} or {last}-{kind_before}"
     elif continues:
         return f"B-{kind} or {single}-{kind}"
-    return None
-
-
-def _needless_beginning(sentences: Sentences) -> int | None:
-    """Returns the line of the first B- that IOB1 would not have."""
-    for first, pairs in _parsed(sentences, "BI", "another --scheme"):
-        before = _OUTSIDE
-        for line, (letter, kind) in enumerate(pairs, start=first):
-            if letter == "B" and kind != before[1]:
-                return line
-            before = (letter, kind)
     return None
 
 

@@ -15,17 +15,18 @@ longer training than SQuAD (5 epochs at 4e-5).
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
-from mobilebert_tf.tasks.labelled_texts import Examples, read_examples
-from mobilebert_tf.tasks.metrics import (
-    classification_metrics,
-    regression_metrics,
+from mobilebert_tf.tasks.labelled_texts import (
+    REGRESSION,
+    SINGLE_LABEL,
+    Examples,
+    read_examples,
 )
 from mobilebert_tf.tasks.task import Hyperparameters
 
@@ -44,14 +45,12 @@ class GlueSplit:
     Attributes:
         file: its name in the task's folder.
         num_examples: rows of the official file.
-        tfds_split: its name in TensorFlow Datasets.
         submission: name of the file with its predictions; None if its labels
             are known.
     """
 
     file: str
     num_examples: int
-    tfds_split: str
     submission: str | None = None
 
 
@@ -64,7 +63,6 @@ class GlueTask:
         folder: name of its folder in a folder of all tasks.
         splits: by name: `train`, and names that start with `dev` or `test`.
         text_columns: columns of the text, or of both texts.
-        label_column: column of the label.
         label_names: the classes; None for a regression.
         metrics: the official ones, whose mean is the task's score.
         file_labels: the classes as files and submissions spell them.
@@ -89,6 +87,11 @@ class GlueTask:
     hyperparameters: Hyperparameters = _SMALL
 
     @property
+    def problem_type(self) -> str:
+        """What its labels are."""
+        return REGRESSION if self.label_names is None else SINGLE_LABEL
+
+    @property
     def tfds_name(self) -> str:
         """Name in TensorFlow Datasets."""
         return f"glue/{self.name}"
@@ -98,34 +101,21 @@ class GlueTask:
         """Features of TensorFlow Datasets with the texts."""
         return self.tfds_texts or self.text_columns
 
-    def wanted_splits(
-        self, train: bool, evaluate: bool, predict: bool
-    ) -> list[str]:
-        """Lists the splits that are needed; training chooses on dev."""
-        wanted = {"train": train, "dev": train or evaluate, "test": predict}
-        return [name for name in self.splits if wanted[name.partition("_")[0]]]
-
 
 def _splits(submission: str, train: int, dev: int, test: int):
     return {
-        "train": GlueSplit("train.tsv", train, "train"),
-        "dev": GlueSplit("dev.tsv", dev, "validation"),
-        "test": GlueSplit("test.tsv", test, "test", f"{submission}.tsv"),
+        "train": GlueSplit("train.tsv", train),
+        "dev": GlueSplit("dev.tsv", dev),
+        "test": GlueSplit("test.tsv", test, f"{submission}.tsv"),
     }
 
 
 _MNLI_SPLITS = {
-    "train": GlueSplit("train.tsv", 392_702, "train"),
-    "dev_matched": GlueSplit("dev_matched.tsv", 9_815, "validation_matched"),
-    "dev_mismatched": GlueSplit(
-        "dev_mismatched.tsv", 9_832, "validation_mismatched"
-    ),
-    "test_matched": GlueSplit(
-        "test_matched.tsv", 9_796, "test_matched", "MNLI-m.tsv"
-    ),
-    "test_mismatched": GlueSplit(
-        "test_mismatched.tsv", 9_847, "test_mismatched", "MNLI-mm.tsv"
-    ),
+    "train": GlueSplit("train.tsv", 392_702),
+    "dev_matched": GlueSplit("dev_matched.tsv", 9_815),
+    "dev_mismatched": GlueSplit("dev_mismatched.tsv", 9_832),
+    "test_matched": GlueSplit("test_matched.tsv", 9_796, "MNLI-m.tsv"),
+    "test_mismatched": GlueSplit("test_mismatched.tsv", 9_847, "MNLI-mm.tsv"),
 }
 
 GLUE_TASKS = {
@@ -223,7 +213,7 @@ GLUE_TASKS = {
         GlueTask(
             "ax",
             "diagnostic",
-            {"test": GlueSplit("diagnostic.tsv", 1_104, "test", "AX.tsv")},
+            {"test": GlueSplit("diagnostic.tsv", 1_104, "AX.tsv")},
             _SENTENCES,
             "label",
             _NLI,
@@ -236,21 +226,18 @@ GLUE_TASKS = {
 # The nine tasks of the leaderboard's average, in its order.
 SCORED_TASKS = tuple(name for name in GLUE_TASKS if name != "ax")
 
-# The scale of STS-B, which a regression may leave.
-_LOWEST, _HIGHEST = 0.0, 5.0
-
 
 def read_glue(
     name: str, data_dir: str | os.PathLike | None, splits: Sequence[str]
 ) -> dict[str, Examples]:
-    """Reads splits of a task of GLUE.
+    """Reads splits of a task of GLUE by their names.
 
     Args:
         name: of `GLUE_TASKS`.
         data_dir: folder of the task's official TSV files, or one that has that
             folder under its official name, such as `SST-2`. None: from
             TensorFlow Datasets.
-        splits: names of splits of the task.
+        splits: the splits' names.
 
     Raises:
         InputError: a file or row is malformed, or the data set has not been
@@ -273,15 +260,13 @@ def write_submission(
 ) -> Path:
     """Writes predictions in the format of GLUE's server and returns the path.
 
-    Args:
-        folder: where; the file has its official name.
-        name: of `GLUE_TASKS`.
-        split: one without labels.
-        predictions: class indices or numbers, [N].
+    The file has its official name. Predictions are class indices or numbers,
+    [N].
     """
     task = GLUE_TASKS[name]
     if task.label_names is None:
-        clipped = np.clip(predictions, _LOWEST, _HIGHEST)
+        # The scale of STS-B, which a regression may leave.
+        clipped = np.clip(predictions, 0.0, 5.0)
         cells = [f"{value:.4f}" for value in clipped]
     else:
         cells = [task.file_labels[index] for index in predictions]
@@ -294,65 +279,18 @@ def write_submission(
     return path
 
 
-def glue_metrics(
-    name: str, labels: np.ndarray, predictions: np.ndarray
-) -> dict[str, float]:
-    """Returns the official metrics of a task.
-
-    Args:
-        name: of `GLUE_TASKS`.
-        labels: class indices, or numbers, [N].
-        predictions: class indices, or numbers, [N].
-
-    Raises:
-        ValueError: see `classification_metrics` and `regression_metrics`.
-    """
-    task = GLUE_TASKS[name]
-    if task.label_names is None:
-        values = regression_metrics(labels, predictions)
-    else:
-        num_classes = len(task.label_names)
-        values = classification_metrics(labels, predictions, num_classes)
-    return {metric: values[metric] for metric in task.metrics}
-
-
-def glue_score(metrics: Mapping[str, float]) -> float:
-    """Returns a task's score: the mean of its metrics.
-
-    The accuracies of MNLI's two parts are two metrics.
-    """
-    return sum(metrics.values()) / len(metrics)
-
-
-def glue_average(metrics_by_task: Mapping[str, Mapping[str, float]]) -> float:
-    """Returns the leaderboard's average over the tasks of `SCORED_TASKS`.
-
-    Raises:
-        ValueError: a task is missing.
-    """
-    missing = [task for task in SCORED_TASKS if task not in metrics_by_task]
-    if missing:
-        raise ValueError(f"no metrics of {', '.join(missing)}")
-    scores = [glue_score(metrics_by_task[task]) for task in SCORED_TASKS]
-    return sum(scores) / len(scores)
-
-
 def _read_file(task: GlueTask, folder: Path, split: str) -> Examples:
     has_labels = task.splits[split].submission is None
-    is_regression = task.label_names is None
-    text_a, text_b = (*task.text_columns, None)[:2]
     examples = read_examples(
         folder / task.splits[split].file,
-        text_a,
-        text_b,
-        task.label_column,
-        has_labels=has_labels,
-        regression=is_regression,
-        known_labels=None if is_regression else task.file_labels,
+        task.text_columns,
+        (task.label_column,) if has_labels else (),
+        task.problem_type,
+        known_labels=task.label_names and task.file_labels,
         header=task.header if has_labels else None,
         may_be_empty=task.may_be_empty,
     )
-    if is_regression or not has_labels:
+    if task.label_names is None or not has_labels:
         return examples
     names = dict(zip(task.file_labels, task.label_names, strict=True))
     labels = [names[label] for label in examples.labels]
@@ -373,7 +311,8 @@ def _read_tfds(task: GlueTask, splits: Sequence[str]) -> dict[str, Examples]:
         )
     examples = {}
     for split in splits:
-        dataset = builder.as_dataset(split=task.splits[split].tfds_split)
+        # Named as ours, but for "validation" and "validation_matched".
+        dataset = builder.as_dataset(split=split.replace("dev", "validation"))
         examples[split] = _tfds_examples(task, split, tfds.as_numpy(dataset))
     return examples
 

@@ -1,4 +1,4 @@
-"""Texts with labels: from a table to arrays, from predictions to a file.
+"""Texts with labels: from a table to arrays.
 
 A label is the name of a class, a tuple of names where an example may have
 several or none, or a number. A row that cannot be an example is refused with
@@ -8,17 +8,28 @@ its file and line.
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mobilebert_tf.data.tables import read_rows
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.files import atomic_file
+from mobilebert_tf.tasks.input_rows import input_rows, tokenize
+from mobilebert_tf.tasks.task import Arrays
+from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+
+# Types of problems, by their names in Hugging Face's config.json.
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
 
 Label = str | float | tuple[str, ...]
 
 _YES_OR_NO = {"0": False, "1": True, 0: False, 1: True}
+# JSON can spell what no UTF-8 file can hold and no tokenizer can read.
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,23 +46,15 @@ class Examples:
     texts_b: list[str] | None = None
     labels: list[Label] | None = None
 
-    def __post_init__(self):
-        for column in (self.texts_b, self.labels):
-            if column is not None and len(column) != len(self.texts_a):
-                raise ValueError(
-                    f"{len(self.texts_a)} texts but {len(column)} labels or "
-                    "second texts"
-                )
-
     def __len__(self) -> int:
         return len(self.texts_a)
 
     @property
-    def label_names(self) -> list[str]:
+    def label_names(self) -> tuple[str, ...]:
         """The different class names, sorted: their order is their index."""
-        return _names_in(self.labels)
+        return tuple(sorted(set(_names(self.labels))))
 
-    def first(self, number: int) -> "Examples":
+    def first(self, number: int | None) -> "Examples":
         """Returns the first `number` examples, or all if there are fewer."""
         return Examples(
             self.texts_a[:number],
@@ -62,13 +65,11 @@ class Examples:
 
 def read_examples(
     path: str | os.PathLike,
-    text_column: str = "text",
-    text_b_column: str | None = None,
-    label_column: str | Sequence[str] = "label",
-    has_labels: bool = True,
-    regression: bool = False,
+    text_columns: Sequence[str] = ("text",),
+    label_columns: Sequence[str] = ("label",),
+    problem_type: str = SINGLE_LABEL,
+    *,
     known_labels: Sequence[str] | None = None,
-    multi_label: bool = False,
     label_separator: str = ",",
     header: Sequence[str] | None = None,
     may_be_empty: bool = False,
@@ -77,15 +78,13 @@ def read_examples(
 
     Args:
         path: the file.
-        text_column: column or key of the text.
-        text_b_column: column of the second text, for pairs.
-        label_column: column of the label. Several, with `multi_label`: each
-            holds 0 or 1 for the class that has the column's name.
-        has_labels: False for texts to predict; a label column is ignored.
-        regression: whether labels are finite numbers instead of names.
+        text_columns: column or key of the text, or of both texts of a pair.
+        label_columns: column of the label; none for texts to predict. Several,
+            for `MULTI_LABEL`: each holds 0 or 1 for the class that has the
+            column's name.
+        problem_type: what the labels are.
         known_labels: if given, the only names that a label may have.
-        multi_label: whether an example may have several labels, or none.
-        label_separator: separates the labels in one cell.
+        label_separator: separates several labels in one cell.
         header: see `read_rows`.
         may_be_empty: whether a text may be empty.
 
@@ -93,150 +92,123 @@ def read_examples(
         InputError: the file or a row is malformed, a text or label is empty,
             or a label is not a number or not known.
     """
-    columns = []
-    if has_labels:
-        columns = label_column
-        columns = [columns] if isinstance(columns, str) else list(columns)
-    read_label = _label_reader(
-        path, columns, regression, multi_label, label_separator
-    )
-    text_columns = [text_column]
-    if text_b_column is not None:
-        text_columns.append(text_b_column)
     texts, labels = [[] for _ in text_columns], []
-    for line, row in read_rows(path, [*text_columns, *columns], header):
+    for line, row in read_rows(path, [*text_columns, *label_columns], header):
         for column, values in zip(text_columns, texts, strict=True):
-            place = f"line {line}, column {column!r}"
-            values.append(_read_text(path, place, row[column], may_be_empty))
-        if has_labels:
-            label = read_label(line, row)
-            if known_labels is not None:
-                place = f"line {line}, column {', '.join(columns)!r}"
-                _check_known(path, place, label, known_labels)
+            values.append(_cell(path, line, column, row).text(may_be_empty))
+        if label_columns:
+            cells = [_cell(path, line, name, row) for name in label_columns]
+            label = _read_label(cells, problem_type, label_separator)
+            for name in _names([label]) if known_labels is not None else ():
+                if name not in known_labels:
+                    expected = f"one of {', '.join(map(repr, known_labels))}"
+                    place = f"line {line}, column {', '.join(label_columns)!r}"
+                    raise InputError(path, expected, repr(name), place)
             labels.append(label)
     if not texts[0]:
         raise InputError(path, "at least one example", "only a header")
     return Examples(
         texts[0],
         texts[1] if len(texts) > 1 else None,
-        labels if has_labels else None,
+        labels if label_columns else None,
     )
 
 
-def _label_reader(
-    path: str | os.PathLike,
-    columns: Sequence[str],
-    regression: bool,
-    multi_label: bool,
-    separator: str,
-) -> Callable[[int, dict], Label]:
-    """Returns a function that reads the label of a line from its row."""
-    if len(columns) > 1 and not multi_label:
-        raise ValueError(f"one label column is needed. Received: {columns}")
+class _Cell(NamedTuple):
+    """A value of a table, the file it is from and its place there."""
 
-    def read(line: int, row: dict) -> Label:
-        if len(columns) > 1:
-            return _read_marks(path, line, row, columns)
-        (column,) = columns
-        place, value = f"line {line}, column {column!r}", row[column]
-        if multi_label:
-            return _read_names(path, place, value, separator)
-        return (_read_number if regression else _read_name)(path, place, value)
+    path: str | os.PathLike
+    place: str
+    column: str
+    value: object
 
-    return read
+    def error(self, expected: str, found: str | None = None) -> InputError:
+        found = found or repr(self.value)
+        return InputError(self.path, expected, found, self.place)
 
+    def text(self, may_be_empty: bool = False) -> str:
+        if not isinstance(self.value, str):
+            raise self.error("a text")
+        if not self.value.strip() and not may_be_empty:
+            raise self.error("a text", "an empty one")
+        unreadable = _UNREADABLE.search(self.value)
+        if unreadable:
+            raise self.error("Unicode text", ascii(unreadable[0]))
+        return self.value
 
-def _read_text(
-    path: str | os.PathLike,
-    place: str,
-    value: object,
-    may_be_empty: bool = False,
-) -> str:
-    if not isinstance(value, str):
-        raise InputError(path, "a text", repr(value), place)
-    if not value.strip() and not may_be_empty:
-        raise InputError(path, "a text", "an empty one", place)
-    # JSON can spell what no UTF-8 file can hold and no tokenizer can read.
-    for character in value:
-        if character == "\0" or "\ud800" <= character <= "\udfff":
-            raise InputError(path, "Unicode text", ascii(character), place)
-    return value
+    def name(self) -> str:
+        """Returns the name of a class, without surrounding white space."""
+        cell = self
+        if isinstance(self.value, int) and not isinstance(self.value, bool):
+            # JSON files often number their classes.
+            cell = self._replace(value=str(self.value))
+        name = cell.text().strip()
+        if len(name.splitlines()) > 1 or "\t" in name:
+            raise self.error("a label in one line", repr(name))
+        return name
 
+    def names(self, separator: str) -> tuple[str, ...]:
+        """Returns the sorted names in a text or a JSON list; may be none."""
+        values = self.value
+        if isinstance(values, str):
+            values = values.split(separator) if values.strip() else []
+        elif not isinstance(values, list):
+            values = [values]
+        names = sorted(self._replace(value=value).name() for value in values)
+        if len(set(names)) < len(names):
+            raise self.error("each label once", repr(names))
+        return tuple(names)
 
-def _read_name(path: str | os.PathLike, place: str, value: object) -> str:
-    """Returns the name of a class, without surrounding white space."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)  # JSON files often number their classes.
-    name = _read_text(path, place, value).strip()
-    if len(name.splitlines()) > 1 or "\t" in name:
-        raise InputError(path, "a label in one line", repr(name), place)
-    return name
-
-
-def _read_names(
-    path: str | os.PathLike, place: str, value: object, separator: str
-) -> tuple[str, ...]:
-    """Returns the sorted names in a text or a JSON list, which may be empty."""
-    if isinstance(value, str):
-        value = value.split(separator) if value.strip() else []
-    elif not isinstance(value, list):
-        value = [value]
-    names = [_read_name(path, place, name) for name in value]
-    if len(set(names)) < len(names):
-        raise InputError(path, "each label once", repr(sorted(names)), place)
-    return tuple(sorted(names))
-
-
-def _read_marks(
-    path: str | os.PathLike, line: int, row: dict, columns: Sequence[str]
-) -> tuple[str, ...]:
-    """Returns the sorted names of the columns that hold a 1."""
-    marked = []
-    for column in columns:
-        value = row[column]
+    def is_marked(self) -> bool:
+        value = self.value
         value = value.strip() if isinstance(value, str) else value
         if not isinstance(value, str | int) or value not in _YES_OR_NO:
-            place = f"line {line}, column {column!r}"
-            raise InputError(path, "0 or 1", repr(value), place)
-        if _YES_OR_NO[value]:
-            marked.append(column)
-    return tuple(sorted(marked))
+            raise self.error("0 or 1", repr(value))
+        return _YES_OR_NO[value]
+
+    def number(self) -> float:
+        value = self.value
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise self.error("a number")
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            raise self.error("a number") from None
+        if not math.isfinite(number):
+            raise self.error("a finite number")
+        return number
 
 
-def _read_number(path: str | os.PathLike, place: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InputError(path, "a number", repr(value), place)
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise InputError(path, "a number", repr(value), place) from None
-    if not math.isfinite(number):
-        raise InputError(path, "a finite number", repr(value), place)
-    return number
+def _cell(path: str | os.PathLike, line: int, column: str, row: dict) -> _Cell:
+    return _Cell(path, f"line {line}, column {column!r}", column, row[column])
 
 
-def _check_known(
-    path: str | os.PathLike, place: str, label: Label, known: Sequence[str]
-) -> None:
-    for name in [label] if isinstance(label, str) else label:
-        if name not in known:
-            expected = f"one of {', '.join(map(repr, known))}"
-            raise InputError(path, expected, repr(name), place)
+def _read_label(
+    cells: Sequence[_Cell], problem_type: str, separator: str
+) -> Label:
+    if len(cells) > 1:
+        return tuple(sorted(cell.column for cell in cells if cell.is_marked()))
+    (cell,) = cells
+    if problem_type == MULTI_LABEL:
+        return cell.names(separator)
+    return cell.number() if problem_type == REGRESSION else cell.name()
 
 
-def _names_in(labels: Iterable[str | tuple[str, ...]]) -> list[str]:
-    names = set()
+def _names(labels: Iterable[Label]) -> list[str]:
+    """Returns the class names in labels; a number is none."""
+    names = []
     for label in labels:
-        names.update([label] if isinstance(label, str) else label)
-    return sorted(names)
+        if not isinstance(label, float):
+            names += [label] if isinstance(label, str) else label
+    return names
 
 
 def encode_examples(
     examples: Examples,
-    tokenizer,
+    tokenizer: WordpieceTokenizer,
     max_seq_length: int,
     label_names: Sequence[str] | None = None,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """Makes model inputs: [CLS] a [SEP], or [CLS] a [SEP] b [SEP], padded.
 
     A pair that is too long loses the last pieces of its longer text, one at a
@@ -244,76 +216,48 @@ def encode_examples(
 
     Args:
         examples: N texts or pairs.
-        tokenizer: a `WordpieceTokenizer`.
+        tokenizer: splits texts into pieces.
         max_seq_length: columns of the arrays, S.
         label_names: the classes in their order; None for a regression or for
             examples without labels.
 
     Returns:
-        `input_ids`, `input_mask` (1 for real pieces) and `segment_ids` (1 for
-        the second text and its [SEP]), int32 [N, S]; with labels also `labels`
-        (see `encode_labels`).
+        See `input_rows`; with labels also `labels`: numbers float32 [N], class
+        indices int32 [N], or 0 and 1 for each of several labels, float32
+        [N, C].
 
     Raises:
-        ValueError: `max_seq_length` has no room for a piece of each text, or a
-            label is not in `label_names`.
+        ValueError: `max_seq_length` has no room for a piece of each text.
     """
-    num_special = 2 if examples.texts_b is None else 3
-    num_texts = num_special - 1
-    if max_seq_length < num_special + num_texts:
+    num_texts = 1 if examples.texts_b is None else 2
+    if max_seq_length < 2 * num_texts + 1:
         raise ValueError(
-            f"max_seq_length must be at least {num_special + num_texts} for "
+            f"max_seq_length must be at least {2 * num_texts + 1} for "
             f"{num_texts} text(s). Received: {max_seq_length}"
         )
-    room = max_seq_length - num_special
-    pieces_a, starts_a, lengths_a = _tokenize(tokenizer, examples.texts_a)
-    shape = (len(examples), max_seq_length)
-    input_ids = np.full(shape, tokenizer.pad_id, np.int32)
-    segment_ids = np.zeros(shape, np.int32)
-    rows, columns = np.arange(len(examples)), np.arange(max_seq_length)
-    input_ids[:, 0] = tokenizer.cls_id
+    room = max_seq_length - num_texts - 1
+    first, second = tokenize(tokenizer, examples.texts_a), None
     if examples.texts_b is None:
-        lengths_a = np.minimum(lengths_a, room)
-        ends = lengths_a + 1
+        first = first._replace(lengths=np.minimum(first.lengths, room))
     else:
-        pieces_b, starts_b, lengths_b = _tokenize(tokenizer, examples.texts_b)
-        lengths_a, lengths_b = _truncate_pairs(lengths_a, lengths_b, room)
-        ends = lengths_a + lengths_b + 2
-        _place(input_ids, lengths_a + 2, pieces_b, starts_b, lengths_b)
-        input_ids[rows, ends] = tokenizer.sep_id
-        second = (columns > lengths_a[:, None] + 1) & (columns <= ends[:, None])
-        segment_ids[second] = 1
-    _place(input_ids, np.ones_like(rows), pieces_a, starts_a, lengths_a)
-    input_ids[rows, lengths_a + 1] = tokenizer.sep_id
-    encoded = {
-        "input_ids": input_ids,
-        "input_mask": (columns <= ends[:, None]).astype(np.int32),
-        "segment_ids": segment_ids,
-    }
+        second = tokenize(tokenizer, examples.texts_b)
+        # In closed form what BERT does in a loop: the first text keeps the
+        # longer half.
+        half = np.maximum(room - second.lengths, (room + 1) // 2)
+        first = first._replace(lengths=np.minimum(first.lengths, half))
+        rest = np.minimum(second.lengths, room - first.lengths)
+        second = second._replace(lengths=rest)
+    arrays = input_rows(tokenizer, max_seq_length, first, second)
     if examples.labels is not None:
-        encoded["labels"] = encode_labels(examples.labels, label_names)
-    return encoded
+        arrays["labels"] = _encode_labels(examples.labels, label_names)
+    return arrays
 
 
-def encode_labels(
+def _encode_labels(
     labels: Sequence[Label], names: Sequence[str] | None
 ) -> np.ndarray:
-    """Returns numbers float32 [N], class indices int32 [N], or float32 [N, C].
-
-    Args:
-        labels: of one kind; tuples of names become rows of 0 and 1.
-        names: the classes in their order; None for numbers.
-
-    Raises:
-        ValueError: a label is not in `names`, or there are none.
-    """
     if names is None:
-        if not isinstance(labels[0], int | float):
-            raise ValueError(f"label_names must be given. Received: {names}")
         return np.asarray(labels, np.float32)
-    unknown = set(_names_in(labels)).difference(names)
-    if unknown:
-        raise ValueError(f"labels {sorted(unknown)} are not in {list(names)}")
     index_of = {name: index for index, name in enumerate(names)}
     if isinstance(labels[0], str):
         return np.asarray([index_of[label] for label in labels], np.int32)
@@ -321,73 +265,3 @@ def encode_labels(
     for row, label in enumerate(labels):
         marks[row, [index_of[name] for name in label]] = 1.0
     return marks
-
-
-def _tokenize(tokenizer, texts: list[str]) -> tuple[np.ndarray, ...]:
-    """Returns all pieces in a row, and each text's start and length there."""
-    ragged = tokenizer.tokenize(texts)
-    splits = ragged.row_splits.numpy().astype(np.int64)
-    return ragged.values.numpy(), splits[:-1], np.diff(splits)
-
-
-def _truncate_pairs(
-    lengths_a: np.ndarray, lengths_b: np.ndarray, room: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns lengths [N] that fit; in closed form what BERT does in a loop."""
-    half = (room + 1) // 2  # The first text keeps the longer half.
-    lengths_a = np.minimum(lengths_a, np.maximum(room - lengths_b, half))
-    return lengths_a, np.minimum(lengths_b, room - lengths_a)
-
-
-def _place(
-    input_ids: np.ndarray,
-    columns: np.ndarray,
-    pieces: np.ndarray,
-    starts: np.ndarray,
-    lengths: np.ndarray,
-) -> None:
-    """Copies the first `lengths` pieces of each row to its column and after."""
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    offsets = np.arange(len(rows)) - np.repeat(
-        np.cumsum(lengths) - lengths, lengths
-    )
-    input_ids[rows, columns[rows] + offsets] = pieces[starts[rows] + offsets]
-
-
-def write_predictions(
-    path: str | os.PathLike,
-    names: Sequence[str],
-    probabilities: np.ndarray,
-    multi_label: bool = False,
-    label_separator: str = ",",
-) -> None:
-    """Writes a TSV with `index`, `prediction` and a probability per class.
-
-    Args:
-        path: where to write; appears whole or not at all.
-        names: the classes, in the order of the columns of `probabilities`. A
-            single one is a regression: its value is the prediction.
-        probabilities: [N, C].
-        multi_label: predict every class of at least a half, joined by
-            `label_separator`, instead of the likeliest class.
-        label_separator: separates several labels in a cell.
-    """
-    probabilities = np.asarray(probabilities)
-    if probabilities.ndim != 2 or probabilities.shape[1] != len(names):
-        raise ValueError(
-            f"probabilities must have the shape [num_examples, {len(names)}]. "
-            f"Received: {probabilities.shape}"
-        )
-    is_regression = len(names) == 1 and not multi_label
-    columns = [] if is_regression else names
-    lines = ["\t".join(["index", "prediction", *columns])]
-    for index, row in enumerate(probabilities):
-        cells = [f"{value:.6f}" for value in row]
-        if multi_label:
-            chosen = np.flatnonzero(row >= 0.5)
-            cells.insert(0, label_separator.join(names[c] for c in chosen))
-        elif not is_regression:
-            cells.insert(0, names[row.argmax()])
-        lines.append("\t".join([str(index), *cells]))
-    with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -18,17 +18,16 @@ def classification_metrics(
     predictions: Sequence[int] | np.ndarray,
     num_classes: int,
 ) -> dict[str, float]:
-    """Accuracy, F1 and Matthews correlation.
+    """Scores class indices, [N] each.
 
     Args:
-        labels: true class indices, [N].
-        predictions: predicted class indices, [N].
+        labels: the true classes.
+        predictions: the predicted classes.
         num_classes: of the task, whether or not all of them occur.
 
     Returns:
         `accuracy`; `f1`, of class 1 if there are two classes, else the mean
-        over the classes that occur among labels or predictions; `matthews`,
-        0.0 if labels or predictions are all the same.
+        over the classes that occur; `matthews`, the correlation.
 
     Raises:
         ValueError: the arrays differ in length or are empty.
@@ -53,11 +52,7 @@ def classification_metrics(
 def multi_label_metrics(
     labels: np.ndarray, predictions: np.ndarray
 ) -> dict[str, float]:
-    """F1 over all decisions, mean F1 over classes, and share of exact rows.
-
-    Args:
-        labels: 0 or 1 for each class, [N, C].
-        predictions: 0 or 1 for each class, [N, C].
+    """Scores decisions of 0 or 1 for each class, [N, C] each.
 
     Returns:
         `micro_f1`, over all decisions; `macro_f1`, the mean over classes, 0.0
@@ -67,12 +62,7 @@ def multi_label_metrics(
     Raises:
         ValueError: the arrays differ in shape or are empty.
     """
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
-    if labels.ndim != 2 or labels.shape != predictions.shape or not labels.size:
-        raise ValueError(
-            "labels and predictions must have one shape [num_examples, C], "
-            f"with an example. Received: {labels.shape} and {predictions.shape}"
-        )
+    labels, predictions = _checked(labels, predictions, 2)
     hits = np.sum((labels == 1) & (predictions == 1), axis=0)
     named = np.sum(labels == 1, axis=0) + np.sum(predictions == 1, axis=0)
     by_class = 2.0 * hits / np.maximum(named, 1)
@@ -87,9 +77,7 @@ def regression_metrics(
     labels: Sequence[float] | np.ndarray,
     predictions: Sequence[float] | np.ndarray,
 ) -> dict[str, float]:
-    """Correlation of values (`pearson`) and of ranks (`spearman`).
-
-    Both are 0.0 if labels or predictions, [N] each, are all the same.
+    """Correlation of values (`pearson`) and of ranks (`spearman`), [N] each.
 
     Raises:
         ValueError: the arrays differ in length, are empty or not finite.
@@ -108,11 +96,12 @@ def regression_metrics(
     }
 
 
-def _checked(labels, predictions) -> tuple[np.ndarray, np.ndarray]:
+def _checked(labels, predictions, rank=1) -> tuple[np.ndarray, np.ndarray]:
     labels, predictions = np.asarray(labels), np.asarray(predictions)
-    if labels.ndim != 1 or labels.shape != predictions.shape or not labels.size:
+    same = labels.shape == predictions.shape
+    if labels.ndim != rank or not same or not labels.size:
         raise ValueError(
-            "labels and predictions must have one shape [num_examples], with "
+            f"labels and predictions must have one shape of rank {rank}, with "
             f"an example. Received: {labels.shape} and {predictions.shape}"
         )
     return labels, predictions
@@ -162,8 +151,7 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 
 def accuracy(tags: Tags, predictions: Tags) -> float:
     """Share of tokens with the right tag."""
-    pairs = _pairs(tags, predictions)
-    return sum(tag == prediction for tag, prediction in pairs) / len(pairs)
+    return float(np.mean([a == b for a, b in _pairs(tags, predictions)]))
 
 
 def entity_metrics(tags: Tags, predictions: Tags) -> dict[str, float]:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from scipy.special import softmax
 
@@ -17,7 +17,7 @@ from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.data.builtin import argument_questions
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
-from mobilebert_tf.options import Options, option
+from mobilebert_tf.options import option
 from mobilebert_tf.tasks.squad import (
     TFDS_NAMES,
     Questions,
@@ -42,7 +42,8 @@ from mobilebert_tf.tasks.task import (
     Actions,
     Hyperparameters,
     Task,
-    model_architecture,
+    TaskOptions,
+    check_length,
 )
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
@@ -69,17 +70,17 @@ def read_settings(folder: str | os.PathLike) -> SquadSettings:
         InputError: the file has other keys or values out of range.
     """
     path = Path(folder) / SETTINGS_FILE
-    if not (path.exists() and _answers_questions(folder)):
+    if not (path.exists() and QuestionAnsweringTask.is_model_of(folder)):
         config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
         length = SquadSettings().max_seq_length
         length = min(length, config.max_position_embeddings)
         return SquadSettings(length, length // 3)
     values = read_json_object(path)
-    fields = {field.name: field for field in dataclasses.fields(SquadSettings)}
-    if values.keys() != fields.keys():
-        raise InputError(path, f"the keys {', '.join(fields)}", list(values))
+    defaults = dataclasses.asdict(SquadSettings())
+    if values.keys() != defaults.keys():
+        raise InputError(path, f"the keys {', '.join(defaults)}", list(values))
     for name, value in values.items():
-        wanted = fields[name].type
+        wanted = type(defaults[name])
         if wanted is float and type(value) is int:
             values[name] = float(value)
         elif type(value) is not wanted:
@@ -91,14 +92,12 @@ def read_settings(folder: str | os.PathLike) -> SquadSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionAnsweringOptions(Options):
+class QuestionAnsweringOptions(TaskOptions):
     """Which questions are learned, how contexts are cut and answers chosen.
 
     A model that answers questions already keeps its own value of an option
     that is None: windows of another length or stride would be new to it.
     """
-
-    group: ClassVar[str] = "data"
 
     task: str | None = option(
         None,
@@ -176,7 +175,7 @@ class QuestionAnsweringOptions(Options):
         """Returns the settings given, otherwise those of a model folder.
 
         Raises:
-            InputError: they do not fit the model.
+            InputError: windows do not fit the model.
         """
         given = {
             field.name: getattr(self, field.name)
@@ -188,7 +187,7 @@ class QuestionAnsweringOptions(Options):
             read_settings(folder),
             **{name: each for name, each in given.items() if each is not None},
         )
-        settings.check(MobileBertConfig.from_json(Path(folder) / CONFIG_FILE))
+        check_length(folder, settings.max_seq_length)
         return settings
 
 
@@ -265,16 +264,15 @@ class QuestionAnsweringTask(Task):
     @classmethod
     def read(cls, options, tokenizer, folder, actions):
         if not actions.train:
-            _check_answers_questions(folder)
+            cls.check_model(folder)
         if options.task and (options.train_file or options.dev_file):
             raise InputError("--task", "either a task or files", "both")
         settings = options.settings(folder)
         questions = _read_questions(options, actions)
-        if actions.train and "train" not in questions:
-            raise InputError("--train_file", "a file, or --nodo_train", "none")
-        if options.max_train_examples and "train" in questions:
-            number = options.max_train_examples
-            questions["train"] = questions["train"].first(number)
+        actions.check_training(questions)
+        if "train" in questions:
+            train = questions["train"].first(options.max_train_examples)
+            questions["train"] = train
         version_2 = _may_have_no_answer(
             questions,
             options.version_2_with_negative,
@@ -291,7 +289,7 @@ class QuestionAnsweringTask(Task):
 
     @classmethod
     def open(cls, folder, tokenizer):
-        _check_answers_questions(folder)
+        cls.check_model(folder)
         return cls({}, tokenizer, read_settings(folder))
 
     @property
@@ -299,8 +297,6 @@ class QuestionAnsweringTask(Task):
         return self.settings.max_seq_length
 
     def of_length(self, max_seq_length):
-        if max_seq_length == self.max_seq_length:
-            return self
         return QuestionAnsweringTask(
             self._questions,
             self._tokenizer,
@@ -338,9 +334,7 @@ class QuestionAnsweringTask(Task):
 
     def metrics(self, outputs, split):
         """Official scores in percent; for v2.0 also the best thresholds."""
-        answers = self._answers(outputs, split)
-        right = self._right_answers(split)
-        return answers.scores(right, self._threshold or 0.0)
+        return self._answers(outputs, split).scores(self._threshold or 0.0)
 
     def answers(self, outputs, texts):
         """Returns a `FoundAnswer` to each (question, context) pair."""
@@ -373,10 +367,9 @@ class QuestionAnsweringTask(Task):
         path = Path(folder) / f"{prefix}{PREDICTIONS_FILE}"
         print(f"Wrote {path}", flush=True)
         if split == "dev" and answers.odds and self._threshold is None:
-            scores = answers.scores(self._right_answers(split), threshold)
+            best = answers.scores(threshold)["best_f1_thresh"]
             self.settings = dataclasses.replace(
-                self.settings,
-                null_score_diff_threshold=scores["best_f1_thresh"],
+                self.settings, null_score_diff_threshold=best
             )
 
     def file_options(self, tokenizer):
@@ -396,21 +389,8 @@ class QuestionAnsweringTask(Task):
         write_settings(folder, self.settings)
 
     def _answers(self, outputs, split: str) -> Answers:
-        return answer_questions(
-            outputs,
-            self._questions[split],
-            self._windows[split],
-            self.settings,
-        )
-
-    def _right_answers(self, split: str) -> dict[str, list[str]]:
-        questions = self._questions[split]
-        return {
-            name: [answer.text for answer in answers]
-            for name, answers in zip(
-                questions.ids, questions.answers, strict=True
-            )
-        }
+        questions, windows = self._questions[split], self._windows[split]
+        return answer_questions(outputs, questions, windows, self.settings)
 
     def _encode(self, texts, max_seq_length: int) -> tuple[Questions, Windows]:
         paragraphs = [
@@ -426,39 +406,20 @@ class QuestionAnsweringTask(Task):
         return questions, make_windows(questions, self._tokenizer, settings)
 
 
-def _answers_questions(folder: str | os.PathLike) -> bool:
-    wanted = QuestionAnsweringTask.model_class_name
-    return model_architecture(folder) == wanted
-
-
-def _check_answers_questions(folder: str | os.PathLike) -> None:
-    if not _answers_questions(folder):
-        raise InputError(
-            folder, "a model that answers questions", "another kind"
-        )
-
-
 def _read_questions(
     options: QuestionAnsweringOptions, actions: Actions
 ) -> dict[str, Questions]:
     """Reads the splits that actions need; built-in ones without any file."""
-    needed = {
-        "train": actions.train or actions.calibrate,
-        # Training keeps the weights that are best on dev.
-        "dev": actions.evaluate or actions.train,
-        "predict": actions.predict,
-    }
-    files = {split: getattr(options, f"{split}_file") for split in needed}
     questions = {
         split: read_squad(path, has_answers=split != "predict")
-        for split, path in files.items()
-        if path and needed[split]
+        for split, path in options.files.items()
+        if split in actions.splits
     }
-    labelled = [split for split in ("train", "dev") if needed[split]]
+    labelled = [split for split in ("train", "dev") if split in actions.splits]
     if options.task:
         for split in labelled:
             questions[split] = tfds_questions(options.task, split)
-    elif not any(files.values()) and labelled:
+    elif labelled and not options.files:
         built_in = argument_questions()
         for split in labelled:
             name = f"built-in {split} questions"

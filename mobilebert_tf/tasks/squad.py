@@ -70,7 +70,7 @@ class Questions:
         """Returns the paragraph that question number `index` is about."""
         return self.contexts[self.context_index[index]]
 
-    def first(self, number: int) -> "Questions":
+    def first(self, number: int | None) -> "Questions":
         """Returns the first questions, or all if there are fewer."""
         index = self.context_index[:number]
         return Questions(
@@ -116,13 +116,7 @@ def squad_questions(
 ) -> Questions:
     """Returns the questions in decoded JSON of SQuAD (see `read_squad`).
 
-    Args:
-        values: the decoded JSON.
-        path: name of its source, for errors.
-        has_answers: whether answers are read.
-
-    Raises:
-        InputError: see `read_squad`.
+    `path` names its source in errors.
     """
     reader = _Reader(path, has_answers)
     for place, article in reader.members("", values, "data"):
@@ -131,7 +125,15 @@ def squad_questions(
             reader.contexts.append(context)
             for place, question in reader.members(place, paragraph, "qas"):
                 reader.add(place, question)
-    return reader.finish()
+    if not reader.texts:
+        raise InputError(path, "at least one question", "none")
+    return Questions(
+        reader.contexts,
+        np.asarray(reader.context_index, np.int64),
+        list(reader.place_of_id),
+        reader.texts,
+        reader.answers if has_answers else None,
+    )
 
 
 def tfds_questions(task: str, split: str) -> Questions:
@@ -154,29 +156,29 @@ def tfds_questions(task: str, split: str) -> Questions:
             f"{name} in {dataset.data_dir} (tfds build {name}), or files",
             "neither",
         )
-    reader = _Reader(f"{name}, {split}", has_answers=True)
     # Each row repeats its context; about five rows share one.
     by_context = {}
     for row in tfds.as_numpy(dataset.as_dataset(split=split)):
-        by_context.setdefault(row["context"].decode(), []).append(row)
-    for context, rows in by_context.items():
-        reader.contexts.append(context)
-        for row in rows:
-            answers = row["answers"]
-            question = {
-                "id": row["id"].decode(),
-                "question": row["question"].decode(),
-                "answers": [
-                    {"text": text.decode(), "answer_start": int(start)}
-                    for text, start in zip(
-                        answers["text"], answers["answer_start"], strict=True
-                    )
-                ],
-            }
-            if "is_impossible" in row:
-                question["is_impossible"] = bool(row["is_impossible"])
-            reader.add("", question)
-    return reader.finish()
+        answers = row["answers"]
+        question = {
+            "id": row["id"].decode(),
+            "question": row["question"].decode(),
+            "answers": [
+                {"text": text.decode(), "answer_start": int(start)}
+                for text, start in zip(
+                    answers["text"], answers["answer_start"], strict=True
+                )
+            ],
+        }
+        if "is_impossible" in row:
+            question["is_impossible"] = bool(row["is_impossible"])
+        by_context.setdefault(row["context"].decode(), []).append(question)
+    paragraphs = [
+        {"context": context, "qas": questions}
+        for context, questions in by_context.items()
+    ]
+    values = {"data": [{"paragraphs": paragraphs}]}
+    return squad_questions(values, f"{name}, {split}")
 
 
 class _Reader:
@@ -184,36 +186,25 @@ class _Reader:
 
     def __init__(self, path: str | os.PathLike, has_answers: bool):
         self.contexts: list[str] = []
+        self.context_index: list[int] = []
+        self.place_of_id: dict[str, str] = {}
+        self.texts: list[str] = []
+        self.answers: list[list[Answer]] = []
         self._path = path
         self._has_answers = has_answers
-        self._context_index: list[int] = []
-        self._texts: list[str] = []
-        self._answers: list[list[Answer]] = []
-        self._place_of_id: dict[str, str] = {}
 
     def add(self, place: str, values: object) -> None:
         """Adds a question about the last context."""
         name = self.text(place, values, "id")
-        if name in self._place_of_id:
-            found = f"{name!r}, also the id of {self._place_of_id[name]}"
+        if name in self.place_of_id:
+            found = f"{name!r}, also the id of {self.place_of_id[name]}"
             raise InputError(self._path, "an id of its own", found, place)
-        self._place_of_id[name] = place or "another question"
-        place = f"{place} (id {name!r})".lstrip()
-        self._texts.append(self.text(place, values, "question"))
-        self._context_index.append(len(self.contexts) - 1)
+        self.place_of_id[name] = place
+        place = f"{place} (id {name!r})"
+        self.texts.append(self.text(place, values, "question"))
+        self.context_index.append(len(self.contexts) - 1)
         if self._has_answers:
-            self._answers.append(self._checked_answers(place, values))
-
-    def finish(self) -> Questions:
-        if not self._texts:
-            raise InputError(self._path, "at least one question", "none")
-        return Questions(
-            self.contexts,
-            np.asarray(self._context_index, np.int64),
-            list(self._place_of_id),
-            self._texts,
-            self._answers if self._has_answers else None,
-        )
+            self.answers.append(self._checked_answers(place, values))
 
     def members(
         self, place: str, parent: object, key: str

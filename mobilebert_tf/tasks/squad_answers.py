@@ -14,7 +14,7 @@ import json
 import os
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,8 +29,6 @@ _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 PREDICTIONS_FILE = "predictions.json"
-N_BEST_FILE = "nbest_predictions.json"
-NULL_ODDS_FILE = "null_odds.json"
 
 
 class Spans(NamedTuple):
@@ -72,13 +70,13 @@ class Answers:
     """What a model answers to each question.
 
     Attributes:
-        ids: of the questions.
+        questions: what was asked.
         n_best: candidates, the likeliest first; at least one per question.
         odds: by how much "no answer" beats the likeliest text, whose logit is
             0 if there is none; None in v1.1.
     """
 
-    ids: list[str]
+    questions: Questions
     n_best: list[list[Candidate]]
     odds: list[float] | None = None
 
@@ -88,7 +86,7 @@ class Answers:
         return [_best_text(entries).text for entries in self.n_best]
 
     def predictions(self, threshold: float) -> list[str]:
-        """Returns the texts, empty where the odds are above the threshold."""
+        """Returns the texts, empty where the odds are above a threshold."""
         if self.odds is None:
             return self.texts
         return [
@@ -96,21 +94,18 @@ class Answers:
             for text, odd in zip(self.texts, self.odds, strict=True)
         ]
 
-    def scores(
-        self, right: Mapping[str, Sequence[str]], threshold: float
-    ) -> dict[str, float]:
-        """Returns the official scores; in v2.0 also the best thresholds.
-
-        Args:
-            right: texts of the right answers by question id.
-            threshold: null odds above which a question is left unanswered.
-        """
-        predictions = self._by_id(self.predictions(threshold))
-        scores = squad_metrics(right, predictions, self.odds is not None)
+    def scores(self, threshold: float) -> dict[str, float]:
+        """Returns the official scores; in v2.0 also the best thresholds."""
+        right = [
+            [answer.text for answer in answers]
+            for answers in self.questions.answers
+        ]
+        predictions = self.predictions(threshold)
         if self.odds is None:
-            return scores
-        texts, odds = self._by_id(self.texts), self._by_id(self.odds)
-        return scores | best_thresholds(right, texts, odds)
+            return squad_metrics(right, predictions)
+        return squad_metrics(
+            right, predictions, version_2_with_negative=True
+        ) | best_thresholds(right, self.texts, self.odds)
 
     def write(
         self, folder: str | os.PathLike, prefix: str, threshold: float
@@ -119,27 +114,20 @@ class Answers:
 
         `predictions.json` holds texts; `nbest_predictions.json` lists of
         `text`, `probability` (within the list), `start_logit` and `end_logit`;
-        `null_odds.json`, in v2.0 only, numbers.
-
-        Args:
-            folder: created if missing; its other files stay.
-            prefix: of the files' names.
-            threshold: null odds above which a question is left unanswered.
+        `null_odds.json`, in v2.0 only, numbers. Names start with `prefix`.
         """
         contents = {
-            PREDICTIONS_FILE: self._by_id(self.predictions(threshold)),
-            N_BEST_FILE: self._by_id(map(_official, self.n_best)),
+            PREDICTIONS_FILE: self.predictions(threshold),
+            "nbest_predictions.json": map(_official, self.n_best),
         }
         if self.odds is not None:
-            contents[NULL_ODDS_FILE] = self._by_id(self.odds)
+            contents["null_odds.json"] = self.odds
         with atomic_files(folder) as temporary:
             for name, values in contents.items():
-                text = json.dumps(values, indent=4, ensure_ascii=False) + "\n"
+                by_id = dict(zip(self.questions.ids, values, strict=True))
+                text = json.dumps(by_id, indent=4, ensure_ascii=False) + "\n"
                 path = temporary / f"{prefix}{name}"
                 path.write_text(text, encoding="utf-8")
-
-    def _by_id(self, values: Iterable) -> dict:
-        return dict(zip(self.ids, values, strict=True))
 
 
 def answer_questions(
@@ -157,8 +145,7 @@ def answer_questions(
         settings: how answers are chosen; its threshold is not applied.
     """
     spans = best_spans(
-        outputs["start_logits"],
-        outputs["end_logits"],
+        outputs,
         start_mask=windows.max_context_mask(),
         end_mask=windows.context_mask(),
         question_index=windows.question_index,
@@ -170,38 +157,33 @@ def answer_questions(
     n_best = []
     for question, (first, last) in enumerate(itertools.pairwise(bounds)):
         context, different = questions.context(question), {}
-        for index in range(first, last):
-            start, end = int(starts[index]), int(ends[index])
+        for start, end, *logits in zip(
+            starts[first:last].tolist(),
+            ends[first:last].tolist(),
+            spans.start_logits[first:last].tolist(),
+            spans.end_logits[first:last].tolist(),
+            strict=True,
+        ):
             text = context[start:end]
             if text not in different:
-                start_logit = float(spans.start_logits[index])
-                end_logit = float(spans.end_logits[index])
-                different[text] = Candidate(
-                    text, start_logit, end_logit, start, end
-                )
+                different[text] = Candidate(text, *logits, start, end)
             if len(different) == settings.n_best_size:
                 break
         n_best.append(list(different.values()))
     if not settings.version_2_with_negative:
         n_best = [entries or [_NOTHING] for entries in n_best]
-        return Answers(questions.ids, n_best)
-    nulls = null_candidates(
-        outputs["start_logits"],
-        outputs["end_logits"],
-        windows.question_index,
-        len(questions),
-    )
+        return Answers(questions, n_best)
+    nulls = null_candidates(outputs, windows.question_index)
     pairs = list(zip(n_best, nulls, strict=True))
     return Answers(
-        questions.ids,
+        questions,
         [with_null(*pair, settings.n_best_size) for pair in pairs],
         [null.logit - _best_text(entries).logit for entries, null in pairs],
     )
 
 
 def best_spans(
-    start_logits: np.ndarray,
-    end_logits: np.ndarray,
+    outputs: Mapping[str, np.ndarray],
     *,
     start_mask: np.ndarray,
     end_mask: np.ndarray,
@@ -215,8 +197,7 @@ def best_spans(
     then drops those outside the context, which may leave a window none.)
 
     Args:
-        start_logits: float [W, S].
-        end_logits: float [W, S].
+        outputs: see `answer_questions`.
         start_mask: where an answer may start, bool [W, S]: where a piece has
             most context.
         end_mask: where it may end, bool [W, S]: in the context.
@@ -224,6 +205,7 @@ def best_spans(
         n_best_size: number of starts, and of ends, per window.
         max_answer_length: most pieces of an answer.
     """
+    start_logits, end_logits = outputs["start_logits"], outputs["end_logits"]
     starts = _best_columns(start_logits, start_mask, n_best_size)
     ends = _best_columns(end_logits, end_mask, n_best_size)
     rows = np.arange(len(starts))[:, None]
@@ -241,41 +223,28 @@ def best_spans(
     chosen_ends = end_logits[windows, ends].astype(np.float64)
     questions = question_index[windows]
     order = np.lexsort((-(chosen_starts + chosen_ends), questions))
-    return Spans(
-        questions[order],
-        windows[order],
-        starts[order],
-        ends[order],
-        chosen_starts[order],
-        chosen_ends[order],
-    )
+    spans = Spans(questions, windows, starts, ends, chosen_starts, chosen_ends)
+    return Spans(*(array[order] for array in spans))
 
 
 def null_candidates(
-    start_logits: np.ndarray,
-    end_logits: np.ndarray,
-    question_index: np.ndarray,
-    num_questions: int,
+    outputs: Mapping[str, np.ndarray], question_index: np.ndarray
 ) -> list[Candidate]:
     """Returns "no answer" for each question: its least sure window's [CLS].
 
     A question has no answer only if every window says so.
 
     Args:
-        start_logits: float [W, S].
-        end_logits: float [W, S].
+        outputs: see `answer_questions`.
         question_index: question of each window, int [W], without gaps.
-        num_questions: number of questions.
     """
-    starts = start_logits[:, 0].astype(np.float64)
-    ends = end_logits[:, 0].astype(np.float64)
+    starts = outputs["start_logits"][:, 0].astype(np.float64)
+    ends = outputs["end_logits"][:, 0].astype(np.float64)
     order = np.lexsort((starts + ends, question_index))
-    first = np.searchsorted(question_index[order], np.arange(num_questions))
+    _, first = np.unique(question_index[order], return_index=True)
     chosen = order[first]
-    return [
-        Candidate("", float(start), float(end))
-        for start, end in zip(starts[chosen], ends[chosen], strict=True)
-    ]
+    logits = starts[chosen].tolist(), ends[chosen].tolist()
+    return [Candidate("", *both) for both in zip(*logits, strict=True)]
 
 
 def with_null(
@@ -330,13 +299,9 @@ def answer_scores(
 ) -> tuple[float, float]:
     """Returns exact match and F1 of a prediction, each for the best answer.
 
-    Args:
-        prediction: predicted text, empty for "no answer".
-        answers: the right texts; in v2.0 there may be none.
-        version_2_with_negative: apply the rules of v2.0: answers that
-            normalise to nothing do not count, and if none is left the right
-            answer is "no answer"; two texts without words have an F1 of 1 (0
-            in v1.1).
+    An empty text is "no answer". By the rules of v2.0, right answers that
+    normalise to nothing do not count, and if none is left the right answer is
+    "no answer"; two texts without words have an F1 of 1 (0 in v1.1).
     """
     wanted = [normalize_answer(answer) for answer in answers]
     if version_2_with_negative:
@@ -351,16 +316,11 @@ def answer_scores(
 
 
 def squad_metrics(
-    answers: Mapping[str, Sequence[str]],
-    predictions: Mapping[str, str],
+    answers: Sequence[Sequence[str]],
+    predictions: Sequence[str],
     version_2_with_negative: bool = False,
 ) -> dict[str, float]:
-    """Scores the predictions for all questions.
-
-    Args:
-        answers: texts of the right answers by question id.
-        predictions: predicted texts by question id.
-        version_2_with_negative: apply the rules of v2.0.
+    """Scores the predicted text of each question against its right answers.
 
     Returns:
         `exact` and `f1` in percent; in v2.0 also those of the questions with
@@ -369,7 +329,7 @@ def squad_metrics(
     scores = _scores(answers, predictions, version_2_with_negative)
     metrics = _averages(scores)
     if version_2_with_negative:
-        has_answer = np.array([bool(texts) for texts in answers.values()])
+        has_answer = np.array([bool(texts) for texts in answers])
         for name, chosen in (("HasAns", has_answer), ("NoAns", ~has_answer)):
             if chosen.any():
                 metrics |= _averages(scores[chosen], f"{name}_")
@@ -377,17 +337,16 @@ def squad_metrics(
 
 
 def best_thresholds(
-    answers: Mapping[str, Sequence[str]],
-    predictions: Mapping[str, str],
-    odds: Mapping[str, float],
+    answers: Sequence[Sequence[str]],
+    predictions: Sequence[str],
+    odds: Sequence[float],
 ) -> dict[str, float]:
     """Finds when a question is best left unanswered, by v2.0's rules.
 
     Args:
-        answers: texts of the right answers by question id.
+        answers: texts of the right answers to each question.
         predictions: text for each question if it is answered.
-        odds: by how much "no answer" is preferred, by question id; above a
-            threshold a question is left unanswered.
+        odds: by how much "no answer" is preferred.
 
     Returns:
         `best_exact` and `best_f1` in percent, and the thresholds that reach
@@ -395,16 +354,15 @@ def best_thresholds(
         question that is answered, or 0.0 if it is best to answer none.
     """
     scores = _scores(answers, predictions, version_2_with_negative=True)
-    has_answer = np.array([bool(texts) for texts in answers.values()])
-    is_text = np.array([bool(predictions[name]) for name in answers])
-    all_odds = np.array([odds[name] for name in answers], np.float64)
-    order = np.argsort(all_odds, kind="stable")
+    has_answer = np.array([bool(texts) for texts in answers])
+    is_text = np.array([bool(text) for text in predictions])
+    order = np.argsort(odds, kind="stable")
     # Answering nothing is right where there is no answer. To that each
     # question, as it is answered, adds its score or takes a right one away.
     gains = np.where(has_answer[:, None], scores, -1.0 * is_text[:, None])
     none = np.full((1, 2), np.sum(~has_answer), np.float64)
     totals = np.cumsum(np.concatenate([none, gains[order]]), axis=0)
-    thresholds = np.concatenate([[0.0], all_odds[order]])
+    thresholds = np.concatenate([[0.0], np.array(odds, np.float64)[order]])
     metrics = {}
     for name, sums in zip(("exact", "f1"), totals.T, strict=True):
         best = np.argmax(sums)
@@ -417,8 +375,8 @@ def _scores(answers, predictions, version_2_with_negative) -> np.ndarray:
     """Returns exact match and F1 of each question, [num_questions, 2]."""
     return np.array(
         [
-            answer_scores(predictions[name], texts, version_2_with_negative)
-            for name, texts in answers.items()
+            answer_scores(prediction, texts, version_2_with_negative)
+            for prediction, texts in zip(predictions, answers, strict=True)
         ]
     )
 

@@ -14,13 +14,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.tasks.input_rows import (
+    Runs,
+    enumerate_rows,
+    input_rows,
+    tokenize,
+)
 from mobilebert_tf.tasks.squad import Answer, Questions
+from mobilebert_tf.tasks.task import Arrays
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 # [CLS], and [SEP] after the question and after the context.
-NUM_SPECIAL = 3
+_NUM_SPECIAL = 3
 
 # Widths of batches as shares of the longest. Half of SQuAD's windows are less
 # than half as long as the longest. Each width is compiled, so they are few: at
@@ -51,25 +57,6 @@ class SquadSettings:
     version_2_with_negative: bool = False
     null_score_diff_threshold: float = 0.0
 
-    def check(self, config: MobileBertConfig) -> None:
-        """Checks that windows fit a model, and questions into windows.
-
-        Raises:
-            InputError: they do not; it names the flag.
-        """
-        positions = config.max_position_embeddings
-        if self.max_seq_length > positions:
-            raise InputError(
-                "--max_seq_length", f"at most {positions}", self.max_seq_length
-            )
-        # A window has at least one piece of the context.
-        longest = self.max_seq_length - NUM_SPECIAL - 1
-        if self.max_query_length > longest:
-            expected = f"at most {longest} in {self.max_seq_length} columns"
-            raise InputError(
-                "--max_query_length", expected, self.max_query_length
-            )
-
     def of_length(self, length: int) -> "SquadSettings":
         """Returns settings of another length, its stride at most a third.
 
@@ -78,7 +65,7 @@ class SquadSettings:
         """
         if length == self.max_seq_length:
             return self
-        shortest = self.max_query_length + NUM_SPECIAL + 1
+        shortest = self.max_query_length + _NUM_SPECIAL + 1
         if length < shortest:
             expected = f"at least {shortest} for questions of "
             expected += f"{self.max_query_length} pieces"
@@ -88,54 +75,30 @@ class SquadSettings:
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Word pieces of several texts, concatenated.
-
-    Attributes:
-        ids: int32 [number of pieces].
-        splits: where each text's pieces begin, and the end, int64
-            [number of texts + 1].
-        starts: first character of each piece in its text, int64; None if
-            not needed.
-        ends: the character after its last one, int64; None if not needed.
-    """
-
-    ids: np.ndarray
-    splits: np.ndarray
-    starts: np.ndarray | None = None
-    ends: np.ndarray | None = None
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of pieces of each text."""
-        return np.diff(self.splits)
-
-
-@dataclass(frozen=True)
 class Windows:
     """Parts of contexts, each with its question.
 
     Attributes:
         max_seq_length: S.
+        tokenizer: the tokenizer that split the texts.
         question_index: the question of each window, int64 [W], ascending.
-        first_pieces: index of its first context piece in `context_pieces`,
-            int64 [W].
-        num_pieces: number of its context pieces, int64 [W].
-        question_lengths: number of pieces kept of each question, int64
-            [number of questions].
-        context_pieces: the pieces of all contexts.
-        question_pieces: the pieces of all questions.
-        special_ids: of [PAD], [CLS] and [SEP].
+        questions: the pieces kept of each window's question.
+        parts: the pieces of its part of the context; `ids` are those of all
+            contexts.
+        context_lengths: number of pieces of each context, int64.
+        starts: first character of each piece of `parts.ids` in its context,
+            int64.
+        ends: the character after its last one, int64.
     """
 
     max_seq_length: int
+    tokenizer: WordpieceTokenizer
     question_index: np.ndarray
-    first_pieces: np.ndarray
-    num_pieces: np.ndarray
-    question_lengths: np.ndarray
-    context_pieces: Pieces
-    question_pieces: Pieces
-    special_ids: tuple[int, int, int]
+    questions: Runs
+    parts: Runs
+    context_lengths: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
 
     def __len__(self) -> int:
         return len(self.question_index)
@@ -143,55 +106,19 @@ class Windows:
     @property
     def first_columns(self) -> np.ndarray:
         """Column of each window's first context piece, int64 [W]."""
-        return self.question_lengths[self.question_index] + 2
+        return self.questions.lengths + 2
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Number of used columns of each window, int64 [W]."""
-        return self.first_columns + self.num_pieces + 1
-
-    def inputs(self) -> dict[str, np.ndarray]:
-        """Returns the model inputs of all windows, int32 [W, S] each.
-
-        `input_mask` is 1 for real pieces; `segment_ids` is 1 for the context
-        and its [SEP].
-        """
-        pad_id, cls_id, sep_id = self.special_ids
-        first_columns, lengths = self.first_columns, self.lengths
-        rows = np.arange(len(self))
-        input_ids = np.full((len(self), self.max_seq_length), pad_id, np.int32)
-        input_ids[:, 0] = cls_id
-        input_ids[rows, first_columns - 1] = sep_id
-        input_ids[rows, lengths - 1] = sep_id
-        questions = self.question_pieces.splits[self.question_index]
-        for ids, question, column, first, length in zip(
-            input_ids,
-            questions.tolist(),
-            first_columns.tolist(),
-            self.first_pieces.tolist(),
-            self.num_pieces.tolist(),
-            strict=True,
-        ):
-            ids[1 : column - 1] = self.question_pieces.ids[
-                question : question + column - 2
-            ]
-            ids[column : column + length] = self.context_pieces.ids[
-                first : first + length
-            ]
-        columns = np.arange(self.max_seq_length)
-        input_mask = columns < lengths[:, None]
-        segment_ids = input_mask & (columns >= first_columns[:, None])
-        return {
-            "input_ids": input_ids,
-            "input_mask": input_mask.astype(np.int32),
-            "segment_ids": segment_ids.astype(np.int32),
-        }
+    def inputs(self) -> Arrays:
+        """Returns the inputs of all windows, each a question and its part."""
+        return input_rows(
+            self.tokenizer, self.max_seq_length, self.questions, self.parts
+        )
 
     def context_mask(self) -> np.ndarray:
         """Returns which columns hold context pieces, bool [W, S]."""
         columns = np.arange(self.max_seq_length)
-        first = self.first_columns[:, None]
-        return (columns >= first) & (columns < first + self.num_pieces[:, None])
+        first, number = self.first_columns[:, None], self.parts.lengths[:, None]
+        return (columns >= first) & (columns < first + number)
 
     def max_context_mask(self) -> np.ndarray:
         """Returns in which window each piece has most context, bool [W, S].
@@ -205,13 +132,13 @@ class Windows:
         num_windows = np.bincount(self.question_index)[self.question_index]
         several = np.flatnonzero(num_windows > 1)
         mask[several] = False
-        rows, offsets = _enumerate(self.num_pieces[several])
+        rows, offsets = enumerate_rows(self.parts.lengths[several])
         rows = several[rows]
-        num_pieces = self.num_pieces[rows]
+        num_pieces = self.parts.lengths[rows]
         context = np.minimum(offsets, num_pieces - 1 - offsets)
         context = context + 0.01 * num_pieces
         # The same piece has the same place in all windows of a question.
-        places = self.first_pieces[rows] + offsets
+        places = self.parts.starts[rows] + offsets
         order = np.lexsort((rows, -context, places, self.question_index[rows]))
         questions, places = self.question_index[rows[order]], places[order]
         is_best = np.ones(len(order), bool)
@@ -233,9 +160,8 @@ class Windows:
         Returns:
             Its first character and the one after its last, int64 [N].
         """
-        shift = self.first_pieces[rows] - self.first_columns[rows]
-        starts, ends = self.context_pieces.starts, self.context_pieces.ends
-        return starts[first + shift], ends[last + shift]
+        shift = self.parts.starts[rows] - self.first_columns[rows]
+        return self.starts[first + shift], self.ends[last + shift]
 
 
 def make_windows(
@@ -251,34 +177,38 @@ def make_windows(
     window without context.
 
     Raises:
-        ValueError: the settings leave no room for context beside the longest
-            question, or have a number below 1.
+        InputError: a window would have no piece of its context beside the
+            longest question; it names the flag.
     """
-    longest = settings.max_query_length
-    room = settings.max_seq_length - NUM_SPECIAL - longest
-    if min(settings.doc_stride, longest, room) < 1:
-        raise ValueError(f"windows need room. Received: {settings}")
-    context_pieces = _pieces_with_offsets(tokenizer, questions.contexts)
-    ids = tokenizer.tokenize(questions.texts)
-    splits = ids.row_splits.numpy().astype(np.int64)
-    question_pieces = Pieces(ids.values.numpy(), splits)
-    question_lengths = np.minimum(question_pieces.lengths, longest)
-    rooms = settings.max_seq_length - NUM_SPECIAL - question_lengths
-    num_pieces = context_pieces.lengths[questions.context_index]
+    longest = settings.max_seq_length - _NUM_SPECIAL - 1
+    if settings.max_query_length > longest:
+        expected = f"at most {longest} in {settings.max_seq_length} columns"
+        raise InputError(
+            "--max_query_length", expected, settings.max_query_length
+        )
+    contexts, starts, ends = _tokenize_contexts(tokenizer, questions.contexts)
+    asked = tokenize(tokenizer, questions.texts)
+    lengths = np.minimum(asked.lengths, settings.max_query_length)
+    asked = asked._replace(lengths=lengths)
+    rooms = settings.max_seq_length - _NUM_SPECIAL - asked.lengths
+    num_pieces = contexts.lengths[questions.context_index]
     steps = np.minimum(rooms, settings.doc_stride)
     surplus = np.maximum(num_pieces - rooms, 0)
-    rows, numbers = _enumerate(1 + -(-surplus // steps))
+    rows, numbers = enumerate_rows(1 + -(-surplus // steps))
     first = numbers * steps[rows]
-    context_starts = context_pieces.splits[questions.context_index]
     return Windows(
         max_seq_length=settings.max_seq_length,
+        tokenizer=tokenizer,
         question_index=rows,
-        first_pieces=context_starts[rows] + first,
-        num_pieces=np.minimum(num_pieces[rows] - first, rooms[rows]),
-        question_lengths=question_lengths,
-        context_pieces=context_pieces,
-        question_pieces=question_pieces,
-        special_ids=(tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id),
+        questions=Runs(asked.ids, asked.starts[rows], asked.lengths[rows]),
+        parts=Runs(
+            contexts.ids,
+            contexts.starts[questions.context_index[rows]] + first,
+            np.minimum(num_pieces[rows] - first, rooms[rows]),
+        ),
+        context_lengths=contexts.lengths,
+        starts=starts,
+        ends=ends,
     )
 
 
@@ -309,13 +239,13 @@ def label_windows(
         of questions whose answers are not learned as they are, by why not.
     """
     first, last, has_pieces, is_exact = _answer_pieces(windows, questions)
-    rows = windows.question_index
+    rows, parts = windows.question_index, windows.parts
     holds = (
         has_pieces[rows]
-        & (first[rows] >= windows.first_pieces)
-        & (last[rows] < windows.first_pieces + windows.num_pieces)
+        & (first[rows] >= parts.starts)
+        & (last[rows] < parts.starts + parts.lengths)
     )
-    shift = windows.first_columns - windows.first_pieces
+    shift = windows.first_columns - parts.starts
     labels = {
         name: np.where(holds, pieces[rows] + shift, 0).astype(np.int32)
         for name, pieces in (
@@ -347,24 +277,23 @@ def _answer_pieces(
     """
     spans = [_characters(answers) for answers in questions.answers]
     starts, ends = np.asarray(spans, np.int64).T
-    pieces = windows.context_pieces
     # Adding a multiple of `longest` makes characters ascend over all contexts,
     # so that one search finds the pieces of all answers.
     longest = max(map(len, questions.contexts)) + 1
-    shift = np.repeat(np.arange(len(questions.contexts)), pieces.lengths)
-    shift_of_answer = questions.context_index * longest
+    shift, _ = enumerate_rows(windows.context_lengths)
+    shift, shift_of_answer = shift * longest, questions.context_index * longest
     first = np.searchsorted(
-        pieces.ends + shift * longest, shift_of_answer + starts, side="right"
+        windows.ends + shift, shift_of_answer + starts, side="right"
     )
     last = np.searchsorted(
-        pieces.starts + shift * longest, shift_of_answer + ends, side="left"
+        windows.starts + shift, shift_of_answer + ends, side="left"
     )
     last = last - 1
     has_pieces = (first <= last) & (starts < ends)
     is_exact = np.zeros(len(spans), bool)
     is_exact[has_pieces] = (
-        pieces.starts[first[has_pieces]] == starts[has_pieces]
-    ) & (pieces.ends[last[has_pieces]] == ends[has_pieces])
+        windows.starts[first[has_pieces]] == starts[has_pieces]
+    ) & (windows.ends[last[has_pieces]] == ends[has_pieces])
     return first, last, has_pieces, is_exact
 
 
@@ -377,15 +306,17 @@ def _characters(answers: list[Answer]) -> tuple[int, int]:
     return start, start + len(text.strip())
 
 
-def _pieces_with_offsets(
+def _tokenize_contexts(
     tokenizer: WordpieceTokenizer, texts: Sequence[str]
-) -> Pieces:
+) -> tuple[Runs, np.ndarray, np.ndarray]:
+    """Returns pieces, and the first character and the end of each, int64."""
     ids, starts, ends = tokenizer.tokenize_with_offsets(texts)
     splits = ids.row_splits.numpy().astype(np.int64)
     ends = ends.values.numpy()
     for text, row in zip(texts, np.split(ends, splits[1:-1]), strict=True):
         _extend_over_marks(text, row)
-    return Pieces(ids.values.numpy(), splits, starts.values.numpy(), ends)
+    runs = Runs(ids.values.numpy(), splits[:-1], np.diff(splits))
+    return runs, starts.values.numpy(), ends
 
 
 def _extend_over_marks(text: str, ends: np.ndarray) -> None:
@@ -402,10 +333,3 @@ def _extend_over_marks(text: str, ends: np.ndarray) -> None:
         # The first place at or after each one where no mark stands.
         places = np.where(base, np.arange(len(base)), len(base))
         ends[:] = np.minimum.accumulate(places[::-1])[::-1][ends]
-
-
-def _enumerate(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns row and number of each element of rows of the given lengths."""
-    rows = np.repeat(np.arange(len(counts)), counts)
-    before = np.cumsum(counts) - counts
-    return rows, np.arange(len(rows)) - before[rows]

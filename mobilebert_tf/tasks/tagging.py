@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import softmax
@@ -11,7 +11,7 @@ from scipy.special import softmax
 from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.data.builtin import code_task
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.options import Options, option
+from mobilebert_tf.options import option
 from mobilebert_tf.tasks.conll import (
     NO_SCHEME,
     SCHEMES,
@@ -31,8 +31,8 @@ from mobilebert_tf.tasks.metrics import (
 from mobilebert_tf.tasks.task import (
     Actions,
     Task,
-    check_max_seq_length,
-    model_architecture,
+    TaskOptions,
+    check_length,
     saved_label_names,
 )
 from mobilebert_tf.tasks.token_windows import (
@@ -45,10 +45,8 @@ from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class TaggingOptions(Options):
+class TaggingOptions(TaskOptions):
     """Which sentences a tagger learns from, and how their files are read."""
-
-    group: ClassVar[str] = "data"
 
     train_file: str | None = option(
         None, "Sentences to train on, in columns.", everyday=True
@@ -132,29 +130,26 @@ class TaggingTask(Task):
         self.chosen_by = ("accuracy",) if scheme == NO_SCHEME else ("f1",)
         self._tokenizer = tokenizer
         self._max_seq_length = max_seq_length
-        self.splits, self._is_token, self._descriptions = {}, {}, {}
+        self.splits, self._is_token = {}, {}
         for split, some in self.sentences.items():
             encoded = encode_sentences(
                 some.tokens, some.tags, tokenizer, max_seq_length, label_names
             )
-            arrays = encoded.arrays
-            self._is_token[split] = arrays["label_weights"] > 0
+            print(f"{split}: {_description(some, encoded)}", flush=True)
+            self.splits[split] = encoded.arrays
+            self._is_token[split] = encoded.arrays["label_weights"] > 0
             if some.tags is None:
-                del arrays["label_weights"]
-            self.splits[split] = arrays
-            self._descriptions[split] = _description(some, encoded)
+                del encoded.arrays["label_weights"]
 
     @classmethod
     def read(cls, options, tokenizer, folder, actions):
         known = None
-        if model_architecture(folder) == cls.model_class_name:
+        if not actions.train or cls.is_model_of(folder):
+            cls.check_model(folder)
             known = saved_label_names(folder)
-        elif not actions.train:
-            raise InputError(folder, "a tagger", "another kind of model")
-        check_max_seq_length(folder, options.max_seq_length)
+        check_length(folder, options.max_seq_length)
         sentences = _read_splits(options, actions)
-        if actions.train and "train" not in sentences:
-            raise InputError("--train_file", "a file, or --nodo_train", "none")
+        actions.check_training(sentences)
         scheme = options.scheme
         tagged = [some for some in sentences.values() if some.tags is not None]
         for some in tagged:
@@ -165,18 +160,14 @@ class TaggingTask(Task):
             names = _tags_to_learn(sentences["train"], known)
         for some in tagged:
             some.check_known(names)
-        if options.max_train_examples and "train" in sentences:
-            number = options.max_train_examples
-            sentences["train"] = sentences["train"].first(number)
-        task = cls(names, sentences, tokenizer, options.max_seq_length, scheme)
-        for split, description in task._descriptions.items():
-            print(f"{split}: {description}", flush=True)
-        return task
+        if "train" in sentences:
+            train = sentences["train"].first(options.max_train_examples)
+            sentences["train"] = train
+        return cls(names, sentences, tokenizer, options.max_seq_length, scheme)
 
     @classmethod
     def open(cls, folder, tokenizer):
-        if model_architecture(folder) != cls.model_class_name:
-            raise InputError(folder, "a tagger", "another kind of model")
+        cls.check_model(folder)
         return cls(saved_label_names(folder), {}, tokenizer)
 
     @property
@@ -184,8 +175,6 @@ class TaggingTask(Task):
         return self._max_seq_length
 
     def of_length(self, max_seq_length):
-        if max_seq_length == self._max_seq_length:
-            return self
         return TaggingTask(
             self.label_names,
             self.sentences,
@@ -312,35 +301,27 @@ def _read_splits(
     options: TaggingOptions, actions: Actions
 ) -> dict[str, Sentences]:
     """Reads the splits that actions need; without any file the built-in."""
-    needed = {
-        "train": actions.train or actions.calibrate,
-        # Training chooses the best weights by it.
-        "dev": actions.evaluate or actions.train,
-        "test": actions.evaluate,
-        "predict": actions.predict,
-    }
-    files = {split: getattr(options, f"{split}_file") for split in needed}
-    if not any(files.values()):
+    if options.files:
         return {
-            split: Sentences(
-                f"built-in {split} sentences",
-                tokens,
-                tags,
-                # In a file of these sentences, a blank line after each.
-                np.cumsum([1, *(len(row) + 1 for row in tokens[:-1])]).tolist(),
+            split: read_sentences(
+                path,
+                options.token_column,
+                options.tag_column,
+                has_tags=split != "predict",
             )
-            for split, (tokens, tags) in code_task().items()
-            if needed[split]
+            for split, path in options.files.items()
+            if split in actions.splits
         }
     return {
-        split: read_sentences(
-            path,
-            options.token_column,
-            options.tag_column,
-            has_tags=split != "predict",
+        split: Sentences(
+            f"built-in {split} sentences",
+            tokens,
+            tags,
+            # In a file of these sentences, a blank line after each.
+            np.cumsum([1, *(len(row) + 1 for row in tokens[:-1])]).tolist(),
         )
-        for split, path in files.items()
-        if path and needed[split]
+        for split, (tokens, tags) in code_task().items()
+        if split in actions.splits
     }
 
 
@@ -375,12 +356,12 @@ def _found(
 
 
 def _description(sentences: Sentences, encoded: EncodedSentences) -> str:
-    """How many sentences, and what became of long ones."""
+    """Returns how many sentences there are, and what became of long ones."""
     note = f"{len(sentences):,} sentences, {sentences.num_tokens:,} tokens"
     if encoded.num_divided:
         number = len(encoded.arrays["input_ids"])
-        note += f", {number:,} windows ({encoded.num_divided:,} sentences are "
-        note += "longer)"
+        divided = f"{encoded.num_divided:,} sentences are longer"
+        note += f", {number:,} windows ({divided})"
     if encoded.num_cut:
         note += f", {encoded.num_cut:,} tokens longer than a window cut"
     return note

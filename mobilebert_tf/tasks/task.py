@@ -13,58 +13,70 @@ once, for all tasks.
 import abc
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mobilebert_tf.config import INPUT_NAMES, MobileBertConfig, read_json_object
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.options import Options
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
-
-if TYPE_CHECKING:
-    import keras
 
 # `input_ids`, `input_mask`, `segment_ids`, int32 [N, S], and labels [N, ...].
 Arrays = dict[str, np.ndarray]
 # [N, C], [N, S, C], or a dict of [N, S]; tensors in a loss, NumPy elsewhere.
 Outputs = Any
 
-
 CONFIG_FILE = "config.json"
-
-# Widths that batches of shorter examples are cut to; each is compiled.
-BUCKET_LENGTHS = (16, 32, 64, 128, 256)
 
 
 @dataclasses.dataclass(frozen=True)
 class Actions:
-    """What a command does with a task, which decides what is read.
-
-    Attributes:
-        train: fine-tune on the training examples.
-        evaluate: score the dev and test examples.
-        predict: write answers to unlabelled examples.
-        calibrate: read training examples even without training, to measure
-            quantisation ranges.
-    """
+    """What a command does with a task; `calibrate` measures ranges on train."""
 
     train: bool = True
     evaluate: bool = True
     predict: bool = True
     calibrate: bool = False
 
+    @property
+    def splits(self) -> list[str]:
+        """The splits that are needed; training chooses weights on dev."""
+        needed = {
+            "train": self.train or self.calibrate,
+            "dev": self.train or self.evaluate,
+            "test": self.evaluate,
+            "predict": self.predict,
+        }
+        return [split for split, is_needed in needed.items() if is_needed]
+
+    def check_training(self, splits: Iterable[str]) -> None:
+        """Raises an InputError if there is nothing to train on."""
+        if self.train and "train" not in splits:
+            raise InputError("--train_file", "a file, or --nodo_train", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOptions(Options):
+    """Base class of options that name the files of a task's examples."""
+
+    group: ClassVar[str] = "data"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that are named, by split."""
+        files = {
+            split: getattr(self, f"{split}_file", None)
+            for split in ("train", "dev", "test", "predict")
+        }
+        return {split: path for split, path in files.items() if path}
+
 
 @dataclasses.dataclass(frozen=True)
 class Hyperparameters:
-    """What a task is fine-tuned with unless the user says otherwise.
-
-    Attributes:
-        learning_rate: peak rate.
-        batch_size: examples per step.
-        num_epochs: passes over the training examples.
-    """
+    """What a task is fine-tuned with by default; the rate is the peak."""
 
     learning_rate: float = 5e-4
     batch_size: int = 32
@@ -78,8 +90,7 @@ class TeacherWeights:
     Attributes:
         logits: share of the teacher's answers; the rest is the labels'.
         temperature: divides the logits of both (see `losses.kl_divergence`).
-        feature_maps: factor of the mean squared difference of feature maps,
-            averaged over blocks; 0 leaves it out.
+        feature_maps: factor of the mean squared difference of feature maps.
     """
 
     logits: float = 0.5
@@ -99,7 +110,7 @@ class Task(abc.ABC):
         chosen_by: metrics whose mean, on dev, ranks models; without the
             name of the split.
         hyperparameters: defaults of fine-tuning.
-        bucket_lengths: default widths of batches, ascending.
+        bucket_lengths: default widths of batches, ascending; each is compiled.
     """
 
     model_class_name: ClassVar[str]
@@ -108,13 +119,13 @@ class Task(abc.ABC):
     label_names: tuple[str, ...] = ()
     chosen_by: tuple[str, ...]
     hyperparameters: Hyperparameters = Hyperparameters()
-    bucket_lengths: tuple[int, ...] = BUCKET_LENGTHS
+    bucket_lengths: tuple[int, ...] = (16, 32, 64, 128, 256)
 
     @classmethod
     @abc.abstractmethod
     def read(
         cls,
-        options: Any,
+        options: TaskOptions,
         tokenizer: WordpieceTokenizer,
         folder: str | os.PathLike,
         actions: Actions,
@@ -122,9 +133,7 @@ class Task(abc.ABC):
         """Reads and encodes the examples that `actions` need.
 
         Args:
-            options: `ClassificationOptions`, `TaggingOptions` or
-                `QuestionAnsweringOptions`: the files, what their columns mean
-                and the length of the examples.
+            options: the task's own: files, columns and the examples' length.
             tokenizer: the model's.
             folder: the model folder that training, or its use, starts from.
             actions: what will be done.
@@ -184,13 +193,12 @@ class Task(abc.ABC):
     ) -> None:
         """Writes the answers to a split into a folder and prints the path.
 
-        Called after `metrics` for labelled splits, `dev` first, and then for
-        `predict` and test splits without labels. A task may write nothing for
-        labelled splits.
+        Called for labelled splits, `dev` first, for which a task may write
+        nothing, and then for those to predict.
         """
 
-    def build(self, folder: str | os.PathLike) -> "keras.Model":
-        """Returns a model that starts from a folder.
+    def build(self, folder: str | os.PathLike) -> Any:
+        """Returns a Keras model that starts from a folder.
 
         A head that fits the task is kept; otherwise only the encoder is read
         and the head is new.
@@ -198,10 +206,11 @@ class Task(abc.ABC):
         from mobilebert_tf.modeling import models
 
         model_class = getattr(models, self.model_class_name)
-        arguments = {}
         if model_class.has_label_names:
-            arguments["label_names"] = self.label_names
-        return model_class.from_pretrained(folder, **arguments)
+            return model_class.from_pretrained(
+                folder, label_names=self.label_names
+            )
+        return model_class.from_pretrained(folder)
 
     def terms(
         self,
@@ -235,17 +244,11 @@ class Task(abc.ABC):
 
         `output` (such as "probabilities") and `mlperf_order`, where a task has
         them. With a tokenizer also `metadata`, the fields of
-        `mobile.tflite_file.TextMetadata`: `vocabulary`, and `label_names` of a
-        classifier. The examples have the files' length, so that a task whose
-        readers open one length only can check it here.
-
-        Args:
-            tokenizer: if given, vocabulary and labels go into the file as
-                metadata, for the text tasks of phones.
+        `mobile.tflite_file.TextMetadata`, for the text tasks of phones.
 
         Raises:
             InputError: metadata was asked for and no text task of a phone
-                opens such files. An uncased vocabulary is checked elsewhere.
+                opens files for such examples.
         """
         if tokenizer is not None:
             raise InputError("--metadata", "a classifier", self.title.lower())
@@ -257,6 +260,20 @@ class Task(abc.ABC):
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes what a model folder must say of the task besides labels."""
+
+    @classmethod
+    def is_model_of(cls, folder: str | os.PathLike) -> bool:
+        """Tells whether a folder holds a fine-tuned model of such a task."""
+        values = read_json_object(Path(folder) / CONFIG_FILE)
+        architectures = values.get("architectures") or [None]
+        return architectures[0] == cls.model_class_name
+
+    @classmethod
+    def check_model(cls, folder: str | os.PathLike) -> None:
+        """Raises an InputError if a folder holds another kind of model."""
+        if not cls.is_model_of(folder):
+            expected = f"a {cls.title.lower()}"
+            raise InputError(folder, expected, "another kind of model")
 
     @property
     def num_train_examples(self) -> int:
@@ -308,30 +325,6 @@ class Task(abc.ABC):
         ]
         return float(np.mean(values))
 
-    def check_choice(self, num_runs: int, patience: int | None) -> None:
-        """Checks that there are dev examples where a choice needs them.
-
-        Raises:
-            InputError: several runs, or patience, and no labelled dev split.
-        """
-        if self.labelled("dev"):
-            return
-        if num_runs > 1:
-            raise InputError(
-                "--dev_file",
-                f"labelled examples to choose among {num_runs} runs by",
-                "none",
-            )
-        if patience is not None:
-            raise InputError("--patience", "labelled dev examples", "none")
-
-
-def model_architecture(folder: str | os.PathLike) -> str | None:
-    """Returns the class name that a model folder's config.json declares."""
-    values = read_json_object(Path(folder) / CONFIG_FILE)
-    architectures = values.get("architectures") or [None]
-    return architectures[0]
-
 
 def saved_label_names(folder: str | os.PathLike) -> tuple[str, ...]:
     """Returns the names of the classes of a model folder, in their order.
@@ -345,13 +338,11 @@ def saved_label_names(folder: str | os.PathLike) -> tuple[str, ...]:
     return tuple(label_names_of(path, read_json_object(path)))
 
 
-def check_max_seq_length(folder: str | os.PathLike, length: int) -> None:
-    """Checks that a folder's model has positions for examples of a length.
-
-    Raises:
-        InputError: it has fewer.
-    """
+def check_length(
+    folder: str | os.PathLike, length: int, flag: str = "--max_seq_length"
+) -> None:
+    """Raises an InputError if a folder's model has too few positions."""
     config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
     longest = config.max_position_embeddings
     if length > longest:
-        raise InputError("--max_seq_length", f"at most {longest}", length)
+        raise InputError(flag, f"at most {longest}", length)

@@ -3,16 +3,22 @@
 Shape letters: W windows, S sequence length.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
+from mobilebert_tf.tasks.input_rows import (
+    Runs,
+    enumerate_rows,
+    input_rows,
+    tokenize,
+)
 from mobilebert_tf.tasks.task import Arrays
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
-NUM_SPECIAL = 2  # [CLS] and [SEP].
+_NUM_SPECIAL = 2  # [CLS] and [SEP].
 # On each side where the sentence continues, one in so many of a window's pieces
 # is context only: another window predicts it.
 _CONTEXT = 4
@@ -35,18 +41,6 @@ class EncodedSentences(NamedTuple):
     num_cut: int
 
 
-class _Window(NamedTuple):
-    """Tokens `first` to `last`, of which it predicts `own_first` to `own_last`.
-
-    As in a slice, the last token is excluded.
-    """
-
-    first: int
-    own_first: int
-    own_last: int
-    last: int
-
-
 def encode_sentences(
     tokens: Sequence[Sequence[str]],
     tags: Sequence[Sequence[str]] | None,
@@ -61,50 +55,46 @@ def encode_sentences(
     token is predicted where there is text on both sides.
 
     Args:
-        tokens: by sentence. A token that the tokenizer drops (an invisible
-            character) becomes [UNK].
+        tokens: by sentence, at least one each. A token that the tokenizer
+            drops (an invisible character) becomes [UNK].
         tags: one per token, all in `tag_names`; or None.
         tokenizer: splits tokens into pieces.
-        max_seq_length: columns, [CLS] and [SEP] included, at least 8.
+        max_seq_length: S, at least 8.
         tag_names: the classes in their order.
     """
-    room = max_seq_length - NUM_SPECIAL
-    pieces_of = _pieces(tokenizer, tokens)
-    class_of = {name: index for index, name in enumerate(tag_names)}
-    rows, num_divided, num_cut = [], 0, 0
-    for number, sentence in enumerate(tokens):
-        pieces = [pieces_of[token] for token in sentence]
-        num_cut += sum(len(ids) > room for ids in pieces)
-        pieces = [ids[:room] for ids in pieces]
-        windows = list(_windows([len(ids) for ids in pieces], room))
-        num_divided += len(windows) > 1
-        for window in windows:
-            columns = [(tokenizer.cls_id, 0, 0)]
-            for index in range(window.first, window.last):
-                first, *others = pieces[index]
-                own = window.own_first <= index < window.own_last
-                label = class_of[tags[number][index]] if own and tags else 0
-                columns.append((first, int(own), label))
-                columns += [(piece, 0, 0) for piece in others]
-            rows.append([*columns, (tokenizer.sep_id, 0, 0)])
-    arrays = _padded(rows, max_seq_length, tokenizer.pad_id)
-    if tags is None:
-        del arrays["labels"]
-    return EncodedSentences(arrays, num_divided, num_cut)
-
-
-def _padded(rows: list[list[tuple]], length: int, pad_id: int) -> Arrays:
-    """Returns arrays of rows of (piece, label weight, label)."""
-    names = ("input_ids", "label_weights", "labels")
-    names_of_zeros = ("input_mask", "segment_ids", "label_weights", "labels")
-    shape = (len(rows), length)
-    arrays = {"input_ids": np.full(shape, pad_id, np.int32)}
-    arrays |= {name: np.zeros(shape, np.int32) for name in names_of_zeros}
-    for row, columns in enumerate(rows):
-        arrays["input_mask"][row, : len(columns)] = 1
-        for name, values in zip(names, zip(*columns, strict=True), strict=True):
-            arrays[name][row, : len(columns)] = values
-    return arrays
+    room = max_seq_length - _NUM_SPECIAL
+    pieces = _pieces(tokenizer, tokens)
+    lengths = np.minimum(pieces.lengths, room)
+    rows, numbers = enumerate_rows(lengths)
+    ids = pieces.ids[pieces.starts[rows] + numbers]
+    token_ends = np.cumsum(lengths)
+    token_starts = token_ends - lengths
+    windows, num_divided = [], 0
+    for own in by_sentence(np.arange(len(lengths)), tokens):
+        found = list(_windows(lengths[own], room))
+        num_divided += len(found) > 1
+        windows += [
+            (first + own[0], last + own[0], n) for first, last, n in found
+        ]
+    first, last, num_own = np.array(windows, np.int64).reshape(-1, 3).T
+    starts = token_starts[first]
+    arrays = input_rows(
+        tokenizer,
+        max_seq_length,
+        Runs(ids, starts, token_ends[last - 1] - starts),
+    )
+    # Every token belongs to one window, in order.
+    rows = np.repeat(np.arange(len(windows)), num_own)
+    places = rows, 1 + token_starts - starts[rows]
+    names = ("label_weights",) if tags is None else ("label_weights", "labels")
+    arrays |= {name: np.zeros_like(arrays["input_ids"]) for name in names}
+    arrays["label_weights"][places] = 1
+    if tags is not None:
+        class_of = {name: index for index, name in enumerate(tag_names)}
+        arrays["labels"][places] = [class_of[tag] for tag in chain(*tags)]
+    return EncodedSentences(
+        arrays, num_divided, int(np.sum(pieces.lengths > room))
+    )
 
 
 def by_sentence(
@@ -115,12 +105,16 @@ def by_sentence(
     return [values[a:b] for a, b in zip(ends, ends[1:], strict=False)]
 
 
-def _windows(lengths: Sequence[int], room: int) -> Iterator[_Window]:
+def _windows(lengths: np.ndarray, room: int) -> Iterator[tuple[int, int, int]]:
     """Yields the windows of a sentence; each token is predicted in one.
 
     Args:
         lengths: number of pieces of each token, at most `room`.
         room: pieces in a window.
+
+    Yields:
+        A window's first token, the one after its last, and how many of them it
+        predicts: those that follow the window before.
     """
     ends = np.cumsum(lengths)
     starts = ends - lengths
@@ -131,12 +125,12 @@ def _windows(lengths: Sequence[int], room: int) -> Iterator[_Window]:
         if last == number:
             # Nothing follows, so the window reaches further back.
             first = int(np.searchsorted(starts, ends[-1] - room))
-            yield _Window(first, own_first, number, number)
+            yield first, number, number - own_first
             return
         # The first token with too little context behind it.
         own_last = int(np.searchsorted(ends, ends[last - 1] - context, "right"))
         own_last = max(own_last, own_first + 1)
-        yield _Window(first, own_first, own_last, last)
+        yield first, last, own_last - own_first
         own_first = own_last
         least = max(starts[own_first] - context, ends[own_first] - room)
         first = int(np.searchsorted(starts, least))
@@ -144,14 +138,13 @@ def _windows(lengths: Sequence[int], room: int) -> Iterator[_Window]:
 
 def _pieces(
     tokenizer: WordpieceTokenizer, tokens: Sequence[Sequence[str]]
-) -> dict[str, list[int]]:
-    """Returns the ids of each token's pieces, at least one."""
-    different = list(dict.fromkeys(token for some in tokens for token in some))
-    ids = tokenizer.tokenize(different)
-    values, splits = ids.values.numpy().tolist(), ids.row_splits.numpy()
-    return {
-        token: values[start:end] or [tokenizer.unk_id]
-        for token, (start, end) in zip(
-            different, itertools.pairwise(splits), strict=True
-        )
-    }
+) -> Runs:
+    """Returns the pieces of each token, at least one."""
+    numbers = {}
+    for token in chain(*tokens):
+        numbers.setdefault(token, len(numbers))
+    ids, starts, lengths = tokenize(tokenizer, list(numbers))
+    starts = np.where(lengths, starts, len(ids))
+    ids = np.append(ids, np.int32(tokenizer.unk_id))
+    chosen = np.array([numbers[token] for token in chain(*tokens)], np.int64)
+    return Runs(ids, starts[chosen], np.maximum(lengths, 1)[chosen])
