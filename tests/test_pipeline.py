@@ -13,8 +13,12 @@ from mobilebert_tf.pipeline import (
     TextClassifier,
     TokenClassifier,
 )
-from mobilebert_tf.tasks.classification import MULTI_LABEL, ClassificationTask
-from mobilebert_tf.tasks.question_answering import write_settings
+from mobilebert_tf.tasks.classification import ClassificationTask
+from mobilebert_tf.tasks.labelled_texts import MULTI_LABEL
+from mobilebert_tf.tasks.question_answering import (
+    QuestionAnsweringTask,
+    write_settings,
+)
 from mobilebert_tf.tasks.squad_windows import SquadSettings
 from tests import tiny
 
@@ -46,29 +50,33 @@ def inputs(pieces, first=0):
     return {name: np.array([row], np.int32) for name, row in rows.items()}
 
 
+CONFIG = tiny.student_config(num_hidden_layers=1)
+
+
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier")
-    return folder, saved(folder, tiny.classifier())
+    model = saved(folder, tiny.classifier(config=CONFIG))
+    return TextClassifier(folder), model
 
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tagger")
-    model = mb.MobileBertForTokenClassification(tiny.student_config(), TAGS)
-    return folder, saved(folder, model)
+    model = saved(folder, mb.MobileBertForTokenClassification(CONFIG, TAGS))
+    return TokenClassifier(folder), model
 
 
 @pytest.fixture(scope="module")
 def answerer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("answerer")
-    model = mb.MobileBertForQuestionAnswering(tiny.student_config())
-    return folder, saved(folder, model)
+    model = saved(folder, mb.MobileBertForQuestionAnswering(CONFIG))
+    write_settings(folder, SETTINGS)
+    return QuestionAnswerer(folder), model, folder
 
 
 def test_texts_and_pairs(classifier):
-    folder, model = classifier
-    classify = TextClassifier(folder)
+    classify, model = classifier
     assert classify.label_names == tiny.LABELS
     (logits,) = tiny.numpy(model(inputs("[CLS] the cat [SEP]")))
     answer = classify("the cat")
@@ -94,12 +102,13 @@ def test_texts_and_pairs(classifier):
 
 def test_numbers_and_several_labels(tmp_path):
     example = inputs("[CLS] cat [SEP]")
-    model = saved(tmp_path / "number", tiny.classifier(("value",)))
+    model = tiny.classifier(("value",), CONFIG)
+    saved(tmp_path / "number", model)
     (logits,) = tiny.numpy(model(example))
     answer = TextClassifier(tmp_path / "number")("cat")
     assert answer.label == pytest.approx(logits[0], rel=1e-5)
     assert answer.probabilities == {}
-    model = tiny.classifier(("x", "y", "z"))
+    model = tiny.classifier(("x", "y", "z"), CONFIG)
     model.head.dense.bias.assign([1.0, -1.0, 1.0])
     tiny.write_folder(tmp_path / "several", model)
     task = ClassificationTask(("x", "y", "z"), problem_type=MULTI_LABEL)
@@ -115,8 +124,7 @@ def test_numbers_and_several_labels(tmp_path):
 
 
 def test_tokens_get_the_tags_of_their_first_pieces(tagger):
-    folder, model = tagger
-    find = TokenClassifier(folder)
+    find, model = tagger
     tags, probs = find.tag([["the", "xy", "cat"], [], ["sat"]])
     example = inputs("[CLS] the x ##y cat [SEP]")
     (logits,) = tiny.numpy(model(example)).astype(np.float64)
@@ -127,13 +135,13 @@ def test_tokens_get_the_tags_of_their_first_pieces(tagger):
     # More than one batch; and windows.
     many, _ = find.tag([["the", "xy", "cat"]] * 20)
     assert many == [tags[0]] * 20
-    (long,), _ = TokenClassifier(folder, 8).tag([["cat", "sat"] * 50])
-    assert len(long) == 100
+    (long,), _ = find.tag([["cat", "sat"] * 250])
+    assert len(long) == 500
     assert find.tag([[]]) == ([[]], [[]])
 
 
 def test_entities_of_texts(tagger):
-    find = TokenClassifier(tagger[0])
+    find, _ = tagger
     texts = ["The cat  sat.", "", "mat"]
     found = find(texts)
     assert find(texts[0]) == found[0] and found[1] == [] and find([]) == []
@@ -164,10 +172,8 @@ def span_logits(model):
 
 
 def test_the_likeliest_span_and_its_place(answerer):
-    folder, model = answerer
-    write_settings(folder, SETTINGS)
+    answer_to, model, _ = answerer
     spans, _ = span_logits(model)
-    answer_to = QuestionAnswerer(folder)
     answer = answer_to(question="ab", context=CONTEXT)
     best = max(spans, key=spans.get)
     assert (answer.start, answer.end) == best
@@ -182,8 +188,8 @@ def test_the_likeliest_span_and_its_place(answerer):
     assert answer_to([], []) == []
 
 
-def test_no_answer_above_the_folders_threshold(answerer):
-    folder, model = answerer
+def test_no_answer_above_the_folders_threshold(answerer, monkeypatch):
+    answer_to, model, folder = answerer
     spans, null = span_logits(model)
     odds = null - max(spans.values())
     for threshold, answered in ((odds + 0.01, True), (odds - 0.01, False)):
@@ -193,16 +199,17 @@ def test_no_answer_above_the_folders_threshold(answerer):
             null_score_diff_threshold=float(threshold),
         )
         write_settings(folder, settings)
-        answer = QuestionAnswerer(folder)("ab", CONTEXT)
+        # Opened alone: compiling the model again would take seconds.
+        task = QuestionAnsweringTask.open(folder, tiny.tokenizer())
+        monkeypatch.setattr(answer_to, "task", task)
+        answer = answer_to("ab", CONTEXT)
         assert bool(answer.text) == answered
         assert CONTEXT[answer.start : answer.end] == answer.text
         assert 0.0 < answer.score < 1.0
 
 
 def test_answers_of_long_contexts(answerer):
-    folder, _ = answerer
-    write_settings(folder, SETTINGS)
-    answer_to = QuestionAnswerer(folder)
+    answer_to, _, folder = answerer
     context = " ".join("abcdefgh" * 3)
     found = answer_to(["ab"] * 12, [context[2 * n :] for n in range(12)])
     # Windows of seven pieces: the first one ends at character 13.
@@ -217,23 +224,27 @@ def test_answers_of_long_contexts(answerer):
 
 
 def test_empty_texts_are_refused(answerer):
-    folder, _ = answerer
-    write_settings(folder, SETTINGS)
+    answer_to, *_ = answerer
     with pytest.raises(InputError, match=r"context: expected a text, found an"):
-        QuestionAnswerer(folder)("ab", " ")
+        answer_to("ab", " ")
     with pytest.raises(InputError, match=r"question: expected a text"):
-        QuestionAnswerer(folder)(["ab", ""], ["a", "b"])
+        answer_to(["ab", ""], ["a", "b"])
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder")
+    return tiny.write_folder(folder, mb.MobileBertEncoder(CONFIG))
 
 
 @pytest.mark.parametrize(
     "pipeline, expected",
     [
-        (TextClassifier, "a classifier"),
+        (TextClassifier, "a text classifier"),
         (TokenClassifier, "a tagger"),
-        (QuestionAnswerer, "a model that answers questions"),
+        (QuestionAnswerer, "a question answerer"),
     ],
 )
-def test_other_models_are_refused(pipeline, expected, tmp_path):
-    tiny.write_folder(tmp_path, mb.MobileBertEncoder(tiny.student_config()))
+def test_other_models_are_refused(pipeline, expected, encoder):
     with pytest.raises(InputError, match=f"expected {expected}, found another"):
-        pipeline(tmp_path)
+        pipeline(encoder)

@@ -17,10 +17,8 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.mobile.options import ExportOptions, QuantizationOptions
 from mobilebert_tf.options import Options, option, settings
-from mobilebert_tf.tasks.classification import (
-    ClassificationOptions,
-    ClassificationTask,
-)
+from mobilebert_tf.tasks.classification import ClassificationTask
+from mobilebert_tf.tasks.classification_examples import ClassificationOptions
 from mobilebert_tf.tasks.question_answering import (
     QuestionAnsweringOptions,
     QuestionAnsweringTask,

@@ -70,7 +70,7 @@ class Answer(NamedTuple):
     probabilities: dict[str, float]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class ClassificationTask(Task):
     """A classifier's or a regression's task.
 
@@ -127,7 +127,8 @@ class ClassificationTask(Task):
             tokenizer=tokenizer,
             examples=examples,
         )
-        return task.of_length(options.max_seq_length)
+        task.encode_splits(options.max_seq_length)
+        return task
 
     @classmethod
     def open(cls, folder, tokenizer):
@@ -147,13 +148,12 @@ class ClassificationTask(Task):
         glue_task = GLUE_TASKS.get(self.glue_name)
         return glue_task.hyperparameters if glue_task else Hyperparameters()
 
-    def of_length(self, max_seq_length):
+    def encode_splits(self, max_seq_length):
         names = None if self.problem_type == REGRESSION else self.label_names
-        splits = {
+        self.splits = {
             split: encode_examples(texts, self.tokenizer, max_seq_length, names)
             for split, texts in self.examples.items()
         }
-        return dataclasses.replace(self, splits=splits)
 
     def encode(self, texts, max_seq_length):
         """Encodes texts, or pairs as tuples."""

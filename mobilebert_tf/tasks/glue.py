@@ -15,7 +15,7 @@ longer training than SQuAD (5 epochs at 4e-5).
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,6 @@ class GlueTask:
         may_be_empty: whether official files have empty texts.
         tfds_texts: features of TensorFlow Datasets with the texts, if they are
             not named as in the files.
-        hyperparameters: defaults of fine-tuning.
     """
 
     name: str
@@ -313,22 +312,16 @@ def _read_tfds(task: GlueTask, splits: Sequence[str]) -> dict[str, Examples]:
     for split in splits:
         # Named as ours, but for "validation" and "validation_matched".
         dataset = builder.as_dataset(split=split.replace("dev", "validation"))
-        examples[split] = _tfds_examples(task, split, tfds.as_numpy(dataset))
+        # Examples are stored in a random order.
+        rows = sorted(tfds.as_numpy(dataset), key=lambda row: int(row["idx"]))
+        texts = [
+            [row[column].decode("utf-8") for row in rows]
+            for column in task.tfds_columns
+        ]
+        labels = None
+        if task.splits[split].submission is None:
+            labels = [row["label"].item() for row in rows]
+            if task.label_names is not None:
+                labels = [task.label_names[label] for label in labels]
+        examples[split] = Examples(*texts, labels=labels)
     return examples
-
-
-def _tfds_examples(
-    task: GlueTask, split: str, rows: Iterable[dict]
-) -> Examples:
-    # TensorFlow Datasets stores examples in a random order.
-    rows = sorted(rows, key=lambda row: int(row["idx"]))
-    texts = [
-        [row[column].decode("utf-8") for row in rows]
-        for column in task.tfds_columns
-    ]
-    labels = None
-    if task.splits[split].submission is None:
-        labels = [row["label"].item() for row in rows]
-        if task.label_names is not None:
-            labels = [task.label_names[label] for label in labels]
-    return Examples(texts[0], texts[1] if len(texts) > 1 else None, labels)

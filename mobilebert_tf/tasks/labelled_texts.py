@@ -107,11 +107,7 @@ def read_examples(
             labels.append(label)
     if not texts[0]:
         raise InputError(path, "at least one example", "only a header")
-    return Examples(
-        texts[0],
-        texts[1] if len(texts) > 1 else None,
-        labels if label_columns else None,
-    )
+    return Examples(*texts, labels=labels if label_columns else None)
 
 
 class _Cell(NamedTuple):

@@ -240,26 +240,11 @@ class QuestionAnsweringTask(Task):
             self.settings = dataclasses.replace(
                 settings, null_score_diff_threshold=threshold
             )
-        self.bucket_lengths = bucket_lengths(settings.max_seq_length)
         self._questions = dict(questions)
         self._tokenizer = tokenizer
         self._threshold = threshold
         self._mlperf_order = mlperf_order
-        self.splits, self._windows, self._sizes = {}, {}, {}
-        for split, some in self._questions.items():
-            windows = make_windows(some, tokenizer, settings)
-            size = f"{len(windows):,} windows of {len(some):,} questions"
-            labels = {}
-            if some.answers is not None:
-                labels, counts = label_windows(
-                    windows, some, settings.max_answer_length
-                )
-                cases = [f", {n:,} {case}" for case, n in counts.items() if n]
-                size += "".join(cases)
-            self.splits[split] = windows.inputs() | labels
-            self._windows[split] = windows
-            self._sizes[split] = size
-            print(f"{split}: {size}", flush=True)
+        self.encode_splits(settings.max_seq_length)
 
     @classmethod
     def read(cls, options, tokenizer, folder, actions):
@@ -296,14 +281,24 @@ class QuestionAnsweringTask(Task):
     def max_seq_length(self):
         return self.settings.max_seq_length
 
-    def of_length(self, max_seq_length):
-        return QuestionAnsweringTask(
-            self._questions,
-            self._tokenizer,
-            self.settings.of_length(max_seq_length),
-            self._threshold,
-            self._mlperf_order,
-        )
+    def encode_splits(self, max_seq_length):
+        self.settings = self.settings.of_length(max_seq_length)
+        self.bucket_lengths = bucket_lengths(max_seq_length)
+        self.splits, self._windows, self._sizes = {}, {}, {}
+        for split, some in self._questions.items():
+            windows = make_windows(some, self._tokenizer, self.settings)
+            size = f"{len(windows):,} windows of {len(some):,} questions"
+            labels = {}
+            if some.answers is not None:
+                labels, counts = label_windows(
+                    windows, some, self.settings.max_answer_length
+                )
+                cases = [f", {n:,} {case}" for case, n in counts.items() if n]
+                size += "".join(cases)
+            self.splits[split] = windows.inputs() | labels
+            self._windows[split] = windows
+            self._sizes[split] = size
+            print(f"{split}: {size}", flush=True)
 
     def encode(self, texts, max_seq_length):
         """Encodes (question, context) pairs, each as at least one window."""
@@ -323,14 +318,12 @@ class QuestionAnsweringTask(Task):
         from mobilebert_tf.modeling import losses
 
         start, end = (
-            losses.mean(
-                losses.kl_divergence(
-                    outputs[name], teacher_outputs[name], temperature
-                )
+            losses.kl_divergence(
+                outputs[name], teacher_outputs[name], temperature
             )
             for name in ("start_logits", "end_logits")
         )
-        return (start + end) / 2.0
+        return (losses.mean(start) + losses.mean(end)) / 2.0
 
     def metrics(self, outputs, split):
         """Official scores in percent; for v2.0 also the best thresholds."""

@@ -198,9 +198,8 @@ def best_spans(
 
     Args:
         outputs: see `answer_questions`.
-        start_mask: where an answer may start, bool [W, S]: where a piece has
-            most context.
-        end_mask: where it may end, bool [W, S]: in the context.
+        start_mask: where a piece has most context, bool [W, S].
+        end_mask: which columns are context, bool [W, S].
         question_index: question of each window, int [W].
         n_best_size: number of starts, and of ends, per window.
         max_answer_length: most pieces of an answer.
@@ -232,11 +231,8 @@ def null_candidates(
 ) -> list[Candidate]:
     """Returns "no answer" for each question: its least sure window's [CLS].
 
-    A question has no answer only if every window says so.
-
-    Args:
-        outputs: see `answer_questions`.
-        question_index: question of each window, int [W], without gaps.
+    A question has no answer only if every window says so. `question_index`
+    is int [W], without gaps.
     """
     starts = outputs["start_logits"][:, 0].astype(np.float64)
     ends = outputs["end_logits"][:, 0].astype(np.float64)

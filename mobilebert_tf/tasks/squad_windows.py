@@ -39,14 +39,7 @@ _WIDTHS = (1 / 3, 1 / 2, 2 / 3)
 class SquadSettings:
     """How contexts are cut and answers chosen; defaults are the original's.
 
-    Attributes:
-        max_seq_length: columns of the longest window.
-        doc_stride: pieces from one window to the next.
-        max_query_length: pieces kept of a question.
-        n_best_size: answers listed for a question.
-        max_answer_length: most pieces of an answer.
-        version_2_with_negative: whether a question may have no answer.
-        null_score_diff_threshold: null odds above which it then has none.
+    `QuestionAnsweringOptions` explains the fields.
     """
 
     max_seq_length: int = 384
@@ -150,15 +143,12 @@ class Windows:
     def characters(
         self, rows: np.ndarray, first: np.ndarray, last: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns where spans of columns stand in their contexts.
+        """Returns first character and end of N spans of context pieces.
 
         Args:
             rows: window of each span, int [N].
-            first: column of its first piece, a context piece, int [N].
-            last: column of its last piece, a context piece, int [N].
-
-        Returns:
-            Its first character and the one after its last, int64 [N].
+            first: column of its first piece, int [N].
+            last: column of its last piece, int [N].
         """
         shift = self.parts.starts[rows] - self.first_columns[rows]
         return self.starts[first + shift], self.ends[last + shift]
@@ -227,11 +217,6 @@ def label_windows(
     A label is a pair of columns, so an answer that begins or ends inside a
     word piece ("1950" of "1950s") is labelled with the pieces that cover it.
 
-    Args:
-        windows: of `questions`.
-        questions: with answers.
-        max_answer_length: most pieces that a predicted answer may have.
-
     Returns:
         `start_positions` and `end_positions`, int32 [W]: the columns of the
         answer's first and last piece, or 0, the column of [CLS], where a
@@ -246,12 +231,10 @@ def label_windows(
         & (last[rows] < parts.starts + parts.lengths)
     )
     shift = windows.first_columns - parts.starts
+    pieces = {"start_positions": first, "end_positions": last}
     labels = {
-        name: np.where(holds, pieces[rows] + shift, 0).astype(np.int32)
-        for name, pieces in (
-            ("start_positions", first),
-            ("end_positions", last),
-        )
+        name: np.where(holds, pieces[name][rows] + shift, 0).astype(np.int32)
+        for name in pieces
     }
     has_window = np.zeros(len(questions), bool)
     has_window[rows[holds]] = True

@@ -129,17 +129,7 @@ class TaggingTask(Task):
         self.scheme = scheme
         self.chosen_by = ("accuracy",) if scheme == NO_SCHEME else ("f1",)
         self._tokenizer = tokenizer
-        self._max_seq_length = max_seq_length
-        self.splits, self._is_token = {}, {}
-        for split, some in self.sentences.items():
-            encoded = encode_sentences(
-                some.tokens, some.tags, tokenizer, max_seq_length, label_names
-            )
-            print(f"{split}: {_description(some, encoded)}", flush=True)
-            self.splits[split] = encoded.arrays
-            self._is_token[split] = encoded.arrays["label_weights"] > 0
-            if some.tags is None:
-                del encoded.arrays["label_weights"]
+        self.encode_splits(max_seq_length)
 
     @classmethod
     def read(cls, options, tokenizer, folder, actions):
@@ -174,14 +164,22 @@ class TaggingTask(Task):
     def max_seq_length(self):
         return self._max_seq_length
 
-    def of_length(self, max_seq_length):
-        return TaggingTask(
-            self.label_names,
-            self.sentences,
-            self._tokenizer,
-            max_seq_length,
-            self.scheme,
-        )
+    def encode_splits(self, max_seq_length):
+        self._max_seq_length = max_seq_length
+        self.splits, self._is_token = {}, {}
+        for split, some in self.sentences.items():
+            encoded = encode_sentences(
+                some.tokens,
+                some.tags,
+                self._tokenizer,
+                max_seq_length,
+                self.label_names,
+            )
+            print(f"{split}: {_description(some, encoded)}", flush=True)
+            self.splits[split] = encoded.arrays
+            self._is_token[split] = encoded.arrays["label_weights"] > 0
+            if some.tags is None:
+                del encoded.arrays["label_weights"]
 
     def encode(self, texts, max_seq_length):
         """Encodes sentences, each a text or a list of tokens."""
@@ -223,10 +221,12 @@ class TaggingTask(Task):
         """
         length = outputs.shape[1]
         is_token = self._encode(sentences, length)["label_weights"] > 0
-        logits = outputs[is_token].astype(np.float64)
-        probs = softmax(logits, axis=-1)
+        return self._tags(outputs[is_token], list(map(_tokens, sentences)))
+
+    def _tags(self, logits, tokens):
+        """Returns tags and probabilities by sentence, from logits by token."""
+        probs = softmax(logits.astype(np.float64), axis=-1)
         tags = [self.label_names[index] for index in probs.argmax(axis=-1)]
-        tokens = list(map(_tokens, sentences))
         return (
             by_sentence(tags, tokens),
             by_sentence(probs.max(axis=-1).tolist(), tokens),
@@ -234,12 +234,8 @@ class TaggingTask(Task):
 
     def answers(self, outputs, texts) -> list[list[FoundEntity]]:
         """Returns the entities of each text."""
-        return [
-            list(_found(text, *row))
-            for text, *row in zip(
-                texts, *self.tags(outputs, texts), strict=True
-            )
-        ]
+        rows = zip(texts, *self.tags(outputs, texts), strict=True)
+        return [list(_found(*row)) for row in rows]
 
     def write(self, outputs, split, folder):
         """Writes `SPLIT_predictions.conll`: token, tag, predicted tag.
@@ -268,10 +264,9 @@ class TaggingTask(Task):
         }
 
     def _predicted(self, outputs, split: str) -> list[list[str]]:
-        """The likeliest tag of each token, by sentence."""
+        """Returns the likeliest tag of each token, by sentence."""
         logits = outputs[self._is_token[split]]
-        tags = [self.label_names[index] for index in logits.argmax(axis=-1)]
-        return by_sentence(tags, self.sentences[split].tokens)
+        return self._tags(logits, self.sentences[split].tokens)[0]
 
     def _scores(self, split: str, tags: list[list[str]]) -> dict[str, float]:
         right = self.sentences[split].tags
@@ -280,7 +275,7 @@ class TaggingTask(Task):
         return entity_metrics(right, tags)
 
     def _table(self, split: str, tags: list[list[str]]) -> list[str]:
-        """Lines by type, and, for comparison, of each token's usual tag."""
+        """Returns scores by type and, as a baseline, of most frequent tags."""
         right = self.sentences[split].tags
         lines = []
         if self.scheme != NO_SCHEME:
@@ -343,7 +338,7 @@ def _tokens(sentence: str | Sequence[str]) -> Sequence[str]:
 def _found(
     text: str, tags: list[str], probs: list[float]
 ) -> Iterator[FoundEntity]:
-    """The entities of a text, with their places."""
+    """Yields the entities of a text, with their places."""
     places, end = [], 0
     for token in split_words(text):
         start = text.index(token, end)

@@ -11,6 +11,7 @@ once, for all tasks.
 """
 
 import abc
+import copy
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,10 +88,8 @@ class Hyperparameters:
 class TeacherWeights:
     """How a loss is shared between labels and a fine-tuned teacher.
 
-    Attributes:
-        logits: share of the teacher's answers; the rest is the labels'.
-        temperature: divides the logits of both (see `losses.kl_divergence`).
-        feature_maps: factor of the mean squared difference of feature maps.
+    `logits` is the share of the teacher's answers, `feature_maps` the factor
+    of the mean squared difference of feature maps.
     """
 
     logits: float = 0.5
@@ -155,8 +154,8 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def of_length(self, max_seq_length: int) -> "Task":
-        """Returns the same task with its examples encoded at another length."""
+    def encode_splits(self, max_seq_length: int) -> None:
+        """Sets `splits`: encodes all examples, with their labels."""
 
     @abc.abstractmethod
     def encode(self, texts: Sequence, max_seq_length: int) -> Arrays:
@@ -211,6 +210,12 @@ class Task(abc.ABC):
                 folder, label_names=self.label_names
             )
         return model_class.from_pretrained(folder)
+
+    def of_length(self, max_seq_length: int) -> "Task":
+        """Returns the same task with its examples encoded at another length."""
+        task = copy.copy(self)
+        task.encode_splits(max_seq_length)
+        return task
 
     def terms(
         self,
@@ -294,15 +299,9 @@ class Task(abc.ABC):
         ]
 
     def evaluate(self, predict, prefix: str) -> dict[str, float]:
-        """Scores every labelled split that starts with `prefix`.
+        """Returns metrics, by `SPLIT_METRIC`, of labelled "dev" or "test".
 
-        Args:
-            predict: maps arrays to outputs: a `Predictor`, or
-                `TFLiteModel.predict`.
-            prefix: "dev" or "test".
-
-        Returns:
-            Metrics by `SPLIT_METRIC`.
+        `predict` maps arrays to outputs: a `Predictor`, `TFLiteModel.predict`.
         """
         return {
             f"{split}_{name}": value
@@ -313,10 +312,9 @@ class Task(abc.ABC):
         }
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """Returns the number that ranks models: the mean of `chosen_by`.
+        """Returns the number that ranks models, from `evaluate(..., "dev")`.
 
-        Args:
-            metrics: of `evaluate(..., "dev")`; several dev splits weigh alike.
+        It is the mean of `chosen_by`; several dev splits weigh alike.
         """
         values = [
             metrics[f"{split}_{name}"]

@@ -9,13 +9,12 @@ import scipy.stats
 import sklearn.metrics
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.tasks.classification import (
+from mobilebert_tf.tasks.classification import Answer, ClassificationTask
+from mobilebert_tf.tasks.classification_examples import ClassificationOptions
+from mobilebert_tf.tasks.labelled_texts import (
     MULTI_LABEL,
     REGRESSION,
     SINGLE_LABEL,
-    Answer,
-    ClassificationOptions,
-    ClassificationTask,
 )
 from mobilebert_tf.tasks.task import Actions, TeacherWeights
 from tests import tiny
@@ -141,6 +140,52 @@ def test_losses_are_scikit_learns(rng):
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
+# 2 true positives, 1 false positive, 1 false negative, 2 true negatives.
+OFFICIAL = {
+    "mrpc": {"accuracy": 4 / 6, "f1": 2 * 2 / (2 * 2 + 1 + 1)},
+    "cola": {"matthews": (2 * 2 - 1 * 1) / 9},
+    "rte": {"accuracy": 4 / 6},
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_tasks_of_glue_have_their_official_metrics(name):
+    labels = {"labels": np.array([1, 1, 1, 0, 0, 0])}
+    task = ClassificationTask(("a", "b"), {"dev": labels}, glue_name=name)
+    metrics = task.metrics(np.eye(2)[[1, 1, 0, 1, 0, 0]], "dev")
+    assert metrics == pytest.approx(OFFICIAL[name])
+
+
+PREDICTIONS = [
+    (
+        SINGLE_LABEL,
+        np.log([[0.25, 0.75], [0.9, 0.1]]),
+        "a\tb\n0\tb\t0.250000\t0.750000\n1\ta\t0.900000\t0.100000\n",
+    ),
+    (
+        MULTI_LABEL,
+        scipy.special.logit([[0.5, 0.9], [0.1, 0.2]]),
+        "a\tb\n0\ta|b\t0.500000\t0.900000\n1\t\t0.100000\t0.200000\n",
+    ),
+    (REGRESSION, np.array([[2.5], [-1.0]]), "\n0\t2.500000\n1\t-1.000000\n"),
+]
+
+
+@pytest.mark.parametrize(("problem_type", "logits", "table"), PREDICTIONS)
+def test_predictions_are_a_table(problem_type, logits, table, tmp_path):
+    task = ClassificationTask(
+        ("a", "b")[: logits.shape[1]],
+        {"predict": {}},
+        problem_type,
+        label_separator="|",
+    )
+    task.write(logits, "predict", tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.name == "predictions.tsv"
+    header = "index\tprediction" + "\t" * (problem_type != REGRESSION)
+    assert path.read_text() == header + table
+
+
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_a_teachers_answers_against_scipy(rng, temperature):
     ours, theirs = rng.normal(0, 2, (2, 7, 4))
@@ -239,18 +284,6 @@ def test_mnli_has_two_devs_and_two_submissions(
     assert len(list(tmp_path.glob("*.tsv"))) == 2
 
 
-def test_examples_are_encoded_again_at_another_length(mnli, pretrained):
-    task = read(pretrained, **mnli)
-    assert task.of_length(12) is task
-    shorter = task.of_length(6)
-    assert shorter.max_seq_length == 6
-    assert shorter.splits.keys() == task.splits.keys()
-    ids = task.splits["dev_matched"]["input_ids"]
-    np.testing.assert_array_equal(
-        shorter.splits["dev_matched"]["input_ids"], ids[:, :6]
-    )
-
-
 def test_calibration_reads_training_examples(mnli, tmp_path):
     folder = tiny.write_folder(tmp_path / "model", tiny.classifier(NLI))
     assert read(folder, NO_TRAINING, **mnli).num_train_examples == 0
@@ -299,7 +332,12 @@ TRAIN = "text\tlabel\na\tx\nb\ty\n"
 @pytest.mark.parametrize(
     ("contents", "options", "actions", "message"),
     [
-        ({"train": TRAIN}, {}, NO_TRAINING, "expected a classifier, found ano"),
+        (
+            {"train": TRAIN},
+            {},
+            NO_TRAINING,
+            "expected a text classifier, found",
+        ),
         ({"dev": TRAIN}, {}, EVERYTHING, "--train_file: expected a file"),
         (
             {"train": "text\tlabel\na\tx\n"},
@@ -334,16 +372,6 @@ def test_the_built_in_task_is_for_its_own_classes(tmp_path):
     folder = tiny.write_folder(tmp_path)
     with pytest.raises(InputError, match="built-in task .*found one of no"):
         read(folder, NO_TRAINING)
-
-
-def test_several_runs_and_patience_need_dev_examples(pretrained, files):
-    task = read(pretrained, **files(train=TRAIN))
-    with pytest.raises(InputError, match="choose among 2 runs"):
-        task.check_choice(2, None)
-    with pytest.raises(InputError, match="--patience: expected labelled dev"):
-        task.check_choice(1, 3)
-    task.check_choice(1, None)
-    read(pretrained, **files(train=TRAIN, dev=TRAIN)).check_choice(2, 3)
 
 
 def test_a_classifier_keeps_its_head_or_learns_other_classes(tmp_path, files):

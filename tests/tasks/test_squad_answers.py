@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from mobilebert_tf.tasks.squad import Questions
+from mobilebert_tf.tasks.squad import Answer, Questions
 from mobilebert_tf.tasks.squad_answers import (
     Answers,
     Candidate,
@@ -17,6 +17,11 @@ from mobilebert_tf.tasks.squad_answers import (
 )
 from mobilebert_tf.tasks.squad_windows import SquadSettings, make_windows
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+
+VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] who ? a b c d e f g h ,".split()
+TOKENIZER = WordpieceTokenizer(VOCAB)
+
+ENDS = ("start_logits", "end_logits")
 
 
 def original_candidates(
@@ -47,7 +52,7 @@ def test_spans_are_the_original_procedures(rng, ties):
     start_mask = end_mask & (rng.random((num_windows, length)) < 0.7)
     question_index = np.sort(rng.integers(0, 5, num_windows))
     spans = best_spans(
-        *logits,
+        dict(zip(ENDS, logits, strict=True)),
         start_mask=start_mask,
         end_mask=end_mask,
         question_index=question_index,
@@ -76,8 +81,7 @@ def pairs(starts, ends, mask, n_best_size, longest=30):
     """The (start, end) columns of a single window's spans."""
     mask = np.array([mask], bool)
     spans = best_spans(
-        np.array([starts], np.float32),
-        np.array([ends], np.float32),
+        {"start_logits": np.array([starts]), "end_logits": np.array([ends])},
         start_mask=mask,
         end_mask=mask,
         question_index=np.array([0]),
@@ -114,36 +118,36 @@ def test_no_answer_takes_its_place_in_the_list(null, size, expected):
     texts = [Candidate(text, 1.0, logits[text] - 1.0) for text in logits]
     entries = with_null(texts, Candidate("", null / 2, null / 2), size)
     assert [entry.text for entry in entries] == expected
-    assert Answers(["q"], [entries]).texts == ["x"]
+    assert Answers(None, [entries]).texts == ["x"]
 
 
 def test_no_answer_is_the_least_sure_windows():
     starts = np.array([[3.0, 9.0], [1.0, 9.0], [2.0, 9.0]], np.float32)
     ends = np.array([[0.0, 9.0], [1.0, 9.0], [5.0, 9.0]], np.float32)
-    nulls = null_candidates(starts, ends, np.array([0, 0, 1]), 2)
+    outputs = {"start_logits": starts, "end_logits": ends}
+    nulls = null_candidates(outputs, np.array([0, 0, 1]))
     assert nulls == [Candidate("", 1.0, 1.0), Candidate("", 2.0, 5.0)]
 
 
 def test_the_threshold_itself_still_answers():
     n_best = [[Candidate(text, 0.0, 0.0)] for text in "xyz"]
-    answers = Answers(["a", "b", "c"], n_best, [0.5, 0.6, -1.0])
+    answers = Answers(None, n_best, [0.5, 0.6, -1.0])
     assert answers.predictions(0.5) == ["x", "", "z"]
-    assert Answers(["a", "b", "c"], n_best).predictions(0.5) == ["x", "y", "z"]
+    assert Answers(None, n_best).predictions(0.5) == ["x", "y", "z"]
 
 
-def answered(contexts, spans, version_2=False, n_best_size=20):
+def answered(contexts, spans, version_2=False, n_best_size=20, right=None):
     """Answers to "who?" from logits of 5 at both ends of a span per window.
 
     Columns: [CLS] who ? [SEP], then the context's pieces from 4 on.
     """
-    vocab = "[PAD] [UNK] [CLS] [SEP] [MASK] who ? a b c d e f g h ,".split()
     index = np.arange(len(contexts))
     ids = [f"q{number}" for number in index]
-    questions = Questions(contexts, index, ids, ["who?"] * len(ids))
+    questions = Questions(contexts, index, ids, ["who?"] * len(ids), right)
     settings = SquadSettings(
         24, 8, 2, n_best_size, version_2_with_negative=version_2
     )
-    windows = make_windows(questions, WordpieceTokenizer(vocab), settings)
+    windows = make_windows(questions, TOKENIZER, settings)
     logits = np.zeros((2, len(windows), 24), np.float32)
     for row, span in enumerate(spans):
         logits[[0, 1], row, span] = 5.0
@@ -176,14 +180,15 @@ def test_a_context_without_pieces_is_left_unanswered(version_2):
 
 def test_no_answer_where_cls_wins():
     contexts = ["a b c d e f g h", "h g"]
-    answers = answered(contexts, [(6, 7), (0, 0)], version_2=True)
+    right = [[Answer("c d", 4)], []]
+    answers = answered(contexts, [(6, 7), (0, 0)], True, right=right)
     assert answers.texts[0] == "c d"
     assert answers.odds == [-10.0, 10.0]
     assert answers.predictions(0.0) == ["c d", ""]
     assert answers.predictions(-10.0) == ["c d", ""]
     assert answers.predictions(-10.5) == ["", ""]
     assert answers.predictions(10.0)[1] != ""
-    scores = answers.scores({"q0": ["c d"], "q1": []}, 0.0)
+    scores = answers.scores(0.0)
     thresholds = {"best_exact_thresh": -10.0, "best_f1_thresh": -10.0}
     names = "exact f1 HasAns_exact HasAns_f1 NoAns_exact NoAns_f1".split()
     names += ["best_exact", "best_f1"]
@@ -196,7 +201,8 @@ def test_files_have_the_official_form(tmp_path):
         [Candidate("", 0.0, 0.0)],
     ]
     (tmp_path / "kept.txt").write_text("")
-    answers = Answers(["q1", "q2"], lists, [-1, 0.0])
+    questions = Questions([""], None, ["q1", "q2"], ["", ""])
+    answers = Answers(questions, lists, [-1, 0.0])
     answers.write(tmp_path, "dev_", 0.0)
     names = {path.name for path in tmp_path.iterdir()} - {"kept.txt"}
     kinds = ("predictions", "nbest_predictions", "null_odds")
@@ -214,6 +220,6 @@ def test_files_have_the_official_form(tmp_path):
         {"text": "", "start_logit": 1.5, "end_logit": 0.5},
     ]
     # Without odds there is no such file.
-    Answers(["q1", "q2"], lists).write(tmp_path / "v1", "", 0.0)
+    Answers(questions, lists).write(tmp_path / "v1", "", 0.0)
     assert not (tmp_path / "v1" / "null_odds.json").exists()
     assert (tmp_path / "v1" / "predictions.json").exists()

