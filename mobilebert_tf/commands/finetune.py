@@ -9,7 +9,7 @@ model folder and writes a model folder:
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from mobilebert_tf.commands.command import Command, command_line
@@ -93,6 +93,7 @@ def main(task_class: type[Task], *options: Options) -> None:
     from mobilebert_tf.training.fine_tuning import batch_widths
     from mobilebert_tf.training.grid import grid_points
     from mobilebert_tf.training.inference import Predictor
+    from mobilebert_tf.training.model_card import write_model_folder
 
     given = Given(*options)
     devices = open_devices(given.device, len(grid_points(given.tuning)))
@@ -122,13 +123,17 @@ def main(task_class: type[Task], *options: Options) -> None:
     if given.export.kinds:
         scores, notes = _export(given, outcome, exported, tokenizer)
     outcome.run.finish(results | scores)
-    notes = (
-        task.notes()
-        | {"Started from": given.start.model}
-        | outcome.notes()
-        | notes
+    started = {"Started from": given.start.model}
+    write_model_folder(
+        given.output.output_dir,
+        outcome.model,
+        tokenizer,
+        title=task.title,
+        command=command_line(),
+        results=results,
+        notes=task.notes() | started | outcome.notes() | notes,
     )
-    _write(given, outcome.model, task, tokenizer, results, notes)
+    task.save(given.output.output_dir)
 
 
 def check_choice(task: Task, num_runs: int, patience: int | None) -> None:
@@ -258,29 +263,6 @@ def _export(
             f"thread of the machine that wrote them:\n\n{indented}\n"
         )
     }
-
-
-def _write(
-    given: Given,
-    model,
-    task: Task,
-    tokenizer: WordpieceTokenizer,
-    results: Mapping[str, float],
-    notes: Mapping[str, object],
-) -> None:
-    """Writes the model folder."""
-    from mobilebert_tf.training.model_card import write_model_folder
-
-    write_model_folder(
-        given.output.output_dir,
-        model,
-        tokenizer,
-        title=task.title,
-        command=command_line(),
-        results=results,
-        notes=notes,
-    )
-    task.save(given.output.output_dir)
 
 
 def _command(

@@ -71,13 +71,18 @@ def input_rows(
 
 def _place(input_ids: np.ndarray, columns: np.ndarray, runs: Runs) -> None:
     """Copies each row's run to its column and those after it."""
-    rows, numbers = enumerate_rows(runs.lengths)
-    ids = runs.ids[runs.starts[rows] + numbers]
-    input_ids[rows, columns[rows] + numbers] = ids
+    places = np.arange(len(input_ids)) * input_ids.shape[1] + columns
+    ids = runs.ids[consecutive(runs.starts, runs.lengths)]
+    input_ids.reshape(-1)[consecutive(places, runs.lengths)] = ids
+
+
+def consecutive(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns for each row, one after the other, start, start + 1, ..."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def enumerate_rows(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns row and number of each element of rows of the given lengths."""
     rows = np.repeat(np.arange(len(counts)), counts)
-    before = np.cumsum(counts) - counts
-    return rows, np.arange(len(rows)) - before[rows]
+    return rows, consecutive(np.zeros_like(counts), counts)

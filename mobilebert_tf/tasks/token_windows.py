@@ -11,7 +11,7 @@ import numpy as np
 
 from mobilebert_tf.tasks.input_rows import (
     Runs,
-    enumerate_rows,
+    consecutive,
     input_rows,
     tokenize,
 )
@@ -65,8 +65,7 @@ def encode_sentences(
     room = max_seq_length - _NUM_SPECIAL
     pieces = _pieces(tokenizer, tokens)
     lengths = np.minimum(pieces.lengths, room)
-    rows, numbers = enumerate_rows(lengths)
-    ids = pieces.ids[pieces.starts[rows] + numbers]
+    ids = pieces.ids[consecutive(pieces.starts, lengths)]
     token_ends = np.cumsum(lengths)
     token_starts = token_ends - lengths
     windows, num_divided = [], 0

@@ -306,66 +306,48 @@ def test_ax_is_for_models_of_mnli(mnli, tmp_path):
         read(folder, NO_TRAINING, **mnli)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"regression": True, "multi_label": True},
-            "--multi_label: expected one of the two",
-        ),
-        ({"label_separator": ""}, "--label_separator: expected a character"),
-        ({"label_column": ()}, "--label_column: expected a column"),
-        ({"label_column": ("x", "y")}, "one column, or --multi_label, found x"),
-        ({"task": "rte", "dev_file": "x"}, "either a task or files"),
-        ({"data_dir": "x"}, "--data_dir: expected a --task of GLUE"),
-        ({"task": "snli"}, "--task: expected one of library, cola"),
-    ],
-)
+CONTRADICTIONS = [
+    ({"regression": True, "multi_label": True}, "--multi_label: expected one"),
+    ({"label_separator": ""}, "--label_separator: expected a character"),
+    ({"label_column": ()}, "--label_column: expected a column"),
+    ({"label_column": ("x", "y")}, "one column, or --multi_label, found x"),
+    ({"task": "rte", "dev_file": "x"}, "either a task or files"),
+    ({"data_dir": "x"}, "--data_dir: expected a --task of GLUE"),
+    ({"task": "snli"}, "--task: expected one of library, cola"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), CONTRADICTIONS)
 def test_options_that_contradict_each_other(options, message):
     with pytest.raises(InputError, match=message):
         ClassificationOptions(**options)
 
 
 TRAIN = "text\tlabel\na\tx\nb\ty\n"
+OTHER = "text\tlabel\na\tz\n"
+SOURCES = [
+    ({"train": TRAIN}, {}, NO_TRAINING, "expected a text classifier, found"),
+    ({"dev": TRAIN}, {}, EVERYTHING, "--train_file: expected a file"),
+    ({"train": OTHER}, {}, EVERYTHING, "at least 2 different labels, found z"),
+    ({"train": TRAIN, "dev": OTHER}, {}, EVERYTHING, "dev.tsv, line 2.*'z'"),
+    ({}, {"regression": True}, EVERYTHING, "task is not a regression"),
+    ({}, {"multi_label": True}, EVERYTHING, "is not a multi_label_"),
+    ({"train": TRAIN}, {"max_seq_length": 25}, EVERYTHING, "at most 24, found"),
+]
 
 
-@pytest.mark.parametrize(
-    ("contents", "options", "actions", "message"),
-    [
-        (
-            {"train": TRAIN},
-            {},
-            NO_TRAINING,
-            "expected a text classifier, found",
-        ),
-        ({"dev": TRAIN}, {}, EVERYTHING, "--train_file: expected a file"),
-        (
-            {"train": "text\tlabel\na\tx\n"},
-            {},
-            EVERYTHING,
-            "at least 2 different labels, found x",
-        ),
-        (
-            {"train": TRAIN, "dev": "text\tlabel\na\tz\n"},
-            {},
-            EVERYTHING,
-            "dev.tsv, line 2.*one of 'x', 'y', found 'z'",
-        ),
-        ({}, {"regression": True}, EVERYTHING, "task is not a regression"),
-        ({}, {"multi_label": True}, EVERYTHING, "is not a multi_label_"),
-        (
-            {"train": TRAIN},
-            {"max_seq_length": 25},
-            EVERYTHING,
-            "--max_seq_length: expected at most 24, found 25",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("contents", "options", "actions", "message"), SOURCES)
 def test_sources_that_cannot_be_used(
     pretrained, files, contents, options, actions, message
 ):
     with pytest.raises(InputError, match=message):
         read(pretrained, actions, **files(**contents), **options)
+
+
+def test_classes_are_those_of_all_training_examples(pretrained, files):
+    paths = files(train=TRAIN, dev="text\tlabel\na\ty\n")
+    task = read(pretrained, max_train_examples=1, **paths)
+    assert task.label_names == ("x", "y") and task.num_train_examples == 1
 
 
 def test_the_built_in_task_is_for_its_own_classes(tmp_path):

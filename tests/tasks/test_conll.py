@@ -1,9 +1,17 @@
-"""Columns of tokens and tags: what is read, and what is refused where."""
+"""Columns of tokens and tags, and their schemes: what is refused where."""
+
+import random
 
 import pytest
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.tasks.conll import Sentences, read_sentences, write_tags
+from mobilebert_tf.tasks.conll import (
+    Sentences,
+    check_scheme,
+    read_sentences,
+    recognise_scheme,
+    write_tags,
+)
 
 # The beginning of CoNLL-2003's training file, as published.
 CONLL_2003 = """-DOCSTART- -X- -X- O
@@ -90,57 +98,27 @@ def test_sentences_to_predict_need_tokens_only(write):
 
 
 GOOD = "EU NNP B-ORG\nrejects VBZ O\n\nPeter NNP B-PER\n"
-MALFORMED = {
-    "empty": ("", "expected at least one sentence, found none"),
-    "blank": ("\n\n  \n", "expected at least one sentence, found none"),
-    "documents only": ("-DOCSTART- O\n\n", "expected at least one sentence"),
-    "a NUL": (GOOD + "a\0b X O\n", "line 5: expected UTF-8 text, found a NUL"),
-    "Latin-1": (
-        GOOD.encode() + "Z\u00fcrich NNP O\n".encode("latin-1"),
-        "line 5: expected UTF-8 text, found the byte 0xfc",
-    ),
-    "UTF-16": (
-        GOOD.encode("utf-16"),
-        "line 1: expected UTF-8 text, found a NU",
-    ),
-    "old line ends": (
-        GOOD.replace("\n", "\r"),
-        "line 1: expected lines that end in LF, or in CR and LF, found a CR",
-    ),
-    "one column": (
-        "EU\nrejects\n",
-        "line 1: expected a column of tags beside the tokens, found the same",
-    ),
-    "a column less": (
-        GOOD + "Blackburn NNP\n",
-        "line 5: expected 3 columns, as before, found 2",
-    ),
-    "a column more": (
-        GOOD + "New York NNP B-LOC\n",
-        "line 5: expected 3 columns, as before, found 4",
-    ),
-    "spaces after tabs": (
-        GOOD.replace(" ", "\t") + "Blackburn NNP I-PER\n",
-        "line 5: expected 3 columns, as before, found 1",
-    ),
-    "a tag missing": (
-        "EU\tB-ORG\nrejects\t\n",
-        r"line 2: expected a tag, found an empty one in 'rejects\\t'",
-    ),
-    "a token missing": (
-        "EU\tB-ORG\n\tO\n",
-        r"line 2: expected a token, found an empty one in '\\tO'",
-    ),
-    "an invisible token": (
-        "EU\tB-ORG\n\u00a0\tO\n",
-        "line 2: expected a token, found an empty one",
-    ),
-}
+TABS = GOOD.replace(" ", "\t")
+MALFORMED = [
+    ("", "expected at least one sentence, found none"),
+    ("\n\n  \n", "expected at least one sentence, found none"),
+    ("-DOCSTART- O\n\n", "expected at least one sentence"),
+    (GOOD + "a\0b X O\n", "line 5: expected UTF-8 text, found a NUL"),
+    (GOOD.encode() + b"Z\xfcrich NNP O\n", "line 5: .* found the byte 0xfc"),
+    (GOOD.encode("utf-16"), "line 1: expected UTF-8 text, found a NU"),
+    (GOOD.replace("\n", "\r"), "line 1: .* in LF, or in CR and LF, found a CR"),
+    ("EU\nrejects\n", "line 1: .*tags beside the tokens, found the same"),
+    (GOOD + "Blackburn NNP\n", "line 5: .*3 columns, as before, found 2"),
+    (GOOD + "New York NNP B-LOC\n", "line 5: .*3 columns, as before, found 4"),
+    (TABS + "Blackburn NNP I-PER\n", "line 5: .*3 columns, as before, found 1"),
+    ("EU\tB-ORG\nrejects\t\n", r"line 2: .*a tag, .*one in 'rejects\\t'"),
+    ("EU\tB-ORG\n\tO\n", r"line 2: .*a token, found an empty one in '\\tO'"),
+    ("EU\tB-ORG\n\u00a0\tO\n", "line 2: .*a token, found an empty one"),
+]
 
 
-@pytest.mark.parametrize("case", MALFORMED)
-def test_malformed_files_are_named_by_line(write, case):
-    content, message = MALFORMED[case]
+@pytest.mark.parametrize(("content", "message"), MALFORMED)
+def test_malformed_files_are_named_by_line(write, content, message):
     with pytest.raises(InputError, match=message) as error:
         read_sentences(write(content))
     assert "file.conll" in str(error.value) and "\n" not in str(error.value)
@@ -159,15 +137,6 @@ def test_malformed_files_are_named_by_line(write, case):
 def test_columns_that_are_not_there(write, columns, message):
     with pytest.raises(InputError, match=message):
         read_sentences(write(CONLL_2003), *columns)
-
-
-def test_missing_files(tmp_path):
-    with pytest.raises(
-        InputError, match="nowhere: expected a file, found noth"
-    ):
-        read_sentences(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="expected a file, found a directory"):
-        read_sentences(tmp_path)
 
 
 def test_unknown_tags_are_named_by_line(write):
@@ -195,6 +164,132 @@ def test_what_is_written_is_read_again(tmp_path, token):
     assert path.read_text() == "a O\n\nb B-X\n\n"
 
 
-def test_first_of_sentences_without_tags():
-    sentences = Sentences("x", [["a"], ["b"]], None, [1, 3])
-    assert sentences.first(1) == Sentences("x", [["a"]], None, [1])
+def sentences_of(*lines):
+    tags = [line.split() for line in lines]
+    first = [1]
+    for some in tags:
+        first.append(first[-1] + len(some) + 1)
+    return Sentences(
+        "t.conll", [["x"] * len(t) for t in tags], tags, first[:-1]
+    )
+
+
+# The same entities: A of two tokens, then A of one, B of three, A of one.
+SAME = {
+    "iob1": "O I-A I-A B-A I-B I-B I-B O I-A",
+    "iob2": "O B-A I-A B-A B-B I-B I-B O B-A",
+    "bioes": "O B-A E-A S-A B-B I-B E-B O S-A",
+    "bilou": "O B-A L-A U-A B-B I-B L-B O U-A",
+}
+
+
+@pytest.mark.parametrize("scheme", SAME)
+def test_schemes_are_recognised(scheme):
+    sentences = sentences_of("O O", SAME[scheme])
+    assert recognise_scheme(sentences) == scheme
+    check_scheme(sentences, scheme)
+    check_scheme(sentences, "none")
+
+
+@pytest.mark.parametrize("scheme", SAME)
+@pytest.mark.parametrize("other", SAME)
+def test_a_scheme_is_not_another(scheme, other):
+    sentences = sentences_of(SAME[scheme])
+    # IOB1 is read as conlleval does, so that IOB2 passes for it.
+    if other == scheme or (scheme, other) == ("iob2", "iob1"):
+        return check_scheme(sentences, other)
+    with pytest.raises(InputError, match="t.conll, line [234]: expected "):
+        check_scheme(sentences, other)
+
+
+MISPLACED = {
+    ("iob2", "O I-A"): "line 2: expected B-A after O, found I-A",
+    ("iob2", "B-A I-B"): "line 2: expected B-B after B-A, found I-B",
+    ("iob2", "B-A", "I-A"): "line 3: expected B-A after O, found I-A",
+    ("bioes", "B-A O"): "line 2: expected I-A or E-A after B-A, found O",
+    ("bioes", "B-A B-A"): "line 2: expected I-A or E-A after B-A, found B-A",
+    ("bioes", "B-A E-B"): "line 2: expected I-A or E-A after B-A, found E-B",
+    ("bioes", "O B-A", "O"): "line 2: .* after B-A, found the end",
+    ("bioes", "B-A I-A"): "line 2: .* or E-A after I-A, found the end",
+    ("bioes", "S-A I-A"): "line 2: expected B-A or S-A after S-A, found I-A",
+    ("bioes", "O E-A"): "line 2: expected B-A or S-A after O, found E-A",
+    ("bioes", "S-A U-A"): "line 2: expected O or B-TYPE, .* found 'U-A'",
+    ("bilou", "U-A L-A"): "line 2: expected B-A or U-A after U-A, found L-A",
+    ("iob1", "B-A E-A"): "line 2: expected O or B-TYPE, I-TYPE .*, found 'E-A'",
+}
+
+
+@pytest.mark.parametrize("case", MISPLACED)
+def test_misplaced_tags_are_named_by_line(case):
+    scheme, *lines = case
+    with pytest.raises(InputError, match=MISPLACED[case]):
+        check_scheme(sentences_of(*lines), scheme)
+
+
+@pytest.mark.parametrize(
+    "tag", ["I", "I-", "B", "0", "o", "b-A", "X-A", "B_A", "PER", "-A", "NN"]
+)
+def test_tags_of_no_scheme_are_named(tag):
+    sentences = sentences_of("O B-A", f"O {tag}")
+    with pytest.raises(InputError) as error:
+        recognise_scheme(sentences)
+    assert str(error.value) == (
+        "t.conll, line 5: expected O or B-TYPE, I-TYPE, E-TYPE, S-TYPE, L-TYPE,"
+        f" U-TYPE (or --scheme=none), found {tag!r}"
+    )
+    check_scheme(sentences, "none")
+
+
+def test_a_mixture_is_no_scheme():
+    """B- where IOB1 has none, and an I- that begins: which is meant?"""
+    sentences = sentences_of("O B-A I-A", "I-B O")
+    with pytest.raises(InputError) as error:
+        recognise_scheme(sentences)
+    assert str(error.value) == (
+        "t.conll, line 5: expected B-B after O, as B- in line 2 is IOB2's (or "
+        "--scheme=iob1), found I-B"
+    )
+    check_scheme(sentences, "iob1")
+
+
+def test_types_may_have_any_name():
+    sentences = sentences_of("B-a-b I-a-b B-I-A O B-\u00e9")
+    assert recognise_scheme(sentences) == "iob2"
+
+
+def test_random_entities_in_every_scheme():
+    """Written in a scheme from its definition, and recognised as that."""
+    rng = random.Random(5)
+    for _ in range(200):
+        number = rng.randrange(1, 12)
+        spans = [
+            (rng.choice("AB O"), rng.randrange(1, 4)) for _ in range(number)
+        ]
+        # What tells one scheme from another: neighbours and singles.
+        spans += [("A", 2), ("A", 1), ("O", 1), ("B", 3)]
+        written = {scheme: [] for scheme in SAME}
+        before = "O"
+        for kind, size in spans:
+            if kind in " O":
+                for tags in written.values():
+                    tags += ["O"] * size
+                before = "O"
+                continue
+            inside = [f"I-{kind}"] * size
+            first = "B" if before == kind else "I"
+            written["iob1"] += [f"{first}-{kind}", *inside[1:]]
+            written["iob2"] += [f"B-{kind}", *inside[1:]]
+            for scheme, last, single in (
+                ("bioes", "E", "S"),
+                ("bilou", "L", "U"),
+            ):
+                written[scheme] += (
+                    [f"{single}-{kind}"]
+                    if size == 1
+                    else [f"B-{kind}", *inside[2:], f"{last}-{kind}"]
+                )
+            before = kind
+        for scheme, tags in written.items():
+            sentences = sentences_of(" ".join(tags))
+            assert recognise_scheme(sentences) == scheme, tags
+            check_scheme(sentences, scheme)

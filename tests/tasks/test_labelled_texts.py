@@ -182,9 +182,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("ending", "content", "arguments", "message"), MALFORMED
-)
+@pytest.mark.parametrize(("ending", "content", "given", "message"), MALFORMED)
 def test_malformed_files_say_where_and_what(
     write, ending, content, given, message
 ):

@@ -279,39 +279,21 @@ def test_whether_questions_may_have_no_answer(
     assert task.settings.version_2_with_negative == wanted
 
 
+ALL, NO_TRAINING = Actions(), Actions(train=False)
+NO_V2 = {"train_file": "unanswered", "version_2_with_negative": False}
 REFUSALS = [
-    (
-        "encoder",
-        Actions(),
-        {"train_file": "unanswered", "version_2_with_negative": False},
-        "--noversion_2_with_negative: expected .*, found 2 that have none",
-    ),
-    (
-        "encoder",
-        Actions(train=False),
-        {"dev_file": "answered"},
-        "expected a question answerer, found another kind",
-    ),
-    (
-        "encoder",
-        Actions(),
-        {"dev_file": "answered", "task": "squad_v1"},
-        "--task: expected either a task or files, found both",
-    ),
-    (
-        "encoder",
-        Actions(),
-        {"dev_file": "answered"},
-        "--train_file: expected a file, or --nodo_train, found none",
-    ),
+    (ALL, NO_V2, "--noversion_2_with_negative: .*, found 2 that have none"),
+    (NO_TRAINING, {"dev_file": "answered"}, "expected a question answerer, fo"),
+    (ALL, {"dev_file": "x", "task": "squad_v1"}, "either a task or files"),
+    (ALL, {"dev_file": "answered"}, "--train_file: expected a file, or --nodo"),
 ]
 
 
-@pytest.mark.parametrize("kind, actions, options, message", REFUSALS)
-def test_refusals(kind, actions, options, message, folders, files, tokenizer):
+@pytest.mark.parametrize("actions, options, message", REFUSALS)
+def test_refusals(actions, options, message, folders, files, tokenizer):
     options = {name: files.get(value, value) for name, value in options.items()}
     with pytest.raises(InputError, match=message):
-        read(folders / kind, tokenizer, actions, **options)
+        read(folders / "encoder", tokenizer, actions, **options)
 
 
 def test_built_in_questions_come_without_files(

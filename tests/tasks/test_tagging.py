@@ -198,51 +198,50 @@ def test_built_in_sentences_come_without_files(folders, tokenizer, monkeypatch):
     assert task.sentences["dev"].first_lines == [1, 3]
 
 
-NO_TRAINING = Actions(train=False)
+ALL, NO_TRAINING = Actions(), Actions(train=False)
 BAD = [
     (
         "encoder",
-        Actions(),
-        {"train": "a O\nb B-X\n", "dev": "a O\nb B-Y\n"},
-        "dev.conll, line 2: expected a tag that the model knows: O, B-X, found "
-        "'B-Y'",
+        ALL,
+        {"train": TRAIN, "dev": "a O\nb B-Y\n"},
+        "2: .*, found 'B-Y'",
     ),
     (
         "encoder",
-        Actions(),
+        ALL,
         {"train": TRAIN, "dev": "a O\nb I-X\n"},
-        "dev.conll, line 2: expected B-X after O, found I-X",
+        "2: .* B-X after O",
     ),
     (
         "encoder",
-        Actions(),
-        {"train": "a O\nb O\n"},
-        "train.conll: expected at least two different tags, found O",
+        ALL,
+        {"train": "a O\n"},
+        "at least two different tags, found O",
     ),
     (
         "encoder",
-        Actions(),
+        ALL,
         {"dev": "a O\nb B-X\n"},
-        "--train_file: expected a file, or --nodo_train, found none",
+        "--train_file: expected a file, or",
     ),
     (
         "encoder",
-        Actions(),
+        ALL,
         {"train": TRAIN, "max_seq_length": 25},
-        "--max_seq_length: expected at most 24, found 25",
+        "at most 24, found 2",
     ),
     (
         "encoder",
         NO_TRAINING,
         {"dev": "a O\n"},
-        "encoder: expected a tagger, found another kind of model",
+        "encoder: expected a tagger, found",
     ),
     # Without training, the tagger's tags are all there is.
     (
         "tagger",
         NO_TRAINING,
-        {"dev": "a O\nb B-Y\n"},
-        "dev.conll, line 2: expected a tag that the model knows",
+        {"dev": "a B-Y\n"},
+        "dev.conll, line 1: .*found 'B-Y'",
     ),
 ]
 
