@@ -16,7 +16,7 @@ from mobilebert_tf.tasks.labelled_texts import (
     REGRESSION,
     SINGLE_LABEL,
 )
-from mobilebert_tf.tasks.task import Actions, TeacherWeights
+from mobilebert_tf.tasks.task import Actions
 from tests import tiny
 
 EVERYTHING = Actions()
@@ -24,9 +24,10 @@ NO_TRAINING = Actions(train=False)
 NLI = ("entailment", "neutral", "contradiction")
 
 
-@pytest.fixture
-def pretrained(tmp_path):
-    return tiny.write_folder(tmp_path / "model", tiny.pretraining_model())
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    return tiny.write_folder(folder, tiny.pretraining_model())
 
 
 @pytest.fixture
@@ -210,20 +211,6 @@ def test_a_teachers_answers_against_scipy(rng, temperature):
         temperature**2 * divergence, rel=1e-5
     )
     assert loss(REGRESSION) == pytest.approx(np.square(ours - theirs).mean())
-
-
-def test_terms_share_a_loss_between_labels_and_teacher(rng):
-    ours, theirs = rng.normal(0, 2, (2, 5, 3)).astype(np.float32)
-    task, batch = task_of(), {"labels": np.array([0, 2, 1, 1, 0])}
-    weights = TeacherWeights(logits=0.3, temperature=2.0)
-    terms = task.terms(ours, batch, theirs, weights)
-    assert list(terms) == ["loss", "task_loss", "distillation_loss"]
-    labelled, taught = terms["task_loss"], terms["distillation_loss"]
-    assert float(labelled) == float(task.loss(ours, batch))
-    assert float(terms["loss"]) == pytest.approx(
-        0.7 * float(labelled) + 0.3 * float(taught), rel=1e-6
-    )
-    assert float(task.terms(ours, batch)["loss"]) == float(labelled)
 
 
 def test_several_labels_from_files(pretrained, files, tmp_path):
