@@ -158,7 +158,9 @@ class MobileBertConfig:
                 unknown key, or describes an impossible architecture.
         """
         values = read_json_object(path)
-        hugging_face = values.get("model_type") == "mobilebert"
+        hugging_face = values.get("model_type") == "mobilebert" or (
+            "model_type" not in values and _HUGGING_FACE_ONLY & values.keys()
+        )
         read = _from_hugging_face if hugging_face else _from_google
         try:
             return cls(**read(values))
@@ -222,6 +224,8 @@ _GOOGLE_UNUSED = {
 
 # Our field -> Hugging Face key, where they differ.
 _HUGGING_FACE_KEYS = {"classifier_dropout_prob": "classifier_dropout"}
+# Early configs on its hub have no model_type.
+_HUGGING_FACE_ONLY = {"architectures", "pad_token_id", "true_hidden_size"}
 _HUGGING_FACE_ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu_erf": "gelu"}
 
 

@@ -1,9 +1,10 @@
-"""Models by name: a local folder, or a repository on the Hugging Face hub.
+"""Models by name: a local folder, published weights, or Hugging Face's hub.
 
-Everything that takes a model takes both. Downloads are kept in Hugging Face's
-cache, where they are found again without a connection.
+Everything that takes a model takes all three. Downloads are kept in Hugging
+Face's cache, where they are found again without a connection.
 """
 
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -20,53 +21,161 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from mobilebert_tf.downloads import archive_folder
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import sha256
 
-# Weights as safetensors only: a PyTorch pickle is not even fetched.
+# What is fetched besides the weights.
 _WANTED = [
     "config.json",
-    "model*.safetensors*",
     "vocab.txt",
     "tokenizer.json",
     "tokenizer_config.json",
     "question_answering.json",
     "README.md",
 ]
+# The first of these that a repository has. A PyTorch pickle is not even
+# fetched.
+_WEIGHTS = (r"model[^/]*\.safetensors(\.index\.json)?", r"tf_model\.h5")
+_PICKLE = "pytorch_model.bin"
 # user/model, optionally @ and a branch, tag or commit.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _ANSWER_SECONDS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """Weights that others have published.
+
+    Attributes:
+        summary: what they are.
+        source: a name on the hub, or the address of a `.tar.gz` archive with
+            a TensorFlow checkpoint.
+        preset: their architecture.
+        casing: `uncased` or `cased`.
+        megabytes: size of the weights as float32, from the number of
+            parameters.
+        licence: as their publisher states it.
+        revision: commit on the hub to read; None for the newest.
+        digest: SHA-256 of the archive, if it is known.
+    """
+
+    summary: str
+    source: str
+    preset: str
+    casing: str
+    megabytes: int
+    licence: str = "Apache-2.0"
+    revision: str | None = None
+    digest: str | None = None
+
+    @property
+    def is_archive(self) -> bool:
+        return self.source.startswith(("https://", "http://"))
+
+
+_GOOGLE = "https://storage.googleapis.com"
+_OPT = "L-24_H-128_B-512_A-4_F-4_OPT.tar.gz"
+PUBLISHED = {
+    "mobilebert-uncased": Published(
+        "English, with both pre-training heads",
+        "google/mobilebert-uncased",
+        "mobilebert",
+        "uncased",
+        146,
+    ),
+    "mobilebert-uncased-tf1": Published(
+        "the original TensorFlow 1 checkpoint of the same",
+        f"{_GOOGLE}/cloud-tpu-checkpoints/mobilebert/uncased_{_OPT}",
+        "mobilebert",
+        "uncased",
+        146,
+    ),
+    "mobilebert-uncased-garden": Published(
+        "Model Garden's conversion of the same, without next sentence",
+        f"{_GOOGLE}/tf_model_garden/official/mobilebert/uncased_{_OPT}",
+        "mobilebert",
+        "uncased",
+        146,
+    ),
+    "mobilebert-multilingual-cased": Published(
+        "Wikipedia in many languages, Model Garden",
+        f"{_GOOGLE}/tf_model_garden/official/mobilebert/multi_cased_{_OPT}",
+        "mobilebert_multilingual",
+        "cased",
+        328,
+    ),
+    "mobilebert-uncased-squad-v1": Published(
+        "fine-tuned on SQuAD v1.1",
+        "csarron/mobilebert-uncased-squad-v1",
+        "mobilebert",
+        "uncased",
+        98,
+        licence="see its page",
+    ),
+}
+
+
+def published_table() -> str:
+    """Returns the published weights as a Markdown table."""
+    rows = [
+        "| name | what it is | where | preset | MB | licence |",
+        "|---|---|---|---|--:|---|",
+    ]
+    for name, one in PUBLISHED.items():
+        rows.append(
+            f"| `{name}` | {one.summary}; {one.casing} | {one.source} | "
+            f"`{one.preset}` | {one.megabytes} | {one.licence} |"
+        )
+    return "\n".join(rows)
 
 
 def model_folder(name_or_path: str | os.PathLike) -> Path:
     """Returns the folder of a model, downloading it from the hub if needed.
 
     Args:
-        name_or_path: a folder, which wins if both exist, or a name on the
-            hub: `user/model` or `user/model@revision`.
+        name_or_path: a folder, which wins over a name; a name in `PUBLISHED`;
+            or a name on the hub: `user/model` or `user/model@revision`.
 
     Raises:
-        InputError: there is neither, or the model can neither be downloaded
-            nor found in the cache.
+        InputError: there is no such model, it can neither be downloaded nor
+            found in the cache, or it has to be converted first.
     """
     folder, name = Path(name_or_path), os.fspath(name_or_path)
     # The path's own methods raise if a parent folder must not be read.
     if os.path.isdir(folder):
         return folder
-    is_file = os.path.exists(folder)
-    if is_file or not is_hub_name(name):
-        found = "a file" if is_file else "no such folder"
-        raise InputError(name, "a model folder", found)
-    repository, _, revision = name.partition("@")
-    try:
-        return Path(_fetch(repository, revision or None))
-    except HFValidationError as error:
-        raise InputError(name, "a model folder", "no such folder") from error
-    except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+    if os.path.exists(folder):
+        raise _no_model(name, "a file")
+    published = PUBLISHED.get(name)
+    if published is None:
+        if not is_hub_name(name):
+            raise _no_model(name, "no such folder")
+        repository, _, revision = name.partition("@")
+        return _hub_folder(name, repository, revision or None)
+    if published.is_archive:
         raise InputError(
             name,
-            "a model folder, or a model on the hub",
-            f"no such folder; {_reason(error)}",
-        ) from error
+            "a model folder; first `mobilebert convert "
+            f"--input={name} --output=FOLDER`",
+            "a TensorFlow checkpoint",
+        )
+    return _hub_folder(name, published.source, published.revision)
+
+
+def source_folder(name: str) -> Path | None:
+    """Returns the folder of a name to convert, of any kind; None if it is none.
+
+    Raises:
+        InputError: it can neither be downloaded nor found in the cache.
+    """
+    published = PUBLISHED.get(name)
+    if published is not None and published.is_archive:
+        return archive_folder(name, published.source, published.digest)
+    if published is not None or is_hub_name(name):
+        return model_folder(name)
+    return None
 
 
 def is_hub_name(name: str) -> bool:
@@ -74,30 +183,114 @@ def is_hub_name(name: str) -> bool:
     return bool(_HUB_NAME.fullmatch(name))
 
 
-def _fetch(repository: str, revision: str | None) -> str:
+def _no_model(name: str, found: str) -> InputError:
+    known = ", ".join(PUBLISHED)
+    return InputError(
+        name,
+        f"a model folder, a model on the hub (user/model), or {known}",
+        found,
+    )
+
+
+def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
+    try:
+        return Path(_fetch(name, repository, revision))
+    except HFValidationError as error:
+        raise _no_model(name, "no such folder") from error
+    except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise _no_model(name, f"no such folder; {_reason(error)}") from error
+    except OSError as error:
+        # A full disk has a number; a download that is too short has none.
+        if error.errno is not None:
+            raise
+        raise InputError(name, "a whole download", error) from error
+
+
+def _fetch(name: str, repository: str, revision: str | None) -> str:
     """Asks the hub first, then the cache."""
     try:
         # `snapshot_download` has no timeout.
-        model_info(repository, revision=revision, timeout=_ANSWER_SECONDS)
+        info = model_info(
+            repository, revision=revision, timeout=_ANSWER_SECONDS
+        )
     except RevisionNotFoundError:
         raise
     except (HTTPError, OfflineModeIsEnabled) as refusal:
         try:
-            return snapshot_download(
+            # Asked for more, the library would miss what was not fetched.
+            folder = snapshot_download(
                 repository,
                 revision=revision,
-                allow_patterns=_WANTED,
+                allow_patterns=["config.json"],
                 local_files_only=True,
             )
         except LocalEntryNotFoundError:
             raise refusal from None
-    return snapshot_download(
-        repository, revision=revision, allow_patterns=_WANTED
+        if not _weights_of(os.listdir(folder)):
+            # An earlier download was cut.
+            raise refusal
+        return folder
+    files = [file.rfilename for file in info.siblings]
+    weights = _weights_of(files)
+    if not weights:
+        command = unpickling_command(repository)
+        raise InputError(
+            name,
+            "model.safetensors or tf_model.h5 in its repository (a pickle may "
+            f"run code and is never opened; {command})",
+            _PICKLE if _PICKLE in files else "neither",
+        )
+    wanted = [*_WANTED, *weights]
+    folder = snapshot_download(
+        repository, revision=revision, allow_patterns=wanted
     )
+    _check_digests(name, Path(folder), wanted)
+    return folder
+
+
+def _weights_of(files: list[str]) -> list[str]:
+    for pattern in _WEIGHTS:
+        found = [file for file in files if re.fullmatch(pattern, file)]
+        if found:
+            return found
+    return []
+
+
+def unpickling_command(name_or_path: str | os.PathLike) -> str:
+    """Returns the sentence that tells how to convert a pickle."""
+    name = os.fspath(name_or_path)
+    return (
+        "if you trust it, run where transformers is installed: "
+        f"python -c \"import transformers as t; n = '{name}'; "
+        "c = t.AutoConfig.from_pretrained(n).architectures; "
+        "m = getattr(t, (c or ['MobileBertForPreTraining'])[0]); "
+        "[k.from_pretrained(n).save_pretrained('NEW_FOLDER') "
+        'for k in (m, t.AutoTokenizer)]"'
+    )
+
+
+def _check_digests(name: str, folder: Path, files: list[str]) -> None:
+    """Compares large files with their SHA-256, by which the cache names them.
+
+    Raises:
+        InputError: a file differs; it is deleted, to be fetched again.
+    """
+    for file in files:
+        blob = (folder / file).resolve()
+        if not _SHA256.fullmatch(blob.name) or not blob.is_file():
+            continue
+        found = sha256(blob)
+        if found != blob.name:
+            blob.unlink()
+            raise InputError(
+                name, f"the SHA-256 {blob.name}", found, place=file
+            )
 
 
 def _reason(error: Exception) -> str:
     """Returns why there is no download, as the end of an error message."""
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
+        error = error.__cause__
     if isinstance(error, GatedRepoError):
         return (
             "the hub hands it out only to those who have accepted its terms "

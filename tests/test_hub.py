@@ -1,20 +1,58 @@
 """Names of models: folders, the hub, its cache, and each way to get none.
 
-There is no hub in a test. Its answers are played to the real client's caller,
-its cache is laid out as the client does, and the real client is turned away.
+The hub is a local server that speaks as much of its protocol as the real
+client asks for.
 """
 
+import hashlib
+import os
+import resource
 import socket
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
-from huggingface_hub import HfApi, constants, errors
+from huggingface_hub import HfApi, constants, errors, snapshot_download
 
 from mobilebert_tf import hub
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.presets import PRESETS
+from tests.web_server import COMMIT, serving
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = Path(__file__).resolve().parents[1]
+LARGE = bytes(range(256)) * 2000
+FILES = {
+    "config.json": b"{}",
+    "vocab.txt": b"[PAD]\n",
+    "model.safetensors": LARGE,
+    "tf_model.h5": b"not fetched",
+    "pytorch_model.bin": b"never fetched",
+    "onnx/model.onnx": b"not fetched",
+}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def server(cache, monkeypatch):
+    """A hub with one model, user/model."""
+    with serving() as server:
+        server.files |= {f"user/model/{name}": FILES[name] for name in FILES}
+        client = HfApi(endpoint=server.address)
+        download = partial(
+            snapshot_download, endpoint=server.address, cache_dir=cache
+        )
+        monkeypatch.setattr(hub, "model_info", client.model_info)
+        monkeypatch.setattr(hub, "snapshot_download", download)
+        yield server
 
 
 def refusal(name) -> str:
@@ -26,31 +64,124 @@ def refusal(name) -> str:
     return message
 
 
-class PlayedHub:
-    """Answers `model_info` and `snapshot_download`, and notes the questions."""
+def fetched(folder) -> dict:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def __init__(self, monkeypatch, folder, refuses=None, has_cache=False):
-        self.folder, self.refuses = folder, refuses
-        self.has_cache = has_cache
-        self.asked, self.fetched = [], []
-        monkeypatch.setattr(hub, "model_info", self.model_info)
-        monkeypatch.setattr(hub, "snapshot_download", self.snapshot_download)
 
-    def model_info(self, repository, *, revision, timeout):
-        self.asked.append((repository, revision))
-        assert 0 < timeout <= 30
-        if self.refuses is not None:
-            raise self.refuses
+def only(*names) -> dict:
+    return {name: FILES[name] for name in names}
 
-    def snapshot_download(
-        self, repository, *, revision, allow_patterns, local_files_only=False
-    ):
-        self.fetched.append((repository, revision, local_files_only))
-        assert "config.json" in allow_patterns
-        assert not any("bin" in pattern for pattern in allow_patterns)
-        if local_files_only and not self.has_cache:
-            raise errors.LocalEntryNotFoundError("not in the cache")
-        return str(self.folder)
+
+def test_a_folder_wins_over_a_name(server, tmp_path, monkeypatch):
+    for name in ("user/model", "mobilebert-uncased"):
+        (tmp_path / name).mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
+        assert hub.model_folder(name) == Path(name)
+    assert hub.model_folder(tmp_path) == tmp_path
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("name", ["user/model", "user/model@refs/pr/3"])
+def test_a_name_is_fetched_once(server, name):
+    folder = hub.model_folder(name)
+    assert folder.name == COMMIT
+    assert fetched(folder) == only(
+        "config.json", "vocab.txt", "model.safetensors"
+    )
+    server.asked.clear()
+    assert hub.model_folder(name) == folder
+    assert not any(
+        method == "GET" and "resolve" in path
+        for method, path, _ in server.asked
+    )
+    # And without the hub, if it is the newest or that revision.
+    server.status = 503
+    assert hub.model_folder(name) == folder
+
+
+def test_a_repository_without_safetensors(server):
+    del server.files["user/model/model.safetensors"]
+    assert fetched(hub.model_folder("user/model")) == only(
+        "config.json", "vocab.txt", "tf_model.h5"
+    )
+
+
+def test_a_repository_with_a_pickle_only(server):
+    for name in ("model.safetensors", "tf_model.h5"):
+        del server.files[f"user/model/{name}"]
+    message = refusal("user/model")
+    assert "import transformers as t; n = 'user/model'" in message
+    assert message.endswith("found pytorch_model.bin")
+    assert not any("bin" in path for _, path, _ in server.asked)
+
+
+def test_published_weights_have_names(server, monkeypatch):
+    published = hub.Published("x", "user/model", "mobilebert", "cased", 1)
+    monkeypatch.setitem(hub.PUBLISHED, "named", published)
+    assert hub.model_folder("named") == hub.model_folder("user/model")
+    assert hub.source_folder("named") == hub.model_folder("user/model")
+
+
+def test_an_archive_is_to_be_converted(cache, monkeypatch):
+    name = "mobilebert-uncased-tf1"
+    message = refusal(name)
+    assert f"first `mobilebert convert --input={name} --output=FOLDER`" in (
+        message
+    )
+    asked = []
+    monkeypatch.setattr(
+        hub, "archive_folder", lambda *words: asked.append(words) or cache
+    )
+    assert hub.source_folder(name) == cache
+    (words,) = asked
+    assert words[:2] == (name, hub.PUBLISHED[name].source)
+    assert hub.source_folder("neither") is None
+
+
+def test_the_table_is_in_the_readme():
+    readme = (REPOSITORY / "README.md").read_text()
+    assert hub.published_table() in readme
+    for published in hub.PUBLISHED.values():
+        assert published.preset in PRESETS
+        assert published.is_archive or hub.is_hub_name(published.source)
+
+
+def test_a_cut_connection_goes_on(server, capfd):
+    server.cut["user/model/model.safetensors"] = 100_000
+    folder = hub.model_folder("user/model")
+    assert (folder / "model.safetensors").read_bytes() == LARGE
+
+
+def test_what_has_another_hash_is_refused_and_fetched_again(server):
+    digest = hashlib.sha256(b"what the hub promised").hexdigest()
+    server.claims["user/model/model.safetensors"] = digest
+    message = refusal("user/model")
+    assert f"model.safetensors: expected the SHA-256 {digest}, found" in message
+    server.claims.clear()
+    folder = hub.model_folder("user/model")
+    assert (folder / "model.safetensors").read_bytes() == LARGE
+
+
+def test_a_full_disk(server, recwarn):
+    # Stands for a full disk: Python ignores the signal, so that writing fails.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            hub.model_folder("user/model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    # What is not whole is not taken for a model, offline neither.
+    server.status = 503
+    assert "the hub answers 503" in refusal("user/model")
+    server.status = None
+    assert len(fetched(hub.model_folder("user/model"))) == 3
+
+
+def test_a_name_that_the_hub_lacks(server):
+    message = refusal("user/other")
+    assert "the hub has none of that name" in message
+    assert "mobilebert-uncased, mobilebert-uncased-tf1" in message
 
 
 def http_error(error_class, status=404):
@@ -58,63 +189,36 @@ def http_error(error_class, status=404):
     return error_class("no", response=httpx2.Response(status, request=request))
 
 
-def test_a_folder_wins_over_a_name(tmp_path, monkeypatch):
-    played = PlayedHub(monkeypatch, tmp_path)
-    (tmp_path / "user" / "model").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    assert hub.model_folder("user/model") == Path("user/model")
-    assert hub.model_folder(tmp_path) == tmp_path
-    assert played.asked == []
-
-
 @pytest.mark.parametrize(
-    "name, repository, revision",
+    "error, expected",
     [
-        ("user/model", "user/model", None),
-        ("user/model@v1.0", "user/model", "v1.0"),
-        ("user/model@refs/pr/3", "user/model", "refs/pr/3"),
+        (http_error(errors.GatedRepoError, 403), "accepted its terms"),
+        (http_error(errors.RevisionNotFoundError), "without this revision"),
+        (errors.OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE is set"),
+        (httpx2.ReadTimeout("timed out"), "cannot be reached (ReadTimeout"),
     ],
 )
-def test_a_name_is_fetched(name, repository, revision, tmp_path, monkeypatch):
-    played = PlayedHub(monkeypatch, tmp_path)
-    assert hub.model_folder(name) == tmp_path
-    assert played.asked == [(repository, revision)]
-    assert played.fetched == [(repository, revision, False)]
+def test_why_there_is_none(error, expected, server, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise error
 
-
-REFUSALS = [
-    (http_error(errors.RepositoryNotFoundError), "none of that name"),
-    (http_error(errors.GatedRepoError, 403), "accepted its terms"),
-    (http_error(errors.HfHubHTTPError, 503), "the hub answers 503"),
-    (errors.OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE is set"),
-    (httpx2.ConnectError("Name not known"), "cannot be reached (ConnectError"),
-    (httpx2.ReadTimeout("timed out"), "cannot be reached (ReadTimeout"),
-]
-
-
-@pytest.mark.parametrize("error, expected", REFUSALS)
-def test_why_there_is_none(error, expected, tmp_path, monkeypatch):
-    PlayedHub(monkeypatch, tmp_path, refuses=error)
-    message = refusal("user/model")
+    monkeypatch.setattr(hub, "model_info", refuse)
+    message = refusal("user/model@v9")
     assert "found no such folder; " in message
     assert expected in message
 
 
-@pytest.mark.parametrize("error, _", REFUSALS)
-def test_the_cache_helps_where_the_hub_does_not(
-    error, _, tmp_path, monkeypatch
+def test_a_revision_that_does_not_exist_is_not_taken_from_the_cache(
+    server, monkeypatch
 ):
-    played = PlayedHub(monkeypatch, tmp_path, refuses=error, has_cache=True)
-    assert hub.model_folder("user/model") == tmp_path
-    assert played.fetched == [("user/model", None, True)]
+    """The hub knows better."""
+    hub.model_folder("user/model@v9")
 
+    def refuse(*arguments, **keywords):
+        raise http_error(errors.RevisionNotFoundError)
 
-def test_a_revision_that_does_not_exist(tmp_path, monkeypatch):
-    """The cache is not asked: the hub knows better."""
-    error = http_error(errors.RevisionNotFoundError)
-    played = PlayedHub(monkeypatch, tmp_path, refuses=error, has_cache=True)
+    monkeypatch.setattr(hub, "model_info", refuse)
     assert "without this revision" in refusal("user/model@v9")
-    assert played.fetched == []
 
 
 @pytest.mark.parametrize(
@@ -125,7 +229,9 @@ def test_what_cannot_be_a_name_is_a_missing_folder(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path / "empty")
     monkeypatch.setattr(hub, "snapshot_download", None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "expected a model folder, found no such folder" in refusal(name)
+    message = refusal(name)
+    assert message.endswith("found no such folder")
+    assert ", or mobilebert-uncased, mobilebert-" in message
 
 
 def test_a_file_is_no_folder(tmp_path):
@@ -133,43 +239,35 @@ def test_a_file_is_no_folder(tmp_path):
     assert "found a file" in refusal(tmp_path / "model")
 
 
-@pytest.fixture
-def snapshot(tmp_path, monkeypatch):
-    """A cached model, laid out as huggingface_hub does."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    repository = tmp_path / "models--user--model"
-    snapshot = repository / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text("{}")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
-    return snapshot
-
-
-@pytest.mark.parametrize("name", ["user/model", f"user/model@{COMMIT}"])
-def test_the_real_cache_offline(name, snapshot, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hub.model_folder(name) == snapshot
-
-
-@pytest.mark.parametrize("name", ["user/other", "user/model@v9"])
-def test_nothing_cached_offline(name, snapshot, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert refusal(name) == (
-        f"{name}: expected a model folder, or a model on the hub, found no "
-        "such folder; the cache has none, and HF_HUB_OFFLINE is set"
+def test_environment_variables(server, tmp_path):
+    """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, as a user sets them."""
+    script = (
+        "from mobilebert_tf.hub import model_folder\n"
+        "print(model_folder('user/model'))\n"
     )
 
+    def run(**variables):
+        environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment | variables,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
-def test_a_hub_that_never_answers_and_one_that_is_not_there(
-    snapshot, monkeypatch
-):
+    assert "HF_HUB_OFFLINE is set" in run(HF_HUB_OFFLINE="1").stderr
+    first = run(HF_ENDPOINT=server.address)
+    assert str(tmp_path / "home") in first.stdout, first.stderr
+    assert run(HF_HUB_OFFLINE="1").stdout == first.stdout
+
+
+def test_a_hub_that_never_answers(server, monkeypatch):
     monkeypatch.setattr(hub, "_ANSWER_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         client = HfApi(endpoint=address)
         monkeypatch.setattr(hub, "model_info", client.model_info)
         assert "cannot be reached (ReadTimeout" in refusal("user/other")
-        assert hub.model_folder("user/model") == snapshot
     assert "cannot be reached (ConnectError" in refusal("user/other")
-    assert hub.model_folder("user/model") == snapshot

@@ -19,6 +19,7 @@ from mobilebert_tf.commands.command import Command, command_line
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_folder, sha256
+from mobilebert_tf.hub import published_table
 from mobilebert_tf.options import Options, option
 from mobilebert_tf.presets import PRESETS
 
@@ -32,11 +33,17 @@ class ConversionOptions(Options):
     input: str | None = option(
         None,
         "Weights to convert: a folder, the prefix of a checkpoint, one of its "
-        "files, or a name on the hub.",
-        required=True,
+        "files, a name of --list, or one on the hub.",
+        everyday=True,
     )
     output: str | None = option(
-        None, "Folder to write; must be new or empty.", required=True
+        None, "Folder to write; must be new or empty.", everyday=True
+    )
+    list_weights: bool = option(
+        False,
+        "Print the published weights that have a name here, and stop.",
+        flag="list",
+        everyday=True,
     )
     format: str = option(
         "hugging_face",
@@ -108,6 +115,12 @@ def main(options: ConversionOptions) -> None:
     from mobilebert_tf.modeling.load import MODEL_CLASSES
     from mobilebert_tf.training.model_card import write_model_card
 
+    if options.list_weights:
+        print(published_table())
+        return
+    for flag in ("input", "output"):
+        if not getattr(options, flag):
+            raise InputError(f"--{flag}", "a path", "none")
     if options.architecture not in (None, *MODEL_CLASSES):
         expected = f"one of {', '.join(MODEL_CLASSES)}"
         raise InputError("--architecture", expected, options.architecture)

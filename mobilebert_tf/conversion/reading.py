@@ -21,14 +21,13 @@ from mobilebert_tf.conversion.tensors import (
     match,
 )
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.hub import is_hub_name, model_folder
+from mobilebert_tf.hub import PUBLISHED, source_folder, unpickling_command
 from mobilebert_tf.modeling.folder import (
     CONFIG_FILE,
     INDEX_FILE,
     KERAS_FILE,
     WEIGHTS_FILE,
     match_folder,
-    unpickling_command,
     weights_path,
 )
 from mobilebert_tf.modeling.load import NO_POOLER, saved_model
@@ -110,11 +109,15 @@ def _recognised(path: str | os.PathLike) -> Source:
         return _checkpoint(prefix)
     if path.is_file() and path.suffix in _PICKLES:
         raise _pickle(path)
-    if not path.exists() and is_hub_name(name):
-        return _in_folder(model_folder(name))
+    folder = None if path.exists() else source_folder(name)
+    if folder is not None:
+        return _in_folder(folder)
     found = "another file" if path.exists() else "no such file or folder"
     raise InputError(
-        path, "a checkpoint's prefix, its .index file, or a folder", found
+        path,
+        "a checkpoint's prefix, its .index file, a folder, or one of "
+        f"{', '.join(PUBLISHED)}",
+        found,
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.hub import unpickling_command
 from mobilebert_tf.modeling.weight_names import (
     REDUNDANT,
     TIED,
@@ -193,16 +194,6 @@ def weights_path(folder: Path) -> Path:
         f"a weights file (a {PICKLE_FILE} is a pickle, which may run code, and "
         f"is never opened; {unpickling_command(folder)})",
         PICKLE_FILE if pickle.exists() else "no such file",
-    )
-
-
-def unpickling_command(name_or_path: str | os.PathLike) -> str:
-    """Returns the sentence that tells how to convert a pickle."""
-    return (
-        "if you trust it, convert it where transformers is installed: "
-        'python -c "from transformers import AutoModel as M; '
-        f"M.from_pretrained('{os.fspath(name_or_path)}')"
-        ".save_pretrained('NEW_FOLDER')\""
     )
 
 

@@ -4,12 +4,15 @@ import hashlib
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
+from mobilebert_tf import hub
 from mobilebert_tf.commands.convert import COMMAND
 from mobilebert_tf.config import MobileBertConfig, to_google
 from mobilebert_tf.errors import InputError
@@ -22,6 +25,7 @@ from tests.conversion.checkpoints import (
     read,
     write,
 )
+from tests.web_server import serving
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -150,6 +154,42 @@ def test_a_command_line_ends_in_one_line(published, tmp_path):
     line = done.stderr.splitlines()[-1]
     assert "expected a vocabulary of 64 pieces, as the weights have" in line
     assert line.endswith("found 65")
+
+
+def test_published_weights_are_listed(capsys):
+    COMMAND.run(["--list"])
+    shown = capsys.readouterr().out
+    for name, published in hub.PUBLISHED.items():
+        assert f"| `{name}` |" in shown
+        assert published.source in shown
+
+
+@pytest.mark.parametrize("flag", ["input", "output"])
+def test_a_flag_that_is_needed(flag):
+    given = {"input", "output"} - {flag}
+    with pytest.raises(InputError, match=f"--{flag}: expected a path"):
+        COMMAND.run([f"--{name}=x" for name in given])
+
+
+def test_an_archive_by_its_name(published, tmp_path, monkeypatch):
+    """From a web server to a model folder."""
+    folder, values = published
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(folder, "uncased")
+    with serving() as server:
+        server.files["a.tar.gz"] = (tmp_path / "a.tar.gz").read_bytes()
+        address = f"{server.address}/a.tar.gz"
+        named = hub.Published("made here", address, "mobilebert", "cased", 1)
+        monkeypatch.setitem(hub.PUBLISHED, "named", named)
+        COMMAND.run(["--input=named", f"--output={tmp_path}/out"])
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    np.testing.assert_array_equal(
+        tensors["mobilebert.embeddings.word_embeddings.weight"],
+        values["bert/embeddings/word_embeddings"],
+    )
+    # Without the server, too.
+    COMMAND.run(["--input=named", f"--output={tmp_path}/again"])
 
 
 def test_what_is_changed_is_printed_and_in_the_card(

@@ -162,14 +162,14 @@ def test_nothing_there(tmp_path):
 
 
 def test_hub_name(hugging_face, monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "model_folder", lambda name: hugging_face)
+    monkeypatch.setattr(sources, "source_folder", lambda name: hugging_face)
     source = find_source("user/model@v1")
     assert source.kind == sources.HUGGING_FACE
     assert source.folder == hugging_face
 
 
 def test_relative_prefix_is_no_hub_name(checkpoint, monkeypatch):
-    monkeypatch.setattr(sources, "model_folder", lambda name: 1 / 0)
+    monkeypatch.setattr(sources, "source_folder", lambda name: 1 / 0)
     monkeypatch.chdir(checkpoint.parent)
     source = find_source(f"{checkpoint.name}/model.ckpt-7")
     assert source.kind == sources.TF1
