@@ -53,7 +53,7 @@ def archive_folder(name: str, address: str, digest: str | None = None) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(place / "lock"):
             if not files.is_dir():
-                archive = _downloaded(address, place, digest)
+                archive = download(address, place, digest)
                 _unpack(address, archive, files)
                 archive.unlink()
     # Archives hold one folder.
@@ -62,8 +62,20 @@ def archive_folder(name: str, address: str, digest: str | None = None) -> Path:
     return files
 
 
-def _downloaded(address: str, place: Path, digest: str | None) -> Path:
-    """Downloads a file, going on where an earlier attempt was cut."""
+def download(address: str, place: Path, digest: str | None = None) -> Path:
+    """Downloads a file, going on where an earlier attempt was cut.
+
+    Args:
+        address: where it is.
+        place: an existing folder, for this file alone.
+        digest: its SHA-256, if it is known.
+
+    Returns:
+        Its path, for the caller to move.
+
+    Raises:
+        InputError, OSError: see `archive_folder`.
+    """
     part, tag = place / "incomplete", place / "etag"
     for attempt in range(_TRIES):
         try:
