@@ -135,14 +135,9 @@ def check_squad(options: CheckOptions) -> list[str]:
     log = (folder / "squad" / "metrics.jsonl").read_text().splitlines()
     values = json.loads(log[-1])
     lines = [f"{options.squad_model}: SQuAD v1.1 dev"]
-    for name, prefix in (
-        ("Keras", ""),
-        ("float32", "float32_"),
-        ("int8", "int8_"),
-    ):
-        exact, f1 = (
-            values[f"{prefix}dev_{key}"] for key in ("exact_match", "f1")
-        )
+    for name in ("Keras", "float32", "int8"):
+        prefix = "" if name == "Keras" else f"{name}_"
+        exact, f1 = values[f"{prefix}dev_exact"], values[f"{prefix}dev_f1"]
         lines.append(f"  {name}: exact match {exact:.2f}, F1 {f1:.2f}")
     lines.append(
         f"  (published F1: {_PAPER_F1} float; {_MLPERF_INT8_F1} int8 after "
