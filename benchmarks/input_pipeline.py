@@ -15,6 +15,7 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import dataclasses  # noqa: E402
+import itertools  # noqa: E402
 import tempfile  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -94,15 +95,10 @@ def write_shard(options, path, vocab_file, tokenizer, folder) -> int:
     return sum(report.num_examples for report in reports)
 
 
-def take(batches: Iterator[dict], num_batches: int) -> Callable[[], None]:
+def take(batches: Iterator[dict], num_batches: int) -> Callable[[], list]:
     """Returns a call that draws batches from a running iterator."""
     next(batches)
-
-    def work() -> None:
-        for _ in range(num_batches):
-            next(batches)
-
-    return work
+    return lambda: list(itertools.islice(batches, num_batches))
 
 
 def readers(options, corpus, tokenizer, folder: Path) -> dict[str, Callable]:

@@ -49,16 +49,13 @@ def measure(action: str, preset: str, folder: str) -> dict:
     if action == "save":
         config = mb.MobileBertConfig.from_preset(preset)
         model = mb.MobileBertForPretraining(config)
+    read, write = reading.read_source, writing.write_folder
     run = {
         "save": lambda: model.save_pretrained(ours),
         "load": lambda: mb.load(ours),
-        "to_tf1": lambda: writing.write_tf1(reading.read_source(ours), tf1),
-        "from_tf1": lambda: writing.write_folder(
-            reading.read_source(tf1), again
-        ),
-        "from_hugging_face": lambda: writing.write_folder(
-            reading.read_source(ours), again
-        ),
+        "to_tf1": lambda: writing.write_tf1(read(ours), tf1),
+        "from_tf1": lambda: write(read(tf1), again),
+        "from_hugging_face": lambda: write(read(ours), again),
     }[action]
     memory, start = PeakMemory(), time.perf_counter()
     run()
