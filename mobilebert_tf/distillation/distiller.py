@@ -6,9 +6,7 @@ import keras
 from keras import ops
 
 from mobilebert_tf.distillation.objectives import (
-    BlockPair,
     distillation_terms,
-    frozen,
     transfer_terms,
 )
 from mobilebert_tf.distillation.schedule import (
@@ -108,13 +106,13 @@ class Distiller(keras.Model):
             ValueError: the student has no such block, or all terms of the
                 stage's loss have weight 0.
         """
-        blocks = self.student.encoder.blocks
-        if stage.transfer_blocks and max(stage.transfer_blocks) >= len(blocks):
+        student, weights = self.student, self.transfer_weights
+        blocks = student.encoder.blocks
+        if max(stage.transfer_blocks, default=0) >= len(blocks):
             raise ValueError(
                 f"the student has {len(blocks)} blocks. Received: a stage for "
                 f"block {max(stage.transfer_blocks)}"
             )
-        weights = self.transfer_weights
         whole = self._distils = bool(
             stage.pretraining_distillation and weights.pretraining_distillation
         )
@@ -122,12 +120,12 @@ class Distiller(keras.Model):
         if not (self._distils or self._transfers):
             raise ValueError(f"all weights of stage {stage.name} are 0")
         self.stage = stage
-        self.student.trainable = True
-        self.student.encoder.embeddings.trainable = whole
-        self.student.masked_lm.trainable = whole
-        self.student.next_sentence.trainable = whole
-        if self.student.encoder.pooler is not None:
-            self.student.encoder.pooler.trainable = whole
+        student.trainable = True
+        outside = [student.encoder.embeddings, student.encoder.pooler]
+        outside += [student.masked_lm, student.next_sentence]
+        for layer in outside:
+            if layer is not None:
+                layer.trainable = whole
         lowest = min(stage.transfer_blocks, default=0)
         for index, block in enumerate(blocks):
             in_reach = stage.num_blocks is None or index < stage.num_blocks
@@ -197,14 +195,18 @@ class Distiller(keras.Model):
         terms = {}
         for block in self.stage.transfer_blocks:
             theirs = self.teacher_blocks[block]
-            pair = BlockPair(
-                ops.cast(student.feature_maps[block + 1], "float32"),
-                frozen(teacher.feature_maps[theirs + 1]),
-                ops.cast(student.attention_logits[block], "float32"),
-                frozen(teacher.attention_logits[theirs]),
+            found = transfer_terms(
+                self.transfer_weights,
+                (
+                    ops.cast(student.feature_maps[block + 1], "float32"),
+                    _frozen(teacher.feature_maps[theirs + 1]),
+                ),
+                (
+                    ops.cast(student.attention_logits[block], "float32"),
+                    _frozen(teacher.attention_logits[theirs]),
+                ),
                 input_mask,
             )
-            found = transfer_terms(self.transfer_weights, pair)
             for name, (weight, value) in found.items():
                 terms[f"{name}_block_{block:02d}"] = (weight * share, value)
         return terms
@@ -214,11 +216,16 @@ class Distiller(keras.Model):
         teacher_logits = None
         if teacher is not None:
             theirs = self.teacher.heads(teacher, positions)
-            teacher_logits = frozen(theirs["masked_lm_logits"])
+            teacher_logits = _frozen(theirs["masked_lm_logits"])
         heads = self.student.heads(student, positions)
         return distillation_terms(
             self.transfer_weights, heads, teacher_logits, inputs
         )
+
+
+def _frozen(tensor):
+    """A teacher's tensor as a constant, in float32."""
+    return ops.stop_gradient(ops.cast(tensor, "float32"))
 
 
 def check_pair(student, teacher) -> None:

@@ -9,12 +9,7 @@ from mobilebert_tf.modeling.models import MobileBertForPretraining
 
 
 class CopiedVariables(NamedTuple):
-    """Paths of a student's variables outside its blocks.
-
-    Attributes:
-        copied: those copied from the teacher.
-        left: the others.
-    """
+    """Paths of a student's variables outside its blocks: copied, or not."""
 
     copied: list[str]
     left: list[str]

@@ -5,9 +5,6 @@ that compute them.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
-
-from keras import ops
 
 from mobilebert_tf.distillation import losses
 from mobilebert_tf.distillation.schedule import TransferWeights
@@ -17,26 +14,18 @@ from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
 Terms = dict[str, tuple]
 
 
-class BlockPair(NamedTuple):
-    """A student block and the teacher block it learns from, in float32.
+def transfer_terms(
+    weights: TransferWeights, maps: tuple, logits: tuple, input_mask
+) -> Terms:
+    """Returns the terms that compare two blocks, student before teacher.
 
-    Attributes:
-        student_map, teacher_map: [B, S, D], the blocks' outputs.
-        student_logits, teacher_logits: [B, N, S, S], of their attention.
+    Args:
+        weights: of all terms.
+        maps: the blocks' outputs, float32 [B, S, D] each.
+        logits: those of their attention, float32 [B, N, S, S] each.
         input_mask: [B, S].
     """
-
-    student_map: object
-    teacher_map: object
-    student_logits: object
-    teacher_logits: object
-    input_mask: object
-
-
-def transfer_terms(weights: TransferWeights, pair: BlockPair) -> Terms:
-    """Returns the terms that compare two blocks."""
-    maps = pair.student_map, pair.teacher_map, pair.input_mask
-    logits = pair.student_logits, pair.teacher_logits, pair.input_mask
+    maps, logits = (*maps, input_mask), (*logits, input_mask)
     return _computed(
         (
             weights.normalized_feature_map,
@@ -93,8 +82,3 @@ def _computed(*terms: tuple[float, Callable, tuple]) -> Terms:
         for weight, function, arguments in terms
         if weight
     }
-
-
-def frozen(tensor):
-    """Returns a teacher's tensor as a constant, in float32."""
-    return ops.stop_gradient(ops.cast(tensor, "float32"))

@@ -5,7 +5,7 @@ numbered from 0, starting at the bottom.
 """
 
 import dataclasses
-import math
+import itertools
 from collections.abc import Sequence
 
 from mobilebert_tf.errors import InputError
@@ -51,10 +51,7 @@ def progressive_stages(
 ) -> list[TransferStage]:
     """PKT: one block after the other, bottom first; then distillation.
 
-    Args:
-        num_blocks: L.
-        transfer_steps: total over all blocks, split evenly among them.
-        distillation_steps: steps of pre-training distillation.
+    `transfer_steps` is the total over all blocks, split evenly among them.
     """
     share, rest = divmod(transfer_steps, num_blocks)
     stages = [
@@ -88,6 +85,16 @@ def auxiliary_stages(
     return _without_empty([stage])
 
 
+def _distillation(num_steps: int) -> TransferStage:
+    return TransferStage(
+        "distillation", num_steps, pretraining_distillation=True
+    )
+
+
+def _without_empty(stages: list[TransferStage]) -> list[TransferStage]:
+    return [stage for stage in stages if stage.num_steps]
+
+
 STRATEGIES = {
     "progressive": progressive_stages,
     "joint": joint_stages,
@@ -106,9 +113,8 @@ class TransferOptions(Options):
     strategy: str = option(
         "progressive",
         "progressive (pkt), joint (jkt) or auxiliary (akt) transfer. "
-        "progressive (pkt): block by block, then distillation; joint (jkt): "
-        "all blocks at once, then distillation; auxiliary (akt): everything "
-        "at once.",
+        "progressive: block by block, then distillation; joint: all blocks at "
+        "once, then distillation; auxiliary: everything at once.",
         flag="transfer_strategy",
         choices=tuple(STRATEGIES),
         everyday=True,
@@ -212,12 +218,14 @@ class TransferWeights(Options):
     @property
     def transfer(self) -> bool:
         """Whether any term compares blocks."""
-        return bool(
-            self.normalized_feature_map
-            or self.feature_mean
-            or self.feature_variance
-            or self.feature_map_transfer
-            or self.attention_transfer
+        return any(
+            (
+                self.normalized_feature_map,
+                self.feature_mean,
+                self.feature_variance,
+                self.feature_map_transfer,
+                self.attention_transfer,
+            )
         )
 
     @property
@@ -261,8 +269,8 @@ def check_teacher_blocks(
     """
     rising = all(
         lower < upper
-        for lower, upper in zip(
-            (-1, *teacher_blocks), (*teacher_blocks, num_teacher_blocks)
+        for lower, upper in itertools.pairwise(
+            (-1, *teacher_blocks, num_teacher_blocks)
         )
     )
     if len(teacher_blocks) != num_student_blocks or not rising:
@@ -272,24 +280,3 @@ def check_teacher_blocks(
             f"{num_teacher_blocks - 1}. Received: {list(teacher_blocks)}"
         )
     return tuple(teacher_blocks)
-
-
-def transfer_rate(progress: float) -> float:
-    """Returns the release's learning-rate factor within a transfer stage.
-
-    A linear rise to 0.995 over the first tenth, then a slow fall to 0.9.
-
-    Args:
-        progress: finished share of the stage, in [0, 1].
-    """
-    return min(0.9 + 0.1 * math.sqrt(1.0 - progress), 10.0 * progress)
-
-
-def _distillation(num_steps: int) -> TransferStage:
-    return TransferStage(
-        "distillation", num_steps, pretraining_distillation=True
-    )
-
-
-def _without_empty(stages: list[TransferStage]) -> list[TransferStage]:
-    return [stage for stage in stages if stage.num_steps]

@@ -6,7 +6,7 @@ exists belongs to complete data unless the files were damaged later.
 """
 
 import json
-import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,9 @@ import tensorflow as tf
 from mobilebert_tf.errors import RunError
 
 _STATE = "state"
+_NUM_KEPT = 2
+# Variables by part, for example `model` and `optimizer`.
+Parts = dict[str, Sequence[keras.Variable | tf.Variable]]
 
 # Raised by TensorFlow's reader for files that are cut short (IndexError),
 # altered or missing.
@@ -28,13 +31,7 @@ class CannotSave(RunError):
 
 
 class Checkpoint(NamedTuple):
-    """A readable checkpoint.
-
-    Attributes:
-        step: its number.
-        prefix: its path without `.index`.
-        state: JSON values it was saved with.
-    """
+    """A readable checkpoint: its path without `.index`, and saved values."""
 
     step: int
     prefix: Path
@@ -42,23 +39,10 @@ class Checkpoint(NamedTuple):
 
 
 class CheckpointFolder:
-    """Saves and restores, keeping the newest checkpoints.
+    """Saves and restores, keeping the two newest checkpoints."""
 
-    Args:
-        folder: made with the first checkpoint.
-        is_chief: whether this process writes; others only read.
-        max_to_keep: number of newest checkpoints to keep.
-    """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        is_chief: bool = True,
-        max_to_keep: int = 2,
-    ):
-        self.folder = Path(folder)
-        self._is_chief = is_chief
-        self._max_to_keep = max_to_keep
+    def __init__(self, folder: Path):
+        self.folder = folder
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, ascending."""
@@ -72,7 +56,7 @@ class CheckpointFolder:
         return self.folder / f"ckpt-{step}"
 
     def newest(self) -> Checkpoint | None:
-        """Returns the newest intact checkpoint, None if there is none.
+        """Returns the newest intact checkpoint.
 
         Every byte is read against its checksum. Damaged checkpoints are
         reported and renamed, since the run will save in their place again.
@@ -86,7 +70,8 @@ class CheckpointFolder:
                     f"before it: {str(error).splitlines()[0]}",
                     flush=True,
                 )
-                self._put_aside(step)
+                for path in self.folder.glob(f"ckpt-{step}.*"):
+                    path.rename(path.with_name(f"damaged-{path.name}"))
         return None
 
     def read(self, step: int) -> Checkpoint:
@@ -97,25 +82,13 @@ class CheckpointFolder:
         state = reader.get_tensor(f"{_STATE}/.ATTRIBUTES/VARIABLE_VALUE")
         return Checkpoint(step, self.prefix(step), json.loads(state))
 
-    def save(
-        self,
-        step: int,
-        state: dict[str, Any],
-        variables: dict[str, Sequence[keras.Variable | tf.Variable]],
-    ) -> None:
-        """Writes a checkpoint and removes the oldest.
-
-        Args:
-            step: its number.
-            state: JSON values.
-            variables: by part, for example `model` and `optimizer`.
+    def save(self, step: int, state: dict[str, Any], variables: Parts) -> None:
+        """Writes a checkpoint and removes the oldest; `state` is JSON.
 
         Raises:
             CannotSave: it could not be written, for example because the disk
                 is full. Nothing of it is left behind.
         """
-        if not self._is_chief:
-            return
         self.folder.mkdir(parents=True, exist_ok=True)
         state_variable = tf.Variable(json.dumps(state), dtype=tf.string)
         try:
@@ -130,46 +103,30 @@ class CheckpointFolder:
                 f"{str(error.message).splitlines()[0]}. "
                 f"Intact: {', '.join(kept) or 'none before it'}"
             ) from error
-        for old in self.steps()[: -self._max_to_keep]:
+        for old in self.steps()[:-_NUM_KEPT]:
             self._remove(old)
 
-    def restore(
-        self,
-        checkpoint: Checkpoint,
-        variables: dict[str, Sequence[keras.Variable | tf.Variable]],
-    ) -> None:
+    def restore(self, checkpoint: Checkpoint, variables: Parts) -> None:
         """Assigns saved values to variables, part by part."""
         status = _trackable(variables).read(str(checkpoint.prefix))
         status.assert_existing_objects_matched().expect_partial()
 
     def remove_leftovers(self) -> None:
         """Removes the files of a save that was killed."""
-        if not self._is_chief:
-            return
         whole = {f"ckpt-{step}" for step in self.steps()}
         for path in self.folder.glob("ckpt-*"):
             if path.is_dir():
-                for part in path.iterdir():
-                    part.unlink()
-                path.rmdir()
+                shutil.rmtree(path)
             elif path.name.partition(".")[0] not in whole:
                 path.unlink()
 
-    def _put_aside(self, step: int) -> None:
-        if self._is_chief:
-            for path in self.folder.glob(f"{self.prefix(step).name}.*"):
-                path.rename(path.with_name(f"damaged-{path.name}"))
-
     def _remove(self, step: int) -> None:
         # The index first: without it the rest is no checkpoint.
-        name = self.prefix(step).name
-        for path in sorted(self.folder.glob(f"{name}.*"), reverse=True):
-            if path.is_file():
-                path.unlink()
+        self.prefix(step).with_suffix(".index").unlink(missing_ok=True)
         self.remove_leftovers()
 
 
-def _trackable(variables: dict, **others) -> tf.train.Checkpoint:
+def _trackable(variables: Parts, **others) -> tf.train.Checkpoint:
     parts = {
         part: {
             f"{index:05d}": variable.value

@@ -57,41 +57,32 @@ class Distribution:
         return list(tensors)
 
     def distribute(self, batch: dict, axis: int = 0) -> dict:
-        """Gives each replica its rows of a batch.
+        """Gives each replica its rows of a batch, the examples along `axis`.
 
-        Args:
-            batch: arrays with the examples along `axis`. If they do not divide
-                evenly, some replicas get one more than others, or none.
-            axis: axis of the examples.
+        If they do not divide evenly, some replicas get one more than others,
+        or none.
         """
         return batch
 
-    def from_chief(self, number: int) -> int:
-        """Returns the chief's `number` on every process."""
+    def total(self, number: int) -> int:
+        """Returns the sum of every process's `number`, on every process."""
         return number
-
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on any process."""
-        return flag
 
 
 class StrategyDistribution(Distribution):
-    """A `tf.distribute` strategy.
-
-    Args:
-        strategy: any synchronous one.
-    """
+    """A synchronous `tf.distribute` strategy."""
 
     def __init__(self, strategy: tf.distribute.Strategy):
         self.strategy = strategy
         self.num_replicas = strategy.num_replicas_in_sync
         self._is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
         self.updates_in_replica = self._is_tpu
-        resolver = strategy.cluster_resolver
         self.spans_processes = isinstance(
             strategy, tf.distribute.MultiWorkerMirroredStrategy
         )
-        self.is_chief = not self.spans_processes or resolver.task_id == 0
+        self.is_chief = (
+            not self.spans_processes or strategy.cluster_resolver.task_id == 0
+        )
 
     def scope(self):
         return self.strategy.scope()
@@ -133,30 +124,18 @@ class StrategyDistribution(Distribution):
 
         return self.strategy.experimental_distribute_values_from_function(rows)
 
-    def from_chief(self, number):
+    def total(self, number):
         if not self.spans_processes:
             return number
-        return self._sum_over_processes(number if self.is_chief else 0)
-
-    def any(self, flag):
-        if not self.spans_processes:
-            return flag
-        return self._sum_over_processes(int(flag)) > 0
-
-    def _sum_over_processes(self, number: int) -> int:
-        local = self.num_replicas // self._num_workers()
         # Every replica reports its process's number.
         numbers = self.strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(number, tf.int64)
+            lambda context: tf.constant(int(number), tf.int64)
         )
         total = self.strategy.reduce(
             tf.distribute.ReduceOp.SUM, numbers, axis=None
         )
-        return int(total) // local
-
-    def _num_workers(self) -> int:
-        spec = self.strategy.cluster_resolver.cluster_spec().as_dict()
-        return sum(len(tasks) for tasks in spec.values())
+        num_local = len(self.strategy.experimental_local_results(numbers))
+        return int(total) // num_local
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import gc
 import itertools
 import json
 import os
+import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,11 @@ from mobilebert_tf.config import read_json_object
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.modeling.folder import load_weights
 from mobilebert_tf.tasks.task import Hyperparameters
-from mobilebert_tf.training.evaluation import BEST_FOLDER
 from mobilebert_tf.training.fine_tuning import FineTuningRun, Point
 from mobilebert_tf.training.log import NonFiniteLoss
 from mobilebert_tf.training.loop import Run
 from mobilebert_tf.training.options import FineTuningOptions
+from mobilebert_tf.training.run_folder import BEST_FOLDER, CHECKPOINTS
 
 RESULT_FILE = "result.json"
 TABLE_FILE = "runs.tsv"
@@ -201,7 +202,7 @@ def _result(
     """Trains, unless that is done, and records the result."""
     devices = run.run.devices
     result = _read_result(folder, point) if devices.is_chief else None
-    if devices.from_chief(int(result is not None)):
+    if devices.total(int(result is not None)):
         return result or RunResult(point, folder, 0)
     try:
         values = run.train()
@@ -242,11 +243,8 @@ def _outcome(
 
 def _drop_weights(folder: Path) -> None:
     """Removes a run's checkpoints; its record and result stay."""
-    for path in sorted((folder / BEST_FOLDER).parent.rglob("*"), reverse=True):
-        if path.is_dir():
-            path.rmdir()
-        else:
-            path.unlink()
+    if (folder / CHECKPOINTS).exists():
+        shutil.rmtree(folder / CHECKPOINTS)
 
 
 def _write_table(path: Path, results: Sequence[RunResult]) -> None:

@@ -6,7 +6,6 @@ NaN and infinite values.
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ class Window:
         step: steps of the phase taken before.
         max_skipped: number of steps with NaN or infinite values that a run
             tolerates in total. Their updates have not been made.
-        state: see `state`, of an earlier process; {} if there was none.
+        state: an earlier process's `state()`, or {}.
     """
 
     def __init__(
@@ -66,12 +65,10 @@ class Window:
     def read(self, last_good: str) -> None:
         """Waits for all steps so far and checks their values.
 
-        Args:
-            last_good: names the last good checkpoint, for the error.
-
         Raises:
             NonFiniteLoss: a value is NaN or infinite, and as many steps as
-                tolerated have been left out.
+                tolerated have been left out. It names `last_good`, the last
+                good checkpoint.
         """
         pending, self._pending = self._pending, []
         for values, variables in pending:
@@ -152,17 +149,14 @@ class MetricsLog:
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike,
-        global_step: int = 0,
-        is_chief: bool = True,
+        self, folder: Path, global_step: int = 0, is_chief: bool = True
     ):
-        self._path = Path(folder) / METRICS_FILE
+        self._path = folder / METRICS_FILE
         self._is_chief = is_chief
         if is_chief:
             self._drop_after(global_step)
             self._writer = tf.summary.create_file_writer(
-                str(Path(folder) / "tensorboard")
+                str(folder / "tensorboard")
             )
 
     def write(
@@ -172,7 +166,6 @@ class MetricsLog:
         global_step: int,
         values: Mapping[str, float],
     ) -> None:
-        """Records `values` under a phase and its step."""
         if not self._is_chief:
             return
         line = {"phase": phase, "step": step, "global_step": global_step}
@@ -183,18 +176,10 @@ class MetricsLog:
             for name, value in values.items():
                 tf.summary.scalar(f"{phase}/{name}", value)
 
-    def write_results(
-        self, global_step: int, values: Mapping[str, float]
-    ) -> None:
-        """Records a finished run's results."""
-        self.write(RESULTS, 0, global_step, dict(values))
-
     def write_image(
         self, name: str, image: np.ndarray, global_step: int, description: str
     ) -> None:
         """Shows an image, uint8 [height, width, channels], in TensorBoard."""
-        if not self._is_chief:
-            return
         with self._writer.as_default(step=global_step):
             tf.summary.image(name, image[None], description=description)
 
@@ -220,11 +205,8 @@ class MetricsLog:
 class Progress:
     """Rates and time left, as lines that also read well in a log file.
 
-    Args:
-        phase: name of the phase that trains.
-        num_steps: its length.
-        step: steps of the phase taken before.
-        later_steps: steps of the phases after this one.
+    `step` counts the phase's steps taken before, `later_steps` those of the
+    phases after it.
     """
 
     def __init__(
@@ -238,10 +220,7 @@ class Progress:
         self._num_examples = self._num_tokens = 0
 
     def add(self, batches: Sequence[Mapping]) -> None:
-        """Counts the examples of batches [B, ...] and their tokens.
-
-        Tokens are the columns of `input_ids` [B, S], padding included.
-        """
+        """Counts the examples of batches and their tokens, with padding."""
         for batch in batches:
             self._num_examples += len(next(iter(batch.values())))
             if "input_ids" in batch:

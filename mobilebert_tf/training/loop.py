@@ -29,6 +29,7 @@ from mobilebert_tf.training.log import (
 from mobilebert_tf.training.options import RunOptions
 from mobilebert_tf.training.run_folder import (
     CHECKPOINTS,
+    RESULTS,
     SETTINGS_FILE,
     check_settings,
     make_folder,
@@ -76,13 +77,7 @@ class Phase:
     def steps_until_due(
         self, step: int, global_step: int, log_every: int
     ) -> int:
-        """Number of steps until something besides a step is due.
-
-        Args:
-            step: steps of the phase taken so far.
-            global_step: steps of the run taken so far.
-            log_every: steps between two log lines.
-        """
+        """Number of steps until something besides a step is due."""
         limits = [self.num_steps - step, log_every - step % log_every]
         if self.evaluation:
             limits.append(self.evaluation.every - step % self.evaluation.every)
@@ -137,9 +132,7 @@ class Run:
         if is_chief:
             make_folder(self.folder)
             check_settings(self.folder / SETTINGS_FILE, settings or {})
-        self._checkpoints = CheckpointFolder(
-            self.folder / CHECKPOINTS, is_chief
-        )
+        self._checkpoints = CheckpointFolder(self.folder / CHECKPOINTS)
         self._latest = self._agree_on_checkpoint()
         # Number of finished phases, steps taken in the current one and in all,
         # and the sums of its log window.
@@ -173,7 +166,7 @@ class Run:
         if index < self._state["phase"]:
             return
         # The state of the phase's last evaluation was saved before it.
-        if self.devices.any(bool(self._verdict(phase))):
+        if self.devices.total(bool(self._verdict(phase))):
             self._end_phase()
             return
         with SignalCatcher(self._may_stop_now) as signals:
@@ -206,7 +199,7 @@ class Run:
 
     def finish(self, results: Mapping[str, float]) -> None:
         """Logs and prints final results, and closes the record."""
-        self.log.write_results(self.global_step, results)
+        self.log.write(RESULTS, 0, self.global_step, results)
         self.log.close()
         for name, value in results.items():
             print(f"{name}: {value:.4f}", flush=True)
@@ -216,10 +209,11 @@ class Run:
         if self.devices.is_chief:
             self._checkpoints.remove_leftovers()
             newest = self._checkpoints.newest()
-            self.devices.from_chief(newest.step if newest else -1)
+            self.devices.total(newest.step if newest else 0)
             return newest
-        step = self.devices.from_chief(-1)
-        return self._checkpoints.read(step) if step >= 0 else None
+        # No checkpoint is written before the first step.
+        step = self.devices.total(0)
+        return self._checkpoints.read(step) if step else None
 
     def _activate(self, phase: Phase) -> _Active:
         """Builds the step of a phase, and the counters of its logs."""
@@ -230,32 +224,26 @@ class Run:
         if self._num_steps is not None:
             end = self.global_step - step + phase.num_steps
             later_steps = self._num_steps - end
-        return _Active(
-            phase,
+        variables = {
+            "model": self._model_variables,
+            "optimizer": train_step.optimizer.variables,
+        }
+        window = Window(
+            phase.name,
             train_step,
-            {
-                "model": self._model_variables,
-                "optimizer": train_step.optimizer.variables,
-            },
-            Window(
-                phase.name,
-                train_step,
-                step,
-                self.options.skip_nonfinite,
-                self._state["window"],
-            ),
-            Progress(phase.name, phase.num_steps, step, later_steps),
+            step,
+            self.options.skip_nonfinite,
+            self._state["window"],
         )
+        progress = Progress(phase.name, phase.num_steps, step, later_steps)
+        return _Active(phase, train_step, variables, window, progress)
 
     def _take_steps(
         self, active: _Active, batches: Iterator[dict], signals: SignalCatcher
     ) -> bool:
         """Takes steps and saves; returns whether a signal cut them short."""
-        state, phase, log_every = (
-            self._state,
-            active.phase,
-            self.options.log_every,
-        )
+        state, phase = self._state, active.phase
+        log_every = self.options.log_every
         self._saved_at = time.monotonic()
         # A stop may have come between a step and its evaluation.
         over, stopping = self._evaluate(active), False
@@ -274,16 +262,18 @@ class Run:
             is_logged = phase.is_log_due(state["step"], log_every)
             if is_logged:
                 self._log_window(active)
-            self._call_due(phase)
+            for every, function in phase.every:
+                if self.global_step % every == 0 and self.devices.is_chief:
+                    function(self)
             if is_logged or not self.devices.spans_processes:
                 # Several processes must stop at the same step; they ask each
                 # other only now and then.
-                stopping = self.devices.any(bool(signals.received))
+                stopping = bool(self.devices.total(bool(signals.received)))
             over = self._evaluate(active, stopping)
             since = time.monotonic() - self._saved_at
-            if since > self.options.save_every_seconds:
-                if not (over or stopping):
-                    self._save(active)
+            is_due = since > self.options.save_every_seconds
+            if is_due and not (over or stopping):
+                self._save(active)
         if over:
             self._end_phase()
         self._save(active)
@@ -291,12 +281,6 @@ class Run:
 
     def _end_phase(self) -> None:
         self._state["phase"], self._state["step"] = self._phase_index, 0
-
-    def _call_due(self, phase: Phase) -> None:
-        """Calls the functions of `Phase.every` that are due, on the chief."""
-        for number, function in phase.every:
-            if self.global_step % number == 0 and self.devices.is_chief:
-                function(self)
 
     def _verdict(self, phase: Phase) -> bool | None:
         """Whether the current step's evaluation ends the phase.
@@ -332,13 +316,12 @@ class Run:
                 phase.evaluation.evaluate(self.folder, self.log, *where)
                 verdict = self._verdict(phase)
             if verdict and step < phase.num_steps:
-                number = phase.evaluation.patience
                 print(
-                    f"no better score in {number} evaluations: stopped at "
-                    f"step {step}",
+                    f"no better score in {phase.evaluation.patience} "
+                    f"evaluations: stopped at step {step}",
                     flush=True,
                 )
-        return self.devices.any(bool(verdict))
+        return bool(self.devices.total(bool(verdict)))
 
     def _log_window(self, active: _Active) -> None:
         active.window.read(self._last_good())
@@ -357,7 +340,10 @@ class Run:
         # Only checked values are saved.
         active.window.read(self._last_good())
         self._state["window"] = active.window.state()
-        self._checkpoints.save(self.global_step, self._state, active.variables)
+        if self.devices.is_chief:
+            self._checkpoints.save(
+                self.global_step, self._state, active.variables
+            )
         self._saved_step, self._saved_at = self.global_step, time.monotonic()
 
     def _last_good(self) -> str:

@@ -15,11 +15,9 @@ import numpy as np
 from keras import ops
 
 from mobilebert_tf import compat
-from mobilebert_tf.distillation.schedule import transfer_rate
 from mobilebert_tf.training.options import OptimizerOptions
 
 
-@keras.saving.register_keras_serializable(package="mobilebert_tf")
 class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
     """A linear rise, then a polynomial fall.
 
@@ -61,17 +59,7 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
             factor = ops.where(step < self.num_warmup_steps, rise, factor)
         return self.learning_rate * factor
 
-    def get_config(self):
-        return {
-            "learning_rate": self.learning_rate,
-            "num_steps": self.num_steps,
-            "num_warmup_steps": self.num_warmup_steps,
-            "end_factor": self.end_factor,
-            "power": self.power,
-        }
 
-
-@keras.saving.register_keras_serializable(package="mobilebert_tf")
 class TransferStageSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """The rate within one transfer stage: a quick ramp, then nearly flat.
 
@@ -82,29 +70,21 @@ class TransferStageSchedule(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         learning_rate: factor of the curve (0.0045 in the release: its base rate
             of 0.0015 times 3.0).
-        num_steps: length of the stage.
+        num_steps: T.
     """
 
     def __init__(self, learning_rate: float, num_steps: int):
         self.learning_rate = learning_rate
-        self.num_steps = num_steps
-
-    def __call__(self, step):
-        # A table of the pure-Python curve keeps its formula in one place.
-        curve = [
-            transfer_rate(min(index + 1, self.num_steps) / self.num_steps)
-            for index in range(self.num_steps)
-        ]
-        index = ops.clip(ops.cast(step, "int32"), 0, self.num_steps - 1)
-        return self.learning_rate * ops.take(
-            ops.convert_to_tensor(curve, "float32"), index
+        progress = np.arange(1, num_steps + 1) / num_steps
+        # In float64: float32 would round differently on each backend.
+        self._curve = np.minimum(
+            0.9 + 0.1 * np.sqrt(1.0 - progress), 10.0 * progress
         )
 
-    def get_config(self):
-        return {
-            "learning_rate": self.learning_rate,
-            "num_steps": self.num_steps,
-        }
+    def __call__(self, step):
+        index = ops.clip(ops.cast(step, "int32"), 0, len(self._curve) - 1)
+        curve = ops.convert_to_tensor(self._curve, "float32")
+        return self.learning_rate * ops.take(curve, index)
 
 
 # Most elements in a stack. Larger stacks save no more time, and are copies for
@@ -122,7 +102,7 @@ class VariableGroup:
 
     Attributes:
         variables: the variables.
-        multiplier: factor of the learning rate of each.
+        multiplier: factor of their learning rate.
     """
 
     variables: tuple[keras.Variable, ...]
@@ -152,12 +132,7 @@ def group_variables(
     variables: Sequence[keras.Variable],
     multiplier_of: Callable[[keras.Variable], float],
 ) -> tuple[VariableGroup, ...]:
-    """Groups variables by shape, dtype and multiplier, in their order.
-
-    Args:
-        variables: the trained variables.
-        multiplier_of: returns the learning-rate multiplier of a variable.
-    """
+    """Groups variables by shape, dtype and multiplier, in their order."""
     kinds = {}
     for variable in variables:
         dtype = keras.backend.standardize_dtype(variable.dtype)
@@ -269,10 +244,7 @@ class _AdamCore(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         """Updates the group whose momentum `variable` is.
 
-        Args:
-            gradient: of the group, [N, ...].
-            variable: its momentum.
-            learning_rate: a scalar.
+        `gradient` is that of the group, [N, ...].
         """
         index = self._group_indices[compat.variable_key(self, variable)]
         group = self._groups[index]
@@ -300,8 +272,7 @@ class _AdamCore(keras.optimizers.Optimizer):
             if is_connected:
                 self._subtract(member, change)
 
-    def _update(self, group, momentum, velocity):
-        """Returns the update at a learning rate of 1, [N, ...]."""
+    def _update(self, group, momentum, velocity):  # at a rate of 1, [N, ...]
         if self.bias_correction:
             momentum = momentum / self._missing_mass(self.beta_1)
             velocity = velocity / self._missing_mass(self.beta_2)
@@ -332,17 +303,7 @@ class _AdamCore(keras.optimizers.Optimizer):
     def _trust_ratio(self, weights, updates):
         return 1.0
 
-    def get_config(self):
-        return super().get_config() | {
-            "decay_rate": self.decay_rate,
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "bias_correction": self.bias_correction,
-        }
 
-
-@keras.saving.register_keras_serializable(package="mobilebert_tf")
 class AdamW(_AdamCore):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
@@ -361,7 +322,6 @@ class AdamW(_AdamCore):
     """
 
 
-@keras.saving.register_keras_serializable(package="mobilebert_tf")
 class Lamb(_AdamCore):
     """LAMB (You et al. 2020): AdamW's update, scaled by a trust ratio.
 
@@ -433,7 +393,7 @@ def is_adapted(variable) -> bool:
 def describe_parameters(variables: Sequence[keras.Variable]) -> str:
     """Describes how much is decayed and adapted, and lists what is not.
 
-    Blocks with the same variables share an entry: `block_00-23` stands for 24.
+    `block_*` stands for all blocks.
     """
     groups = {True: [], False: []}
     for variable in variables:
@@ -442,37 +402,17 @@ def describe_parameters(variables: Sequence[keras.Variable]) -> str:
         adapted: sum(math.prod(variable.shape) for variable in group)
         for adapted, group in groups.items()
     }
-    blocks_by_pattern = {}
-    for variable in groups[False]:
-        pattern = _BLOCK.sub("block_*", variable.path)
-        blocks = blocks_by_pattern.setdefault(pattern, [])
-        blocks += _BLOCK.findall(variable.path)
-    lines = [
+    paths = dict.fromkeys(
+        re.sub(r"\bblock_\d+", "block_*", variable.path)
+        for variable in groups[False]
+    )
+    indent = "  "
+    listed = textwrap.fill(
+        ", ".join(paths), 79, initial_indent=indent, subsequent_indent=indent
+    )
+    return (
         f"{sizes[True]:,} parameters in {len(groups[True])} matrices and "
-        "tables: decayed, and adapted by LAMB",
+        "tables: decayed, and adapted by LAMB\n"
         f"{sizes[False]:,} parameters in {len(groups[False])} norms and "
-        "biases: neither decayed nor adapted",
-    ]
-    paths = ", ".join(
-        pattern.replace("*", _range(blocks))
-        for pattern, blocks in blocks_by_pattern.items()
+        f"biases: neither decayed nor adapted\n{listed}"
     )
-    lines += textwrap.wrap(
-        paths,
-        width=79,
-        initial_indent="  ",
-        subsequent_indent="  ",
-        break_on_hyphens=False,
-    )
-    return "\n".join(lines)
-
-
-_BLOCK = re.compile(r"\bblock_(\d+)")
-
-
-def _range(blocks: list[str]) -> str:
-    """Formats block numbers: `00-23` if none is missing, else a list."""
-    numbers = [int(block) for block in blocks]
-    if len(blocks) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{blocks[0]}-{blocks[-1]}"
-    return ",".join(blocks)
