@@ -18,7 +18,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 
@@ -98,24 +98,16 @@ class Command:
     @property
     def required(self) -> list[str]:
         """The flags without which the command refuses to start."""
-        return [
-            declared.flag or field.name
-            for options in self.options
-            for field, declared in options_of(options)
-            if declared.required
-        ]
+        return [flag.name for flag in self._flags() if flag.declared.required]
 
     def define(self, values: flags.FlagValues) -> None:
         """Defines a flag for each option; equal names are an error."""
-        unknown = set(self.defaults)
-        for options in self.options:
-            for field, declared in options_of(options):
-                name = declared.flag or field.name
-                default = self.defaults.get(name, field.default)
-                unknown.discard(name)
-                _define(values, options, field, name, default)
+        found = self._flags()
+        unknown = set(self.defaults) - {flag.name for flag in found}
         if unknown:
             raise ValueError(f"no option is named {sorted(unknown)}")
+        for flag in found:
+            flag.define(values)
 
     def read(self, values: flags.FlagValues) -> list[Options]:
         """Returns an instance of each class with the flags' values.
@@ -123,15 +115,10 @@ class Command:
         Raises:
             InputError: a value is out of bounds.
         """
-        return [
-            options(
-                **{
-                    field.name: _read(values, options, field, declared)
-                    for field, declared in options_of(options)
-                }
-            )
-            for options in self.options
-        ]
+        fields = {options: {} for options in self.options}
+        for flag in self._flags():
+            fields[flag.options][flag.field] = flag.read(values)
+        return [options(**fields[options]) for options in self.options]
 
     def help(self, program: str, everything: bool = False) -> str:
         """Returns the text of `--help`: everyday flags by group, a line each.
@@ -141,18 +128,13 @@ class Command:
             everything: list every flag, not only those used every day.
         """
         groups, hidden = {}, 0
-        for options in self.options:
-            for field, declared in options_of(options):
-                if not (everything or declared.everyday or declared.required):
-                    hidden += 1
-                    continue
-                name = declared.flag or field.name
-                default = self.defaults.get(name, field.default)
-                groups.setdefault(declared.group or options.group, []).append(
-                    _help_line(
-                        options, field, declared, name, default, everything
-                    )
-                )
+        for flag in self._flags():
+            declared = flag.declared
+            if everything or declared.everyday or declared.required:
+                group = declared.group or flag.options.group
+                groups.setdefault(group, []).append(flag.help(everything))
+            else:
+                hidden += 1
         known = [group for group in GROUPS if group in groups]
         lines = [self.description.strip(), "", f"usage: {program} [flags]"]
         for group in [*known, *(set(groups) - set(known))]:
@@ -160,6 +142,18 @@ class Command:
         if hidden:
             lines += ["", f"--helpfull shows {hidden} more flags."]
         return "\n".join(lines)
+
+    def _flags(self) -> list["_Flag"]:
+        flags_of_all = []
+        for options in self.options:
+            for field, declared in options_of(options):
+                name = declared.flag or field.name
+                default = self.defaults.get(name, field.default)
+                kind = value_type(options, field)
+                flags_of_all.append(
+                    _Flag(name, options, field.name, declared, default, *kind)
+                )
+        return flags_of_all
 
     def _guarded(self, arguments: list[str]) -> None:
         try:
@@ -193,71 +187,77 @@ def command_line() -> str:
     return shlex.join(["python", *name, *sys.argv[1:]])
 
 
-def _define(values, options, field, name: str, default: Any) -> None:
-    declared = dict((f.name, d) for f, d in options_of(options))[field.name]
-    kind, is_tuple = value_type(options, field)
-    keywords = {"flag_values": values, "required": declared.required}
-    if declared.required:
-        default = None
-    if is_tuple:
-        default = None if default is None else [str(item) for item in default]
-        flags.DEFINE_list(name, default, declared.help, **keywords)
-    elif declared.choices is not None:
-        choices = list(declared.choices)
-        flags.DEFINE_enum(name, default, choices, declared.help, **keywords)
-    else:
-        define = {
-            bool: flags.DEFINE_bool,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            str: flags.DEFINE_string,
-        }[kind]
-        define(name, default, declared.help, **keywords)
+class _Flag(NamedTuple):
+    """An option as a flag; `kind` is the type of its value or its items."""
 
+    name: str
+    options: type[Options]
+    field: str
+    declared: Option
+    default: Any
+    kind: type
+    is_tuple: bool
 
-def _read(values, options, field, declared: Option) -> Any:
-    name = declared.flag or field.name
-    value = values[name].value
-    kind, is_tuple = value_type(options, field)
-    if not is_tuple or value is None:
-        return value
-    items = []
-    for text in value:
-        try:
-            items.append(kind(text))
-        except ValueError:
-            expected = f"{'whole ' * (kind is int)}numbers"
-            raise InputError(f"--{name}", expected, repr(text)) from None
-    return tuple(items)
+    def define(self, values: flags.FlagValues) -> None:
+        declared, default = self.declared, self.default
+        keywords = {"flag_values": values, "required": declared.required}
+        arguments = [declared.help]
+        if declared.required:
+            default = None
+        if self.is_tuple:
+            define = flags.DEFINE_list
+            default = default and [str(item) for item in default]
+        elif declared.choices is not None:
+            define = flags.DEFINE_enum
+            arguments.insert(0, list(declared.choices))
+        else:
+            define = {
+                bool: flags.DEFINE_bool,
+                int: flags.DEFINE_integer,
+                float: flags.DEFINE_float,
+                str: flags.DEFINE_string,
+            }[self.kind]
+        define(self.name, default, *arguments, **keywords)
 
+    def read(self, values: flags.FlagValues) -> Any:
+        value = values[self.name].value
+        if not self.is_tuple or value is None:
+            return value
+        items = []
+        for text in value:
+            try:
+                items.append(self.kind(text))
+            except ValueError:
+                expected = f"{'whole ' * (self.kind is int)}numbers"
+                raise InputError(
+                    f"--{self.name}", expected, repr(text)
+                ) from None
+        return tuple(items)
 
-def _help_line(
-    options, field, declared: Option, name: str, default, everything: bool
-) -> str:
-    kind, _ = value_type(options, field)
-    flag = f"  --{'[no]' * (kind is bool)}{name}"
-    text = declared.help
-    if not everything:
-        # The first sentence, or what comes before a semicolon.
-        text = re.split(r"(?<=\.) |;", text)[0].rstrip(".") + "."
-    elif declared.choices and not all(
-        choice in text for choice in declared.choices
-    ):
-        text += f" One of {', '.join(declared.choices)}."
-    if declared.required:
-        text += " (required)"
-    elif isinstance(default, tuple):
-        text += f" (default: {','.join(map(str, default))})" * bool(default)
-    elif default is not None and kind is not bool:
-        text += f" (default: {default})"
-    elif default:
-        text += " (default: on)"
-    lines = textwrap.wrap(text, _HELP_WIDTH - _HELP_COLUMNS)
-    indent = "\n" + " " * _HELP_COLUMNS
-    start = flag.ljust(_HELP_COLUMNS)
-    if len(flag) >= _HELP_COLUMNS:
-        start = flag + indent
-    return start + indent.join(lines)
+    def help(self, everything: bool) -> str:
+        """Returns its entry in the help, all of it or a sentence."""
+        default, text = self.default, self.declared.help
+        choices = self.declared.choices or ()
+        if not everything:
+            # The first sentence, or what comes before a semicolon.
+            text = re.split(r"(?<=\.) |;", text)[0].rstrip(".") + "."
+        elif not all(choice in text for choice in choices):
+            text += f" One of {', '.join(choices)}."
+        if self.declared.required:
+            text += " (required)"
+        elif isinstance(default, tuple):
+            text += f" (default: {','.join(map(str, default))})" * bool(default)
+        elif default is not None and self.kind is not bool:
+            text += f" (default: {default})"
+        elif default:
+            text += " (default: on)"
+        lines = textwrap.wrap(text, _HELP_WIDTH - _HELP_COLUMNS)
+        flag = f"  --{'[no]' * (self.kind is bool)}{self.name}"
+        indent = "\n" + " " * _HELP_COLUMNS
+        start = flag.ljust(_HELP_COLUMNS)
+        if len(flag) >= _HELP_COLUMNS:
+            start = flag + indent
+        return start + indent.join(lines)
 
 
 def _refuse_arguments(arguments: Sequence[str]) -> None:

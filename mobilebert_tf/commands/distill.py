@@ -13,6 +13,7 @@ teacher was trained on other text, name that with --input_files.
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 from mobilebert_tf.commands.command import Command, command_line
 from mobilebert_tf.data.options import TextOptions
@@ -99,69 +100,73 @@ def open_pair(
     return distiller, stages
 
 
-def run(*options: Options) -> None:
+class Given(NamedTuple):
+    """The options of the command, in the order of their classes."""
+
+    output: OutputOptions
+    architecture: ArchitectureOptions
+    pair: PairOptions
+    text: TextOptions
+    training: PretrainingOptions
+    transfer: TransferOptions
+    weights: TransferWeights
+    optimizer: OptimizerOptions
+    step: StepOptions
+    run: RunOptions
+    device: DeviceOptions
+
+
+def main(*options: Options) -> None:
     """Copies, transfers, distils, evaluates, and writes a model folder."""
     import keras
 
     from mobilebert_tf.data.stream import open_pretraining_input
     from mobilebert_tf.distillation.initialization import match_embedding_norm
     from mobilebert_tf.text.tokenizer import load_tokenizer
-    from mobilebert_tf.training import distillation, pretraining
+    from mobilebert_tf.training import pretraining
     from mobilebert_tf.training.devices import open_devices
     from mobilebert_tf.training.loop import Run
     from mobilebert_tf.training.step import rematerialize
 
-    output, architecture, pair, text, training, transfer, weights = options[:7]
-    optimizer, step_options, run_options, device_options = options[7:]
-    devices = open_devices(device_options)
+    given = Given(*options)
+    pair, text, training = given.pair, given.text, given.training
+    devices = open_devices(given.device)
     keras.utils.set_random_seed(training.seed)
     with devices.scope():
         distiller, stages = open_pair(
-            pair, architecture, text.max_seq_length, transfer, weights
+            pair,
+            given.architecture,
+            text.max_seq_length,
+            given.transfer,
+            given.weights,
         )
     student = distiller.student
-    if device_options.rematerialize:
+    if given.device.rematerialize:
         rematerialize(student.encoder.blocks)
     data = open_pretraining_input(
         text, load_tokenizer(pair.teacher), training.train_batch_size
     )
     print(data.summary(), flush=True)
-    batches = functools.partial(data.batches, training.seed)
-    held_out = pretraining.HeldOutText(student, data)
     # Made first, so that unfit text is refused before a folder is made for it.
-    first = batches(0)
+    first = data.batches(training.seed)
     if pair.match_embedding_norm:
         match_embedding_norm(student, distiller.teacher, next(first))
     run = Run(
-        output.output_dir,
+        given.output.output_dir,
         student.variables,
-        run_options,
+        given.run,
         settings(*options),
         devices,
         num_steps=sum(stage.num_steps for stage in stages),
     )
-    build = functools.partial(
-        distillation.build_stage,
-        distiller,
-        learning_rate=training.learning_rate,
-        optimizer=optimizer,
-        transfer=transfer,
-        options=step_options,
-    )
-    every = []
-    if pair.attention_images_every:
-        draw = distillation.attention_drawer(distiller, held_out.first_batch())
-        every = [(pair.attention_images_every, draw)]
-    for phase in distillation.stage_phases(
-        stages, build, batches, held_out.evaluation(training), every
-    ):
-        run.train(phase)
+    held_out = pretraining.HeldOutText(student, data)
+    _train(given, run, distiller, stages, held_out)
     if devices.is_chief:
         pretraining.finish_pretraining(
             run,
             held_out,
             training.final_model,
-            title=f"Distilled student ({architecture.name})",
+            title=f"Distilled student ({given.architecture.name})",
             command=command_line(),
             notes={
                 "Teacher": pair.teacher,
@@ -170,21 +175,32 @@ def run(*options: Options) -> None:
         )
 
 
+def _train(given: Given, run, distiller, stages, held_out) -> None:
+    """Trains all stages."""
+    from mobilebert_tf.training import distillation
+
+    build = functools.partial(
+        distillation.build_stage,
+        distiller,
+        learning_rate=given.training.learning_rate,
+        optimizer=given.optimizer,
+        transfer=given.transfer,
+        options=given.step,
+    )
+    batches = functools.partial(held_out.data.batches, given.training.seed)
+    every, number = [], given.pair.attention_images_every
+    if number:
+        draw = distillation.attention_drawer(distiller, held_out.first_batch())
+        every = [(number, draw)]
+    for phase in distillation.stage_phases(
+        stages, build, batches, held_out.evaluation(given.training), every
+    ):
+        run.train(phase)
+
+
 COMMAND = Command(
-    run,
-    (
-        OutputOptions,
-        ArchitectureOptions,
-        PairOptions,
-        TextOptions,
-        PretrainingOptions,
-        TransferOptions,
-        TransferWeights,
-        OptimizerOptions,
-        StepOptions,
-        RunOptions,
-        DeviceOptions,
-    ),
+    main,
+    tuple(Given.__annotations__.values()),
     defaults={"preset": "mobilebert_small"},
     description=__doc__,
 )

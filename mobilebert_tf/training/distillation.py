@@ -50,13 +50,7 @@ def build_distiller(
     """Makes a student, copies into it, and pairs it with its teacher.
 
     Prints what was copied, and which variables the optimizer will not decay.
-
-    Args:
-        config: the student's.
-        teacher: see `load_teacher`.
-        weights: of the loss terms.
-        stages: checked here rather than hours later.
-        teacher_blocks: see `Distiller`.
+    The stages are checked here rather than hours later.
 
     Raises:
         ValueError: student, teacher, weights and stages do not fit.
@@ -86,9 +80,8 @@ def stage_phases(
     Args:
         stages: see `distillation.schedule`.
         build: makes the step of a stage (see `build_stage`).
-        batches: maps the number of a step, counted over all stages, to endless
-            batches from there on.
-        evaluation: of pre-training distillation. Transfer stages have no
+        batches: see `Phase`; steps are counted over all stages.
+        evaluation: for pre-training distillation. Transfer stages have no
             masked LM yet.
         every: see `Phase`.
     """
@@ -129,7 +122,7 @@ def build_stage(
         distiller: the pair; `stage` becomes its current stage.
         stage: the stage to train.
         learning_rate: peak within pre-training distillation.
-        optimizer: its kind, and the schedule of pre-training distillation.
+        optimizer: includes the schedule of pre-training distillation.
         transfer: learning rates of transfer stages.
         options: how a step is carried out.
     """
@@ -160,14 +153,9 @@ def attention_drawer(
 ) -> Callable[[Run], None]:
     """Returns a function that shows attention in a run's TensorBoard.
 
-    The teacher's pattern grows into the student block by block; a curve of the
-    attention loss does not show which, an image does. The maps are computed
-    outside the train step and without a graph: tracing two encoders would take
-    longer than all images of a run.
-
-    Args:
-        distiller: the pair.
-        batch: a pre-training batch, of which the first sequence is shown.
+    The first sequence of a pre-training batch is shown: the teacher's pattern
+    grows into the student block by block. The maps are computed without a
+    graph: tracing two encoders would take longer than all images of a run.
     """
     inputs = sentence_inputs(batch)
     student, teacher = distiller.student.encoder, distiller.teacher.encoder
@@ -175,19 +163,18 @@ def attention_drawer(
     blocks = sorted({0, number // 2, number - 1})[:_NUM_BLOCKS]
     theirs = [distiller.teacher_blocks[block] for block in blocks]
 
+    description = (
+        f"Top: heads of the student's blocks {str(blocks)[1:-1]}. Bottom: of "
+        f"the teacher's {str(theirs)[1:-1]}. A row is a query; dark means much "
+        "attention."
+    )
+
     def draw(run: Run) -> None:
         image = attention_image(
             _attention_maps(student, inputs, blocks),
             _attention_maps(teacher, inputs, theirs),
         )
-        run.log.write_image(
-            IMAGE_NAME,
-            image,
-            run.global_step,
-            f"Top: heads of the student's blocks {_list(blocks)}. Bottom: of "
-            f"the teacher's {_list(theirs)}. A row is a query; dark means "
-            "much attention.",
-        )
+        run.log.write_image(IMAGE_NAME, image, run.global_step, description)
 
     return draw
 
@@ -202,11 +189,7 @@ def sentence_inputs(batch: Mapping) -> dict[str, np.ndarray]:
 
 
 def attention_image(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    """Draws the student's maps above the teacher's.
-
-    Args:
-        student: attention probabilities, [blocks, heads, S, S].
-        teacher: the same of its teacher.
+    """Draws the student's maps above the teacher's, [blocks, heads, S, S] each.
 
     Returns:
         Grey levels, [height, width, 1], uint8.
@@ -237,7 +220,3 @@ def _attention_maps(encoder, inputs, blocks: Sequence[int]) -> np.ndarray:
     probs = encoder(inputs, training=False).attention_probs
     chosen = [keras.ops.cast(probs[block][0], "float32") for block in blocks]
     return np.stack([keras.ops.convert_to_numpy(heads) for heads in chosen])
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))

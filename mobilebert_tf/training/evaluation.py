@@ -6,7 +6,6 @@ run that was killed decides as if it had not been.
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,8 +25,7 @@ class Evaluation:
     """Measures a model while a phase trains it.
 
     Attributes:
-        every: steps from one evaluation to the next. There is also one after
-            the last step of the phase.
+        every: steps between evaluations; there is one at the phase's end, too.
         measure: returns metrics by name.
         score: maps metrics to a number, larger if they are better.
         keep: writes the weights into a folder; called with `BEST_FOLDER` for a
@@ -57,13 +55,6 @@ class Evaluation:
         """Evaluates, keeps the weights if they are the best so far, records.
 
         In this order: whatever is recorded has been kept.
-
-        Args:
-            folder: the run's.
-            log: its record.
-            phase: name of the phase, for the line that is printed.
-            step: steps of the phase.
-            global_step: steps of the run.
         """
         before = recorded(folder, global_step)
         metrics = self.measure()
@@ -86,9 +77,9 @@ class Evaluation:
         return since >= self.patience
 
 
-def recorded(folder: str | os.PathLike, global_step: int) -> list[dict]:
+def recorded(folder: Path, global_step: int) -> list[dict]:
     """Returns the lines of a run's evaluations up to a step of the run."""
-    path = Path(folder) / METRICS_FILE
+    path = folder / METRICS_FILE
     if not path.exists():
         return []
     return [
@@ -99,13 +90,9 @@ def recorded(folder: str | os.PathLike, global_step: int) -> list[dict]:
 
 
 def best_of(lines: Sequence[Mapping]) -> dict:
-    """Returns the best evaluation, the first among equals.
+    """Returns the first among the best of `recorded` lines.
 
-    Args:
-        lines: see `recorded`; at least one.
-
-    Returns:
-        Its `step` (of the run), `score` and `metrics`.
+    As its `step` (of the run), `score` and `metrics`.
     """
     best = max(lines, key=lambda line: _rank(line["score"]))
     return {

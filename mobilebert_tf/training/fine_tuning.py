@@ -19,7 +19,7 @@ from mobilebert_tf.modeling.load import load
 from mobilebert_tf.tasks.task import Task, TeacherWeights
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.training.devices import Distribution
-from mobilebert_tf.training.evaluation import BEST_FOLDER, Evaluation
+from mobilebert_tf.training.evaluation import Evaluation
 from mobilebert_tf.training.inference import Predictor
 from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import build_optimizer
@@ -29,15 +29,14 @@ from mobilebert_tf.training.options import (
     RunOptions,
     StepOptions,
 )
+from mobilebert_tf.training.run_folder import BEST_FOLDER
 from mobilebert_tf.training.step import TrainStep, rematerialize
-
-PHASE = "fine_tuning"
 
 
 def load_task_teacher(
     folder: str | os.PathLike, task: Task, tokenizer: WordpieceTokenizer
 ) -> keras.Model:
-    """Opens a fine-tuned model that a student of a task can learn from.
+    """Opens a fine-tuned model that a task's student can learn from.
 
     Args:
         folder: the teacher's model folder.
@@ -49,17 +48,13 @@ def load_task_teacher(
             vocabulary or shorter sequences.
     """
     teacher = load(folder)
-    if teacher.architecture != task.model_class_name:
-        raise InputError(
-            folder, f"a {task.model_class_name}", teacher.architecture
-        )
+    architecture, expected = teacher.architecture, task.model_class_name
+    if architecture != expected:
+        raise InputError(folder, f"a {expected}", architecture)
     names = tuple(getattr(teacher, "label_names", ()))
     if names != task.label_names:
-        raise InputError(
-            folder,
-            f"a teacher of the classes {', '.join(task.label_names)}",
-            ", ".join(names),
-        )
+        expected = f"a teacher of the classes {', '.join(task.label_names)}"
+        raise InputError(folder, expected, ", ".join(names))
     theirs = WordpieceTokenizer.from_folder(folder)
     if (theirs.vocab, theirs.do_lower_case) != (
         tokenizer.vocab,
@@ -68,11 +63,8 @@ def load_task_teacher(
         raise InputError(folder, "the student's vocabulary", "another one")
     longest = teacher.config.max_position_embeddings
     if longest < task.max_seq_length:
-        raise InputError(
-            folder,
-            f"a teacher of sequences of {task.max_seq_length} pieces",
-            f"{longest} at most",
-        )
+        expected = f"a teacher of sequences of {task.max_seq_length} pieces"
+        raise InputError(folder, expected, f"{longest} at most")
     return teacher
 
 
@@ -105,23 +97,23 @@ def training_loss(
         )
         terms = task.terms(outputs, batch, teacher_outputs, weights)
         if weights.feature_maps:
-            # The first map is the embeddings'.
-            pairs = list(
-                zip(ours.feature_maps[1:], theirs.feature_maps[1:], strict=True)
-            )
-            transfer = sum(
-                feature_map_transfer_loss(
-                    student_map,
-                    ops.stop_gradient(teacher_map),
-                    batch["input_mask"],
-                )
-                for student_map, teacher_map in pairs
-            ) / len(pairs)
+            transfer = _feature_map_loss(ours, theirs, batch["input_mask"])
             terms["feature_map_transfer_loss"] = transfer
             terms["loss"] += weights.feature_maps * transfer
         return terms
 
     return compute_loss
+
+
+def _feature_map_loss(student, teacher, input_mask):
+    """Mean loss over the blocks of two `EncoderOutput`s."""
+    # The first map is the embeddings'.
+    pairs = zip(student.feature_maps[1:], teacher.feature_maps[1:], strict=True)
+    losses = [
+        feature_map_transfer_loss(ours, ops.stop_gradient(theirs), input_mask)
+        for ours, theirs in pairs
+    ]
+    return sum(losses) / len(losses)
 
 
 def _check_feature_maps(student: keras.Model, teacher: keras.Model) -> None:
@@ -131,11 +123,8 @@ def _check_feature_maps(student: keras.Model, teacher: keras.Model) -> None:
         for model in (student, teacher)
     )
     if ours != theirs:
-        raise InputError(
-            "--feature_map_transfer_weight",
-            f"a teacher with {ours}, or 0",
-            theirs,
-        )
+        flag, expected = "--feature_map_transfer_weight", f"{ours}, or 0"
+        raise InputError(flag, f"a teacher with {expected}", theirs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,13 +177,10 @@ class FineTuning:
     """What all runs of a grid have in common.
 
     Attributes:
-        task: what is learned.
         folder: the model folder that runs start from.
         settings: JSON values that determine the result, besides the point.
-        options: how runs are evaluated and ended.
         widths: see `batch_widths`.
         teacher: a fine-tuned model of the same task, or None.
-        weights: the teacher's share of the loss.
         rematerialize: whether blocks are computed again for the gradient.
     """
 
@@ -224,15 +210,7 @@ class FineTuning:
 class FineTuningRun:
     """A model in training at one point of the grid.
 
-    Args:
-        common: what it shares with other runs.
-        point: its hyper-parameters and seed.
-        model: made in the scope of the devices, with the point's seed.
-        folder: the run's.
-
-    Attributes:
-        model: as given.
-        run: the `Run`.
+    `model` was made in the scope of the devices, with the point's seed.
     """
 
     def __init__(
@@ -278,15 +256,14 @@ class FineTuningRun:
                 self.model.save_pretrained,
                 common.options.patience,
             )
-        self.run.train(
-            Phase(
-                PHASE,
-                self._num_steps,
-                self._build_step,
-                self._batches,
-                evaluation=evaluation,
-            )
+        phase = Phase(
+            "fine_tuning",
+            self._num_steps,
+            self._build_step,
+            self._batches,
+            evaluation=evaluation,
         )
+        self.run.train(phase)
         if self.run.devices.is_chief:
             if evaluation:
                 return self.run.best()

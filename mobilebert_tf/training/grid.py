@@ -33,14 +33,11 @@ RUNS_FOLDER = "runs"
 
 
 def grid_points(
-    options: FineTuningOptions,
-    defaults: Hyperparameters = Hyperparameters(),
+    options: FineTuningOptions, defaults: Hyperparameters = Hyperparameters()
 ) -> list[Point]:
     """Lists all combinations, without repetitions; seeds vary fastest.
 
-    Args:
-        options: rates, batch sizes, epochs and seeds.
-        defaults: stands in for those that are not given.
+    `defaults` stands in for what the options leave open.
     """
     combinations = itertools.product(
         options.learning_rate or [defaults.learning_rate],
@@ -56,8 +53,6 @@ class RunResult:
     """What became of a run.
 
     Attributes:
-        point: its hyper-parameters and seed.
-        folder: its folder.
         step: the one whose weights were kept.
         score: ranks runs; None if it diverged, and without dev examples.
         metrics: on dev, at that step.
@@ -77,10 +72,8 @@ class Outcome:
     """What a command continues with after training, or without any.
 
     Attributes:
-        model: with the best weights.
-        run: the command's run, which its results will finish.
-        best: the run that the weights are from; None without training.
-        results: of all runs.
+        run: the command's, which its results will finish.
+        best: the run that the model's weights are from; None without training.
     """
 
     model: keras.Model
@@ -120,8 +113,8 @@ def run_grid(
         settings: what all runs have in common (see `Run`).
 
     Returns:
-        The outcome with the best run's model. A process that is not the chief,
-        which has one run at most, gets the model as it was trained last.
+        The outcome with the best run's model. In a process other than the
+        chief, which has one run at most, the model as it was trained last.
 
     Raises:
         NonFiniteLoss: the only run, or every run, diverged.
@@ -164,10 +157,8 @@ def summary(results: Sequence[RunResult]) -> list[str]:
         by_setting.setdefault(setting, []).append(result)
     for setting, runs in by_setting.items():
         scores = [run.score for run in runs if run.score is not None]
-        line = (
-            f"{setting.learning_rate:>13g}  {setting.batch_size:>5}  "
-            f"{setting.num_epochs:>6}  {len(runs):>5}"
-        )
+        line = f"{setting.learning_rate:>13g}  {setting.batch_size:>5}  "
+        line += f"{setting.num_epochs:>6}  {len(runs):>5}"
         if scores:
             line += f"  {statistics.median(scores):6.4f}"
             line += f"  {min(scores):6.4f}  {max(scores):7.4f}"
@@ -213,11 +204,8 @@ def _result(
         values = {"diverged": str(error), "step": 0}
     result = RunResult(point, folder, **values)
     if devices.is_chief:
-        record = {
-            field.name: getattr(result, field.name)
-            for field in dataclasses.fields(result)
-            if field.name not in ("point", "folder")
-        }
+        record = vars(result).copy()
+        del record["point"], record["folder"]
         with atomic_file(folder / RESULT_FILE) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n")
     return result
@@ -253,9 +241,8 @@ def _write_table(path: Path, results: Sequence[RunResult]) -> None:
     columns = [field.name for field in dataclasses.fields(Point)]
     lines = ["\t".join([*columns, "step", "score", *names])]
     for result in results:
-        values = [*dataclasses.astuple(result.point), result.step]
         score = "diverged" if result.score is None else f"{result.score:.6f}"
-        values += [score]
+        values = [*dataclasses.astuple(result.point), result.step, score]
         values += [f"{result.metrics.get(name, 0.0):.6f}" for name in names]
         lines.append("\t".join(map(str, values)))
     with atomic_file(path) as temporary:

@@ -7,10 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from mobilebert_tf.config import INPUT_NAMES
-from mobilebert_tf.data.batches import (
-    BUCKET_LENGTHS,
-    evaluation_batches,
-)
+from mobilebert_tf.data.batches import BUCKET_LENGTHS, evaluation_batches
 
 
 class Predictor:
@@ -58,9 +55,14 @@ class Predictor:
             the positions beyond are 0.
         """
         inputs = {name: arrays[name] for name in INPUT_NAMES}
-        specs = self._step.get_concrete_function().structured_outputs
+        number, length = inputs["input_ids"].shape
+
+        def zeros(spec):
+            sizes = [length if size is None else size for size in spec.shape]
+            return np.zeros((number, *sizes[1:]), np.float32)
+
         results = tf.nest.map_structure(
-            lambda spec: _zeros(spec.shape, *inputs["input_ids"].shape), specs
+            zeros, self._step.get_concrete_function().structured_outputs
         )
         for rows, batch in evaluation_batches(
             inputs, self._batch_size, self._bucket_lengths
@@ -72,9 +74,3 @@ class Predictor:
                 # [rows, width] of a result [N, S], all columns of [N, C].
                 result[rows, : output.shape[1]] = output[: len(rows)]
         return results
-
-
-def _zeros(shape: tf.TensorShape, num_examples: int, length: int) -> np.ndarray:
-    """Zeros for the outputs of all examples, given a batch's [B, ...]."""
-    others = [length if size is None else size for size in shape[1:]]
-    return np.zeros((num_examples, *others), np.float32)

@@ -36,7 +36,7 @@ class Window:
         step: steps of the phase taken before.
         max_skipped: number of steps with NaN or infinite values that a run
             tolerates in total. Their updates have not been made.
-        state: an earlier process's `state()`, or {}.
+        state: the `state` of an earlier process, or {}.
     """
 
     def __init__(
@@ -51,11 +51,9 @@ class Window:
         self._train_step = train_step
         self._step = step
         self._max_skipped = max_skipped
-        self._skipped = state.get("skipped", 0)
-        self._number = state.get("number", 0)
-        self._sums = list(state.get("sums", ()))
-        self._rate = state.get("learning_rate", 0.0)
         self._pending = []
+        # JSON values, with which a later process continues.
+        self.state = {"skipped": 0, "number": 0, "sums": []} | state
 
     def add(self, values: tf.Tensor, variables: tf.Tensor) -> None:
         """Takes the results of `TrainStep.run`."""
@@ -88,39 +86,30 @@ class Window:
         The learning rate is that of the last step. Empty if every step was
         left out.
         """
-        means = [value / self._number for value in self._sums]
+        state = self.state
+        means = [value / state["number"] for value in state["sums"]]
         averages = dict(zip(self._train_step.names, means, strict=False))
         if averages:
-            averages["learning_rate"] = self._rate
-        self._number, self._sums = 0, []
+            averages["learning_rate"] = state["learning_rate"]
+        state["number"], state["sums"] = 0, []
         return averages
-
-    def state(self) -> dict:
-        """Returns JSON values with which a later process continues."""
-        return {
-            "skipped": self._skipped,
-            "number": self._number,
-            "sums": self._sums,
-            "learning_rate": self._rate,
-        }
 
     def _sum(self, row: Sequence[float]) -> None:
         # One by one, so that an interrupted window sums to the same bits.
-        sums = self._sums or [0.0] * len(row)
-        self._sums = [old + new for old, new in zip(sums, row, strict=True)]
-        self._number += 1
-        self._rate = row[-1]
+        sums = self.state["sums"] or [0.0] * len(row)
+        sums = [old + new for old, new in zip(sums, row, strict=True)]
+        self.state["sums"], self.state["learning_rate"] = sums, row[-1]
+        self.state["number"] += 1
 
     def _skip(self, row, variable: int, last_good: str) -> None:
         culprit = self._culprit(row, variable)
         where = f"{culprit} at step {self._step} of {self._phase}"
-        if self._skipped == self._max_skipped:
+        most = self._max_skipped
+        if self.state["skipped"] == most:
             raise NonFiniteLoss(f"{where}; {last_good}")
-        self._skipped += 1
+        number = self.state["skipped"] = self.state["skipped"] + 1
         print(
-            f"{where}: update left out ({self._skipped} of at most "
-            f"{self._max_skipped})",
-            flush=True,
+            f"{where}: update left out ({number} of at most {most})", flush=True
         )
 
     def _culprit(self, row, variable: int) -> str:

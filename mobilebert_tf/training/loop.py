@@ -69,11 +69,6 @@ class Phase:
             self.evaluation and self.evaluation.is_due(step, self.num_steps)
         )
 
-    def is_log_due(self, step: int, log_every: int) -> bool:
-        """Whether a line is logged after `step` of its steps."""
-        at_end = step == self.num_steps
-        return at_end or step % log_every == 0 or self.is_evaluation_due(step)
-
     def steps_until_due(
         self, step: int, global_step: int, log_every: int
     ) -> int:
@@ -100,14 +95,14 @@ class Run:
     """Trains phase after phase, saving and logging as it goes.
 
     Args:
-        folder: the run's output folder, created if it is missing.
+        folder: created if it is missing.
         variables: the model's variables, states of random numbers included:
             saved in every checkpoint, and restored at once if there is one.
         options: when to log, save and give up.
         settings: JSON values that determine the result. A folder with other
             settings is refused.
         devices: where `variables` were made; one device when None.
-        num_steps: steps of all phases together, to show the time left.
+        num_steps: of all phases together, to show the time left.
 
     Raises:
         InputError: if the folder cannot be written to, or belongs to a run
@@ -178,21 +173,18 @@ class Run:
         if stopped:
             # Another process may have received the signal.
             cause = signals.received or "SIGTERM"
-            raise Stopped(
+            message = (
                 f"{cause} received: stopped at step {self.global_step}, in "
-                f"{phase.name}, and saved. Run the same command to resume.",
-                cause,
+                f"{phase.name}, and saved. Run the same command to resume."
             )
-        duration = format_duration(active.progress.seconds())
-        print(
-            f"{phase.name}: {phase.num_steps} steps in {duration}", flush=True
-        )
+            raise Stopped(message, cause)
+        took = format_duration(active.progress.seconds())
+        print(f"{phase.name}: {phase.num_steps} steps in {took}", flush=True)
 
     def best(self) -> dict | None:
-        """Returns `step`, `score` and `metrics` of the best evaluation.
+        """Returns `step`, `score` and `metrics` of the best evaluation so far.
 
-        Its weights are in the folder's `BEST_FOLDER`. None before the first
-        evaluation.
+        Its weights are in the folder's `BEST_FOLDER`.
         """
         lines = recorded(self.folder, self.global_step)
         return best_of(lines) if lines else None
@@ -259,7 +251,11 @@ class Run:
             active.progress.add(several)
             state["step"] += number
             state["global_step"] += number
-            is_logged = phase.is_log_due(state["step"], log_every)
+            is_logged = (
+                state["step"] == phase.num_steps
+                or state["step"] % log_every == 0
+                or phase.is_evaluation_due(state["step"])
+            )
             if is_logged:
                 self._log_window(active)
             for every, function in phase.every:
@@ -339,7 +335,7 @@ class Run:
             return
         # Only checked values are saved.
         active.window.read(self._last_good())
-        self._state["window"] = active.window.state()
+        self._state["window"] = active.window.state
         if self.devices.is_chief:
             self._checkpoints.save(
                 self.global_step, self._state, active.variables

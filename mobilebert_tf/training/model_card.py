@@ -20,13 +20,9 @@ def write_model_folder(
     tokenizer: WordpieceTokenizer,
     **card,
 ) -> None:
-    """Writes weights, config, tokenizer and card.
+    """Writes weights, config, tokenizer and card; other files stay.
 
-    Args:
-        folder: created if it is missing; its other files stay.
-        model: the model to save.
-        tokenizer: the tokenizer it was trained with.
-        **card: further arguments of `write_model_card`.
+    `card` are further arguments of `write_model_card`.
     """
     model.save_pretrained(folder)
     tokenizer.write(folder, model.config.max_position_embeddings)
@@ -49,11 +45,10 @@ def write_model_card(
         folder: a model folder.
         model: the model in it.
         title: first heading.
-        command: command line that made it.
-        results: metrics on held-out data by name; may be empty.
+        command: the one that made it.
+        results: metrics on held-out data; may be empty.
         notes: further lines by name.
     """
-    folder = Path(folder)
     num_parameters = sum(
         int(np.prod(weight.shape)) for weight in model.trainable_weights
     )
@@ -67,6 +62,7 @@ def write_model_card(
         "Normalisation": config.normalization_type,
         "Vocabulary": config.vocab_size,
     }
+    scores = {name: f"{value:.4f}" for name, value in results.items()}
     lines = [
         "---",
         "library_name: keras",
@@ -79,14 +75,13 @@ def write_model_card(
         f"    {command}",
         "",
         *_table("Model", "", rows),
-        "",
-        *_results(results),
+        *(_table("Metric (held-out)", "Value", scores) if scores else ()),
         *[f"- {name}: {value}" for name, value in notes.items()],
         "",
         "Open it with `mobilebert_tf.load(folder)`, or, unless it is a "
         "teacher, with Hugging Face transformers.",
     ]
-    with atomic_file(folder / "README.md") as temporary:
+    with atomic_file(Path(folder) / "README.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -95,14 +90,5 @@ def _table(left: str, right: str, rows: Mapping[str, object]) -> list[str]:
         f"| {left} | {right} |",
         "|---|---|",
         *[f"| {name} | {value} |" for name, value in rows.items()],
+        "",
     ]
-
-
-def _results(results: Mapping[str, float]) -> list[str]:
-    if not results:
-        return []
-    return [*_table("Metric (held-out)", "Value", _rounded(results)), ""]
-
-
-def _rounded(values: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.4f}" for name, value in values.items()}

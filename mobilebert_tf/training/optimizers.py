@@ -287,10 +287,10 @@ class _AdamCore(keras.optimizers.Optimizer):
     def _subtract(self, variable, change):
         if keras.backend.standardize_dtype(variable.dtype) == "float32":
             self.assign_sub(variable, change)
-            return
-        # Rounded once, after the difference.
-        weight = ops.cast(ops.convert_to_tensor(variable), "float32")
-        self.assign(variable, ops.cast(weight - change, variable.dtype))
+        else:
+            # Rounded once, after the difference.
+            weight = ops.cast(ops.convert_to_tensor(variable), "float32")
+            self.assign(variable, ops.cast(weight - change, variable.dtype))
 
     def _missing_mass(self, beta):
         """Returns 1 - beta ** step, the divisor of a moment that began at 0.
@@ -316,8 +316,7 @@ class AdamW(_AdamCore):
         decay_rate: weight decay, multiplied by the learning rate.
         beta_1, beta_2, epsilon: as in Adam.
         bias_correction: off in the release.
-        multipliers: (variable, factor) pairs; a variable's learning rate is
-            multiplied by its factor, 1 by default.
+        multipliers: factors, 1 by default, of variables' learning rates.
         **kwargs: of `keras.optimizers.Optimizer`, such as `global_clipnorm`.
     """
 
@@ -376,9 +375,10 @@ def optimizer_with(
 def build_optimizer(
     options: OptimizerOptions, learning_rate: float, num_steps: int
 ) -> keras.optimizers.Optimizer:
-    """Returns an optimizer whose schedule ends after `num_steps`."""
-    schedule = build_schedule(options, learning_rate, num_steps)
-    return optimizer_with(options, schedule)
+    """Returns an optimizer with the schedule that the options describe."""
+    return optimizer_with(
+        options, build_schedule(options, learning_rate, num_steps)
+    )
 
 
 def is_adapted(variable) -> bool:

@@ -13,10 +13,11 @@ from mobilebert_tf.data.stream import PretrainingInput
 from mobilebert_tf.modeling.folder import load_weights
 from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
 from mobilebert_tf.modeling.models import MobileBertForPretraining
-from mobilebert_tf.training.evaluation import BEST_FOLDER, Evaluation
+from mobilebert_tf.training.evaluation import Evaluation
 from mobilebert_tf.training.loop import Run
 from mobilebert_tf.training.model_card import write_model_folder
 from mobilebert_tf.training.options import BEST, PretrainingOptions
+from mobilebert_tf.training.run_folder import BEST_FOLDER
 
 
 def pretraining_loss(
@@ -46,10 +47,6 @@ class HeldOutText:
 
     Its graph is traced once. Neither training data nor random numbers are
     disturbed.
-
-    Args:
-        model: the model.
-        data: the input whose held-out part is read.
     """
 
     def __init__(self, model: MobileBertForPretraining, data: PretrainingInput):
@@ -67,9 +64,7 @@ class HeldOutText:
                 ones; None reads the whole held-out part.
 
         Returns:
-            `masked_lm_accuracy`, `masked_lm_loss`, `next_sentence_accuracy`
-            and `next_sentence_loss`, averaged over predictions and pairs.
-            Losses are in nats.
+            Means over predictions and pairs; losses are in nats.
         """
         batches, number = self.data.held_out_batches()
         if max_batches is not None:
@@ -98,53 +93,45 @@ class HeldOutText:
         """
         if not options.evaluate_every:
             return None
+        longest = self.model.config.max_position_embeddings
 
         def measure():
+            values = self.measure(options.max_eval_batches)
             # Named apart from the terms of the training loss.
-            return {
-                f"held_out_{name}": value
-                for name, value in self.measure(
-                    options.max_eval_batches
-                ).items()
-            }
+            return {f"held_out_{name}": values[name] for name in values}
+
+        def keep(folder: Path) -> None:
+            self.model.save_pretrained(folder)
+            self.data.tokenizer.write(folder, longest)
 
         return Evaluation(
             options.evaluate_every,
             measure,
             lambda metrics: -metrics["held_out_masked_lm_loss"],
-            self._keep,
-        )
-
-    def _keep(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.data.tokenizer.write(
-            folder, self.model.config.max_position_embeddings
+            keep,
         )
 
 
 def _evaluation_sums(model: MobileBertForPretraining, batch: dict) -> tf.Tensor:
     """Returns a batch's numerators and denominators of the means."""
     outputs = model(batch, training=False)
-    masked_lm_logits = outputs["masked_lm_logits"]
-    next_sentence_logits = outputs["next_sentence_logits"]
+    words, pairs = outputs["masked_lm_logits"], outputs["next_sentence_logits"]
+    ids, weights = batch["masked_lm_ids"], batch["masked_lm_weights"]
     labels = batch["next_sentence_labels"][:, 0]
-    weights = batch["masked_lm_weights"]
-    right = keras.ops.equal(
-        keras.ops.argmax(masked_lm_logits, axis=-1), batch["masked_lm_ids"]
-    )
-    right_next = keras.ops.equal(
-        keras.ops.argmax(next_sentence_logits, axis=-1), labels
-    )
+
+    def is_right(logits, labels):
+        found = keras.ops.argmax(logits, axis=-1)
+        return tf.cast(keras.ops.equal(found, labels), tf.float32)
+
     num_predictions = tf.reduce_sum(weights)
     num_pairs = tf.cast(tf.shape(labels)[0], tf.float32)
     return tf.stack(
         [
-            tf.reduce_sum(tf.cast(right, tf.float32) * weights),
-            num_predictions
-            * masked_lm_loss(masked_lm_logits, batch["masked_lm_ids"], weights),
+            tf.reduce_sum(is_right(words, ids) * weights),
+            num_predictions * masked_lm_loss(words, ids, weights),
             num_predictions,
-            tf.reduce_sum(tf.cast(right_next, tf.float32)),
-            num_pairs * next_sentence_loss(next_sentence_logits, labels),
+            tf.reduce_sum(is_right(pairs, labels)),
+            num_pairs * next_sentence_loss(pairs, labels),
             num_pairs,
         ]
     )
@@ -158,15 +145,15 @@ def finish_pretraining(
     notes: Mapping[str, object],
     **card,
 ) -> None:
-    """Evaluates on all held-out text, logs, and writes the model folder.
+    """Evaluates on all held-out text, logs, and writes the run's model folder.
 
     Args:
-        run: the run that trained the model; its folder is written.
+        run: the run that trained the model.
         held_out: the model and its held-out text.
         final_model: `BEST` for the weights of the run's best evaluation,
             `LAST` for the last ones.
         notes: for the model card.
-        **card: arguments of `write_model_card` besides results and notes.
+        **card: further arguments of `write_model_card`.
     """
     model, best = held_out.model, run.best()
     notes = dict(notes)

@@ -40,10 +40,6 @@ def check_settings(path: Path, settings: Mapping) -> None:
     A setting that only one side has is off on the other: options come and go
     between versions, and a run that did not use them continues.
 
-    Args:
-        path: the run's `SETTINGS_FILE`.
-        settings: JSON values.
-
     Raises:
         InputError: the run was started with other settings.
     """

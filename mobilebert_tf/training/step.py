@@ -18,8 +18,6 @@ from mobilebert_tf.modeling.losses import dividing_by
 from mobilebert_tf.training.devices import current_distribution
 from mobilebert_tf.training.options import StepOptions
 
-LossTerms = dict[str, tf.Tensor]
-
 # Stands for a variable's index where all gradients are finite.
 NO_VARIABLE = -1
 
@@ -48,7 +46,7 @@ class TrainStep:
 
     def __init__(
         self,
-        compute_loss: Callable[[dict], LossTerms],
+        compute_loss: Callable[[dict], dict[str, tf.Tensor]],
         variables: Sequence[keras.Variable | tf.Variable],
         optimizer: keras.optimizers.Optimizer,
         options: StepOptions = StepOptions(),
@@ -60,14 +58,11 @@ class TrainStep:
         self._compute_loss = compute_loss
         self._variables = list(variables)
         self._values = [
-            variable.value if isinstance(variable, keras.Variable) else variable
-            for variable in self._variables
+            v.value if isinstance(v, keras.Variable) else v for v in variables
         ]
-        self.variable_names = [
-            getattr(variable, "path", variable.name)
-            for variable in self._variables
-        ]
-        self._connected = []
+        self.variable_names = [getattr(v, "path", v.name) for v in variables]
+        # Those with a gradient, known after the first step.
+        self._connected: list[keras.Variable | tf.Variable] = []
         optimizer.build(self._variables)
         one_device = self.distribution.num_replicas == 1
         if not one_device:
@@ -85,7 +80,7 @@ class TrainStep:
         )
         self._several = tf.function(self._steps, autograph=False)
 
-    def __call__(self, batch: dict) -> LossTerms:
+    def __call__(self, batch: dict) -> dict[str, tf.Tensor]:
         """Takes one step and returns its values by name, as scalars."""
         values, _ = self.run([batch])
         return dict(zip(self.names, tf.unstack(values[0]), strict=True))
@@ -106,16 +101,14 @@ class TrainStep:
         if self.options.steps_per_execution == 1:
             (batch,) = batches
             return self._one(distribute(batch))
+        number = len(batches)
         # A shorter last call is padded: another shape would be traced anew.
-        filled = list(batches)
-        filled += batches[-1:] * (
-            self.options.steps_per_execution - len(batches)
-        )
+        missing = self.options.steps_per_execution - number
+        filled = [*batches, *batches[-1:] * missing]
         stacked = {
             name: np.stack([np.asarray(batch[name]) for batch in filled])
             for name in filled[0]
         }
-        number = len(batches)
         values, variables = self._several(
             distribute(stacked, axis=1), tf.constant(number)
         )
@@ -155,22 +148,14 @@ class TrainStep:
 
             def replica_step(batch):
                 values, squares, gradients = self._gradients(batch)
-                tf.cond(
-                    _all_finite(values),
-                    lambda: self._update(gradients),
-                    lambda: None,
-                )
+                _if_finite(values, lambda: self._update(gradients))
                 return values, squares
 
             values, squares = first(run(replica_step, batch))
         else:
             values, squares, gradients = run(self._gradients, batch)
             values, squares = first(values), first(squares)
-            tf.cond(
-                _all_finite(values),
-                lambda: run(self._update, gradients),
-                lambda: None,
-            )
+            _if_finite(values, lambda: run(self._update, gradients))
         bad = tf.logical_not(tf.math.is_finite(squares))
         variable = tf.where(
             tf.reduce_any(bad),
@@ -206,12 +191,16 @@ class TrainStep:
             tape.watch(self._values)
             terms = dict(self._compute_loss(batch))
         gradients = tape.gradient(terms["loss"], self._values)
-        connected = [g is not None for g in gradients]
-        self._connected = connected
-        gradients = [
+        self._connected = [
+            variable
+            for variable, gradient in zip(
+                self._variables, gradients, strict=True
+            )
+            if gradient is not None
+        ]
+        return terms, [
             tf.convert_to_tensor(g) for g in gradients if g is not None
         ]
-        return terms, gradients
 
     def _sum_of_parts(self, batch):
         """Sums terms and gradients over the parts of a replica's examples."""
@@ -270,22 +259,16 @@ class TrainStep:
         return sums
 
     def _update(self, gradients):
-        variables = [
-            variable
-            for variable, connected in zip(
-                self._variables, self._connected, strict=True
-            )
-            if connected
-        ]
-        self.optimizer.apply(gradients, variables)
+        self.optimizer.apply(gradients, self._connected)
 
 
 def _take(stacked: dict, index) -> dict:
     return {name: array[index] for name, array in stacked.items()}
 
 
-def _all_finite(values: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_all(tf.math.is_finite(values))
+def _if_finite(values: tf.Tensor, update: Callable[[], None]) -> None:
+    finite = tf.reduce_all(tf.math.is_finite(values))
+    tf.cond(finite, update, lambda: None)
 
 
 def rematerialize(blocks: Sequence[keras.layers.Layer]) -> None:
@@ -300,11 +283,10 @@ def rematerialize(blocks: Sequence[keras.layers.Layer]) -> None:
         blocks: `MobileBertBlock`s.
     """
     for block in blocks:
-        block.call = _rematerialized(block)
+        block.call = _rematerialized(block, block.call)
 
 
-def _rematerialized(block):
-    original_call = block.call
+def _rematerialized(block, original_call: Callable) -> Callable:
 
     def call(block_input, mask, training=None):
         trained = block.trainable_variables

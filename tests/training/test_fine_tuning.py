@@ -42,10 +42,7 @@ LABELS = ("no", "yes")
 POINT = Point(0.01, 8, 2, 3)
 TASK = ClassificationTask(
     LABELS,
-    {
-        "train": tiny.labelled_arrays(44, 1),
-        "dev": tiny.labelled_arrays(20, 2),
-    },
+    {"train": tiny.labelled_arrays(44, 1), "dev": tiny.labelled_arrays(20, 2)},
 )
 WITHOUT_DEV = ClassificationTask(LABELS, {"train": TASK.splits["train"]})
 
