@@ -1,6 +1,5 @@
 """Fine-tuning in two processes of one machine ends where one process does."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
+from mobilebert_tf.training.run_folder import read_metrics
 from tests import tiny
-from tests.training.test_devices import free_ports
+from tests.training.test_devices import cluster, finish
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -20,28 +20,26 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def files(tmp_path):
     """A model folder, and examples that its first word decides."""
-    tiny.write_folder(
-        tmp_path / "encoder", MobileBertEncoder(tiny.student_config())
-    )
+    encoder = MobileBertEncoder(tiny.student_config())
+    tiny.write_folder(tmp_path / "encoder", encoder)
     rows = [
         f"{word} {other}\t{word}"
         for other in ("fish", "tree", "fish tree", "tree tree")
         for word in ("sea", "land")
     ]
-    text = "\n".join(["text\tlabel", *rows, *rows])
-    (tmp_path / "train.tsv").write_text(text)
-    (tmp_path / "dev.tsv").write_text(text)
+    for name in ("train", "dev"):
+        text = "\n".join(["text\tlabel", *rows, *rows])
+        (tmp_path / f"{name}.tsv").write_text(text)
     return tmp_path
 
 
 def start(files, output, **environment):
-    kind = "multi_worker" if environment else "none"
     arguments = [
         f"--model={files}/encoder",
         f"--train_file={files}/train.tsv",
         f"--dev_file={files}/dev.tsv",
         f"--output_dir={output}",
-        f"--distribution={kind}",
+        f"--distribution={'multi_worker' if environment else 'none'}",
         "--max_seq_length=8",
         "--bucket_lengths=",
         "--train_batch_size=4",
@@ -60,45 +58,31 @@ def start(files, output, **environment):
 
 @pytest.mark.slow
 def test_two_processes_fine_tune_as_one(files):
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    cluster = {"cluster": {"worker": workers}}
+    chief, other, alone = (files / name for name in ("chief", "other", "alone"))
+    first, second = cluster(2)
+    finish(
+        [
+            start(files, chief, TF_CONFIG=first),
+            start(files, other, TF_CONFIG=second),
+            start(files, alone),
+        ]
+    )
     # Only the chief's folder may be written to.
-    folders = [files / "chief", files / "other"]
-    processes = [
-        start(
-            files,
-            folder,
-            TF_CONFIG=json.dumps(
-                cluster | {"task": {"type": "worker", "index": index}}
-            ),
-        )
-        for index, folder in enumerate(folders)
-    ]
-    processes.append(start(files, files / "alone"))
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=300)
-            assert process.returncode == 0, output[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-    assert not folders[1].exists()
-    found = load_file(files / "chief" / "model.safetensors")
-    wanted = load_file(files / "alone" / "model.safetensors")
+    assert not other.exists()
+    found, wanted = (
+        load_file(folder / "model.safetensors") for folder in (chief, alone)
+    )
     assert found.keys() == wanted.keys()
     for name, weight in wanted.items():
         np.testing.assert_allclose(
             found[name], weight, rtol=0, atol=2e-6, err_msg=name
         )
-    lines = [
+    ours, theirs = (
         [
-            json.loads(line)
-            for line in (folder / "metrics.jsonl").read_text().splitlines()
+            line["score"]
+            for line in read_metrics(folder / "metrics.jsonl")
+            if line["phase"] == "evaluation"
         ]
-        for folder in (files / "chief", files / "alone")
-    ]
-    scores = [
-        [line["score"] for line in some if line["phase"] == "evaluation"]
-        for some in lines
-    ]
-    assert len(scores[0]) == 3 and scores[0] == scores[1]
+        for folder in (chief, alone)
+    )
+    assert len(ours) == 3 and ours == theirs

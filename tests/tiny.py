@@ -5,6 +5,8 @@ All widths differ, so that a transposed or misplaced matrix is noticed. Dropout
 is off unless a test turns it on.
 """
 
+import contextlib
+import os
 import random
 
 import numpy as np
@@ -23,6 +25,9 @@ PIECES = (
 VOCAB_SIZE = len(PIECES)
 MAX_LENGTH = 24
 LABELS = ("no", "maybe", "yes")
+# How `compile` shall build a step of `fit`: on TensorFlow without XLA, which
+# takes ten times as long for steps of no time.
+JIT_COMPILE = "auto" if os.environ.get("KERAS_BACKEND") == "jax" else False
 
 _STUDENT = {
     "vocab_size": VOCAB_SIZE,
@@ -161,6 +166,18 @@ def write_corpus(path, num_documents=60):
         documents.append("\n".join(sentences))
     path.write_text("\n\n".join(documents))
     return path
+
+
+@contextlib.contextmanager
+def policy(name: str):
+    """The dtype policy of the layers made in this context."""
+    import keras
+
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def numpy(tensor) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mobilebert_tf.distillation import losses, objectives
-from mobilebert_tf.distillation.distiller import Distiller
+from mobilebert_tf.distillation.distiller import Distiller, check_pair
 from mobilebert_tf.distillation.schedule import (
     TransferStage,
     TransferWeights,
@@ -14,6 +14,7 @@ from mobilebert_tf.distillation.schedule import (
 )
 from mobilebert_tf.distillation.teachers import load_teacher
 from mobilebert_tf.modeling.models import MobileBertForPretraining
+from tests import tiny
 from tests.distillation import pairs
 
 TRANSFER_SECOND = TransferStage("transfer_block_01", 1, (1,))
@@ -28,17 +29,19 @@ def paths(variables):
     return {variable.path for variable in variables}
 
 
-def watch(pair, monkeypatch):
-    """Notes which blocks and heads run, as (model, layer)."""
+def watch(pair, monkeypatch, shapes=None):
+    """Notes which blocks and heads run, as (model, layer), and input shapes."""
     ran = []
     for owner in ("student", "teacher"):
         model = getattr(pair, owner)
         for layer in (*model.encoder.blocks, model.masked_lm):
             call = layer.call
 
-            def noted(*args, owner=owner, layer=layer, call=call, **kwargs):
+            def noted(x, *args, owner=owner, layer=layer, call=call, **kwargs):
                 ran.append((owner, layer.name))
-                return call(*args, **kwargs)
+                if shapes is not None:
+                    shapes[owner, layer.name] = tuple(x.shape)
+                return call(x, *args, **kwargs)
 
             monkeypatch.setattr(layer, "call", noted)
     return ran
@@ -136,7 +139,8 @@ def test_the_plain_feature_map_loss_alone(pair, batch):
 
 
 def test_a_stage_runs_its_blocks_and_no_heads(pair, batch, monkeypatch):
-    ran = watch(pair, monkeypatch)
+    shapes = {}
+    ran = watch(pair, monkeypatch, shapes)
     pair.set_stage(TRANSFER_SECOND)
     pair(batch)
     assert sorted(ran) == [
@@ -148,6 +152,8 @@ def test_a_stage_runs_its_blocks_and_no_heads(pair, batch, monkeypatch):
     pair.set_stage(DISTIL)
     pair(batch)
     assert len(ran) == 2 * (3 + 1)
+    for owner in ("student", "teacher"):  # [B, P, D], where S is 10
+        assert shapes[owner, "masked_lm"] == (4, 3, 32)
 
 
 def test_each_stage_trains_what_it_fits(pair):
@@ -204,21 +210,6 @@ def test_without_soft_labels_no_teacher_runs_and_dropout_is_on(
     assert calm[0] == calm[1]
 
 
-def test_heads_see_masked_positions_only(pair, batch, monkeypatch):
-    shapes = []
-    for model in (pair.student, pair.teacher):
-        call = model.masked_lm.call
-
-        def noted(features, *args, call=call, **kwargs):
-            shapes.append(tuple(features.shape))
-            return call(features, *args, **kwargs)
-
-        monkeypatch.setattr(model.masked_lm, "call", noted)
-    pair.set_stage(DISTIL)
-    pair(batch)
-    assert shapes == [(4, 3, 32)] * 2  # [B, P, D], where S is 10
-
-
 def test_a_bfloat16_teacher_gives_nearly_the_same_loss(batch, tmp_path):
     student = pairs.student()
     pairs.teacher().save_pretrained(tmp_path)
@@ -253,45 +244,33 @@ def test_padding_does_not_count(pair, batch):
     assert after == pytest.approx(before, rel=1e-4)
 
 
-def test_no_loss_where_student_equals_teacher(batch):
-    teacher, student = pairs.teacher(), pairs.teacher()
-    pairs.copy_weights(student, teacher)
-    weights = TransferWeights(feature_map_transfer=1.0, pd_alpha=0.0)
-    pair = Distiller(student, teacher, weights)
-    for stage in progressive_stages(3, 3, 0):
-        pair.set_stage(stage)
-        assert abs(float(pair(batch)["loss"])) < 1e-6
-    pair.set_stage(DISTIL)
-    assert abs(float(pair(batch)["masked_lm_distillation_loss"])) < 1e-6
-
-
 def test_fit_lowers_a_stages_loss_and_leaves_the_rest_alone(pair, batch):
     pair.set_stage(TransferStage("transfer_block_00", 1, (0,)))
     embeddings = pair.student.encoder.embeddings.word_embeddings
     frozen = [embeddings, *pair.teacher.weights]
     before = [weight.numpy() for weight in frozen]
-    pair.compile(optimizer=keras.optimizers.Adam(3e-3))
-    history = pair.fit(batch, batch_size=4, epochs=30, verbose=0)
+    pair.compile(keras.optimizers.Adam(1e-2), jit_compile=tiny.JIT_COMPILE)
+    history = pair.fit(batch, batch_size=4, epochs=10, verbose=0)
     seen = history.history["loss"]
     assert seen[-1] < 0.5 * seen[0]
     for weight, value in zip(frozen, before, strict=True):
         np.testing.assert_array_equal(weight.numpy(), value)
 
 
-@pytest.mark.parametrize(
-    "name, value",
-    [
-        ("hidden_size", 24),
-        ("num_attention_heads", 2),
-        ("vocab_size", 41),
-        ("embedding_size", 16),
-        ("trigram_input", False),
-        ("max_position_embeddings", 16),
-    ],
-)
-def test_a_pair_that_does_not_fit_is_refused(pair, name, value):
-    with pytest.raises(ValueError, match=name):
-        Distiller(pairs.student(**{name: value}), pair.teacher)
+def test_a_pair_that_does_not_fit_is_refused(pair):
+    theirs = tiny.teacher_config()
+    for name, value in {
+        "hidden_size": 24,
+        "num_attention_heads": 2,
+        "vocab_size": 41,
+        "embedding_size": 16,
+        "trigram_input": False,
+        "max_position_embeddings": 16,
+    }.items():
+        with pytest.raises(ValueError, match=name):
+            check_pair(tiny.student_config(**{name: value}), theirs)
+    with pytest.raises(ValueError, match="student of 2 blocks"):
+        Distiller(pairs.student(num_hidden_layers=2), pair.teacher)
 
 
 def test_unfit_stages_are_refused(pair, batch):
@@ -309,13 +288,7 @@ def test_unfit_stages_are_refused(pair, batch):
 
 @pytest.mark.parametrize(
     "preset, num_blocks",
-    [
-        ("mobilebert_tiny", 4),
-        ("mobilebert_without_opt", 2),
-        ("mobilebert_paper", 2),
-        ("mobilebert_edgetpu_xxs", 2),
-        ("mobilebert_edgetpu_s", 4),
-    ],
+    [("mobilebert_tiny", 4), ("mobilebert_edgetpu_xxs", 2)],
 )
 def test_a_student_may_have_fewer_blocks_than_its_teacher(
     preset, num_blocks, batch, monkeypatch
@@ -364,8 +337,3 @@ def test_a_block_is_compared_with_the_one_it_is_mapped_to(batch):
     assert found[0, 1] == pytest.approx([0.0, 0.0], abs=1e-6)
     assert found[0, 2][0] < 1e-6 < 1e-3 < found[0, 2][1]
     assert min(found[1, 4]) > 1e-3
-
-
-def test_a_student_of_uneven_depth_is_refused_by_name(pair):
-    with pytest.raises(ValueError, match="student of 2 blocks"):
-        Distiller(pairs.student(num_hidden_layers=2), pair.teacher)

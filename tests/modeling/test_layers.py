@@ -1,12 +1,9 @@
 """Small layers: norms, activations, masks, gathering."""
 
-import math
-
 import keras
 import numpy as np
 import pytest
 
-from mobilebert_tf.config import ACTIVATIONS
 from mobilebert_tf.modeling.layers import (
     FeedForward,
     InputBottleneck,
@@ -14,9 +11,7 @@ from mobilebert_tf.modeling.layers import (
     MultiHeadSelfAttention,
     NoNorm,
     OutputBottleneck,
-    activation_function,
     attention_mask,
-    build_norm,
 )
 from mobilebert_tf.modeling.models import ProjectionHead, gather_positions
 from tests import tiny
@@ -31,60 +26,6 @@ def test_no_norm_is_a_scale_and_a_shift():
     layer.gamma.assign([2.0, 0.5, 0.0])
     layer.beta.assign([0.0, 1.0, 7.0])
     assert numpy(layer(inputs)).tolist() == [[2.0, 0.0, 7.0]]
-
-
-def test_layer_norm_has_the_epsilon_of_the_config():
-    config = tiny.student_config(
-        normalization_type="layer_norm", layer_norm_eps=3.0
-    )
-    # Mean 0, variance 1: divided by sqrt(1 + 3).
-    found = numpy(build_norm(config)(np.array([[1.0, -1.0]], "float32")))
-    np.testing.assert_allclose(found, [[0.5, -0.5]], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "name, at_minus_one, at_eight",
-    [
-        ("relu", 0.0, 8.0),
-        ("relu6", 0.0, 6.0),
-        ("gelu", -0.1588080, 8.0),
-        ("gelu_erf", -0.1586553, 8.0),
-        ("tanh", math.tanh(-1.0), math.tanh(8.0)),
-        ("linear", -1.0, 8.0),
-    ],
-)
-def test_activations(name, at_minus_one, at_eight):
-    found = numpy(activation_function(name)(np.array([-1.0, 8.0], "float32")))
-    np.testing.assert_allclose(found, [at_minus_one, at_eight], atol=2e-7)
-
-
-def test_every_activation_of_the_config_exists():
-    for name in ACTIVATIONS:
-        activation_function(name)
-
-
-def test_additive_mask():
-    factor, addend = attention_mask([[1, 0]], "additive", -10000.0, "float32")
-    assert factor is None
-    assert numpy(addend).tolist() == [[[[0.0, -10000.0]]]]
-
-
-def test_multiply_add_mask():
-    factor, addend = attention_mask([[1, 0]], "multiply_add", -6.0, "float32")
-    assert numpy(factor).tolist() == [[[[1.0, 0.0]]]]
-    assert numpy(addend).tolist() == [[[[0.0, -6.0]]]]
-
-
-def test_masked_logit_is_the_value_itself_under_multiply_add(rng):
-    layer = MultiHeadSelfAttention(tiny.student_config())
-    inputs = rng.standard_normal((5, 16)).astype("float32")
-    mask = attention_mask([[1, 1, 0, 1, 0]], "multiply_add", -6.0, "float32")
-    _, logits, probs = layer(inputs, inputs, inputs, mask)
-    logits, probs = numpy(logits), numpy(probs)
-    assert (logits[..., [2, 4]] == -6.0).all()
-    assert (logits[..., [0, 1, 3]] != -6.0).all()
-    assert (probs[..., [2, 4]] > 0).all()
-    np.testing.assert_allclose(probs.sum(-1), 1.0, rtol=1e-6)
 
 
 def test_attention_drops_probabilities_in_training_only(rng):
@@ -147,17 +88,6 @@ def test_dropout_in_a_bottleneck_spares_the_residual():
     zero = np.abs(dropped) < 1e-6
     assert 0.4 < zero.mean() < 0.6
     np.testing.assert_allclose(dropped[~zero], 2 * plain[~zero], atol=1e-5)
-
-
-def test_bottlenecks_build_themselves(rng):
-    inputs = rng.standard_normal((5, 32)).astype("float32")
-    narrow = InputBottleneck(tiny.student_config())(inputs)
-    assert narrow.shape == (5, 16)
-    bottleneck = OutputBottleneck(tiny.student_config())
-    found = numpy(bottleneck(narrow, inputs))
-    kernel = numpy(bottleneck.dense.kernel)
-    expected = numpy(narrow) @ kernel + inputs
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gathered_positions(rng):

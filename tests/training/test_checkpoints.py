@@ -57,7 +57,7 @@ def test_a_full_disk_leaves_the_old_checkpoints(tmp_path):
 
 def test_only_the_newest_are_kept(tmp_path):
     variable = tf.Variable(1.0)
-    folder = CheckpointFolder(tmp_path, max_to_keep=2)
+    folder = CheckpointFolder(tmp_path)
     for step in (9, 10, 100):
         folder.save(step, {}, {"model": [variable]})
     assert folder.steps() == [10, 100]

@@ -17,18 +17,11 @@ from tests.training import toy_pretraining as toy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Devices -> batch sizes and step options. Four devices share six examples
-# unevenly, and one of them gets none of three.
-CASES = {
-    2: [(6, {}), (12, {"accumulation_steps": 3, "steps_per_execution": 4})],
-    4: [(6, {}), (3, {})],
-}
 
-
-def start(kind, folder, *arguments, **environment):
+def start(kind, folder, **environment):
+    folder.mkdir()
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.toy_pretraining"]
-        + [kind, str(folder), *arguments],
+        [sys.executable, "-m", "tests.training.toy_pretraining", kind, folder],
         cwd=REPOSITORY,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
@@ -37,18 +30,24 @@ def start(kind, folder, *arguments, **environment):
     )
 
 
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output[-3000:]
+def finish(processes):
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
 
 
-def check(path, batch_size=6):
+def check(folder, batch_size):
     """Compares what a process wrote with one device of this process."""
     model = toy.build_model()
-    rows = toy.train(toy.build_step(model), batch_size)
+    with toy.eagerly():
+        rows = toy.train(toy.build_step(model), batch_size)
     # Clipping is active: what is clipped must be the whole gradient.
     assert (rows[:, -2] > 0.2).all()
-    with np.load(path) as found:
+    with np.load(folder / f"{batch_size}.npz") as found:
         np.testing.assert_allclose(found["rows"], rows, rtol=5e-6)
         for variable in model.trainable_variables:
             np.testing.assert_allclose(
@@ -58,30 +57,6 @@ def check(path, batch_size=6):
                 atol=1e-6,
                 err_msg=variable.path,
             )
-
-
-@pytest.fixture(scope="module")
-def mirrored(tmp_path_factory):
-    """A folder for each number of devices.
-
-    The processes also check dropout, and that a NaN step changes nothing.
-    """
-    folders = {n: tmp_path_factory.mktemp(f"devices{n}") for n in CASES}
-    processes = [
-        start("mirrored", folder, str(devices), json.dumps(CASES[devices]))
-        for devices, folder in folders.items()
-    ]
-    for process in processes:
-        finish(process)
-    return folders
-
-
-@pytest.mark.parametrize(
-    "devices, batch_size",
-    [(devices, size) for devices in CASES for size, _ in CASES[devices]],
-)
-def test_logical_devices_equal_one(mirrored, devices, batch_size):
-    check(mirrored[devices] / f"{batch_size}.npz", batch_size)
 
 
 def free_ports(number):
@@ -96,28 +71,37 @@ def free_ports(number):
             a_socket.close()
 
 
-def test_two_processes_equal_one(tmp_path):
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    processes = []
-    for index in range(2):
-        (tmp_path / str(index)).mkdir()
-        task = {"type": "worker", "index": index}
-        cluster = {"cluster": {"worker": workers}, "task": task}
-        processes.append(
-            start(
-                "multi_worker",
-                tmp_path / str(index),
-                TF_CONFIG=json.dumps(cluster),
-            )
+def cluster(num_workers):
+    """A TF_CONFIG for each worker on this machine."""
+    workers = [f"127.0.0.1:{port}" for port in free_ports(num_workers)]
+    return [
+        json.dumps(
+            {
+                "cluster": {"worker": workers},
+                "task": {"type": "worker", "index": index},
+            }
         )
-    try:
-        for process in processes:
-            finish(process)
-    finally:
-        for process in processes:
-            process.kill()
-    for index in range(2):
-        check(tmp_path / str(index) / "6.npz")
+        for index in range(num_workers)
+    ]
+
+
+def test_logical_devices_equal_one(tmp_path):
+    """The process also checks dropout, and that a NaN step changes nothing."""
+    finish([start("mirrored", tmp_path / "two")])
+    for batch_size in toy.MIRRORED:
+        check(tmp_path / "two", batch_size)
+
+
+def test_two_processes_equal_one(tmp_path):
+    folders = [tmp_path / "chief", tmp_path / "other"]
+    finish(
+        [
+            start("multi_worker", folder, TF_CONFIG=config)
+            for folder, config in zip(folders, cluster(2), strict=True)
+        ]
+    )
+    for folder in folders:
+        check(folder, *toy.MULTI_WORKER)
 
 
 @pytest.mark.parametrize(
@@ -129,16 +113,6 @@ def test_a_missing_cluster_is_bad_input(monkeypatch, text):
         open_devices(DeviceOptions("multi_worker"))
 
 
-def test_missing_gpus_are_bad_input():
-    with pytest.raises(InputError, match="--num_gpus: expected at most"):
-        open_devices(DeviceOptions("mirrored", num_gpus=64))
-
-
-def test_a_grid_in_several_processes_is_refused():
-    with pytest.raises(InputError, match="none, mirrored or tpu for 2 runs"):
-        open_devices(DeviceOptions("multi_worker"), num_runs=2)
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -146,8 +120,13 @@ def test_a_grid_in_several_processes_is_refused():
         ({"tpu": "local"}, "--tpu: expected --distribution=tpu"),
         ({"mixed_precision": "float16"}, "float32 or bfloat16"),
         ({"distribution": "cluster"}, "--distribution: expected one of none"),
+        (
+            {"distribution": "mirrored", "num_gpus": 64},
+            "--num_gpus: expected at most",
+        ),
+        ({"distribution": "multi_worker"}, "mirrored or tpu for 2 runs"),
     ],
 )
-def test_contradicting_options_are_refused(options, message):
+def test_impossible_devices_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        DeviceOptions(**options)
+        open_devices(DeviceOptions(**options), num_runs=2)

@@ -33,6 +33,8 @@ from mobilebert_tf.training.options import OptimizerOptions
 from tests import tiny
 from tests.distillation import pairs
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LAST_BLOCK = TransferStage("transfer_block_02", 50, (2,))
 DISTIL = TransferStage("distillation", 50, pretraining_distillation=True)
 
@@ -63,20 +65,11 @@ def distiller():
 
 
 @pytest.fixture
-def eagerly():
-    """For a step or two, tracing would take most of the time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture
 def examples():
     return tensors(tiny.pretraining_batch())
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.usefixtures("eagerly")
 def test_a_transfer_stage_moves_its_block_and_softly_those_below(
     optimizer, distiller, examples
 ):
@@ -114,16 +107,9 @@ def test_no_gradient_is_computed_for_frozen_blocks(
 
     @tf.custom_gradient
     def watched(rows):
-        def gradient(upstream, *unused):
-            def note(values):
-                passed.append(1)
-                return values
-
-            # Stateless, so that it does not run where nobody needs it.
-            return tf.ensure_shape(
-                tf.numpy_function(note, [upstream], tf.float32, False),
-                upstream.shape,
-            )
+        def gradient(upstream):
+            passed.append(1)
+            return upstream
 
         return tf.identity(rows), gradient
 
@@ -138,11 +124,9 @@ def test_no_gradient_is_computed_for_frozen_blocks(
     assert passed
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.usefixtures("eagerly")
-def test_distillation_moves_the_whole_student(optimizer, distiller, examples):
+def test_distillation_moves_the_whole_student(distiller, examples):
     start = values(distiller.student)
-    step_of(distiller, DISTIL, optimizer)(examples)
+    step_of(distiller, DISTIL)(examples)
     moved = {}
     for path, value in values(distiller.student).items():
         part = "/".join(path.split("/")[:2])
@@ -151,11 +135,10 @@ def test_distillation_moves_the_whole_student(optimizer, distiller, examples):
     assert min(moved.values()) > 1e-4, moved
 
 
-@pytest.mark.usefixtures("eagerly")
 def test_moments_start_afresh_at_every_stage(distiller, examples):
     for block in (0, 1):
         stage = TransferStage(f"transfer_block_0{block}", 10, (block,))
-        step = step_of(distiller, stage, "lamb")
+        step = step_of(distiller, stage)
         optimizer = step.optimizer
         assert int(optimizer.iterations) == 0
         assert not any(m.numpy().any() for m in optimizer._velocities)
@@ -199,15 +182,9 @@ def test_no_gradient_where_student_equals_teacher(stage, examples):
     assert loss_and_largest_gradient()[1] > 1e-2
 
 
-@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "preset, num_blocks",
-    [
-        ("mobilebert", 2),
-        ("mobilebert_tiny", 2),
-        ("mobilebert_without_opt", 2),
-        ("mobilebert_edgetpu_m", 1),
-    ],
+    [("mobilebert", 2), ("mobilebert_tiny", 2), ("mobilebert_without_opt", 1)],
 )
 def test_published_students_learn(preset, num_blocks, examples, capsys):
     """Built as the command does, from a teacher of two blocks."""
@@ -220,7 +197,7 @@ def test_published_students_learn(preset, num_blocks, examples, capsys):
     assert "norms and biases: neither decayed nor adapted" in printed
     for stage in (first, last):
         step = step_of(distiller, stage)
-        seen = [float(step(examples)["loss"]) for _ in range(6)]
+        seen = [float(step(examples)["loss"]) for _ in range(4)]
         assert np.isfinite(seen).all()
         assert seen[-1] < 0.9 * seen[0], stage.name
 

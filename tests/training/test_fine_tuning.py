@@ -2,11 +2,8 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 import pytest
-import scipy.special
-import scipy.stats
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import (
@@ -38,151 +35,76 @@ from mobilebert_tf.training.options import (
 )
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LABELS = ("no", "yes")
 POINT = Point(0.01, 8, 2, 3)
 TASK = ClassificationTask(
     LABELS,
-    {"train": tiny.labelled_arrays(44, 1), "dev": tiny.labelled_arrays(20, 2)},
+    {
+        "train": tiny.labelled_arrays(44, 1),
+        "dev": tiny.labelled_arrays(20, 2),
+    },
 )
 WITHOUT_DEV = ClassificationTask(LABELS, {"train": TASK.splits["train"]})
+# A task, a model for it, and labels of five examples.
+TASKS = {
+    "classification": (TASK, lambda: tiny.classifier(LABELS), {}),
+    "tagging": (
+        TaggingTask(tuple("OBI"), {}, tiny.tokenizer(), 24),
+        lambda: MobileBertForTokenClassification(tiny.student_config(), "OBI"),
+        {
+            "labels": np.tile(np.arange(24, dtype=np.int32) % 3, (5, 1)),
+            "label_weights": np.eye(5, 24, dtype=np.float32),
+        },
+    ),
+    "question answering": (
+        QuestionAnsweringTask({}, tiny.tokenizer(), SquadSettings(24, 8, 6)),
+        lambda: MobileBertForQuestionAnswering(tiny.student_config()),
+        {
+            "start_positions": np.array([1, 2, 1, 2, 1], np.int32),
+            "end_positions": np.array([2, 2, 1, 2, 2], np.int32),
+        },
+    ),
+}
 
 
-def classifier(labels=LABELS, **changes):
-    return tiny.classifier(labels, **changes)
-
-
-def outputs_of(model, batch):
-    return keras.tree.map_structure(tiny.numpy, model(batch, training=False))
-
-
-def test_terms_by_hand():
-    student, teacher = opinionated(classifier()), opinionated(classifier())
-    batch = tiny.labelled_arrays(5, 1)
+@pytest.mark.parametrize("name", TASKS)
+def test_terms_are_the_tasks_and_feature_maps_by_hand(name):
+    task, build, labels = TASKS[name]
+    student, teacher = build(), build()
+    batch = tiny.labelled_arrays(5, 1) | labels
     weights = TeacherWeights(logits=0.3, temperature=2.0, feature_maps=4.0)
-    terms = training_loss(TASK, student, teacher, weights)(batch)
-    ours, theirs = (
-        [tiny.numpy(m) for m in model.encoder(batch).feature_maps[1:]]
-        for model in (student, teacher)
-    )
+    terms = training_loss(task, student, teacher, weights)(batch)
+    ours, theirs = (model.encoder(batch) for model in (student, teacher))
     real = batch["input_mask"].astype(bool)
     difference = np.mean(
         [
-            np.square(a - b)[real].mean()
-            for a, b in zip(ours, theirs, strict=True)
+            np.square(tiny.numpy(a) - tiny.numpy(b))[real].mean()
+            for a, b in zip(
+                ours.feature_maps[1:], theirs.feature_maps[1:], strict=True
+            )
         ]
     )
-    assert float(terms["feature_map_transfer_loss"]) == pytest.approx(
-        difference, rel=1e-4
+    expected = task.terms(student(batch), batch, teacher(batch), weights)
+    expected["loss"] += 4.0 * difference
+    expected["feature_map_transfer_loss"] = difference
+    assert {key: float(value) for key, value in terms.items()} == pytest.approx(
+        {key: float(value) for key, value in expected.items()}, rel=1e-4
     )
-    labelled = float(TASK.loss(outputs_of(student, batch), batch))
-    taught = kl(outputs_of(student, batch), outputs_of(teacher, batch), 2.0)
-    assert float(terms["task_loss"]) == pytest.approx(labelled, rel=1e-4)
-    assert float(terms["distillation_loss"]) == pytest.approx(
-        taught.mean(), rel=1e-3
-    )
-    assert float(terms["loss"]) == pytest.approx(
-        0.7 * labelled + 0.3 * taught.mean() + 4.0 * difference, rel=1e-4
-    )
-    alone = training_loss(TASK, student)(batch)
-    assert float(alone.pop("loss")) == pytest.approx(labelled, rel=1e-4)
+    alone = training_loss(task, student)(batch)
+    expected = float(task.loss(student(batch), batch))
+    assert float(alone.pop("loss")) == pytest.approx(expected, rel=1e-4)
     assert not alone
-
-
-def opinionated(model):
-    """Gives a new model logits that are not all near zero."""
-    model.head.dense.kernel.assign(300.0 * model.head.dense.kernel)
-    return model
-
-
-def kl(ours, theirs, temperature):
-    """KL(teacher || student) of rows of logits."""
-    p, q = (
-        scipy.special.softmax(logits.astype(np.float64) / temperature, axis=-1)
-        for logits in (theirs, ours)
-    )
-    return temperature**2 * scipy.stats.entropy(p, q, axis=-1)
-
-
-def test_a_tagger_learns_what_its_teacher_answers_for_tokens(rng):
-    student, teacher = (
-        opinionated(
-            MobileBertForTokenClassification(tiny.student_config(), "OBI")
-        )
-        for _ in range(2)
-    )
-    task = TaggingTask(tuple("OBI"), {}, tiny.tokenizer(), 24)
-    batch = tiny.labelled_arrays(5, 1)
-    places = rng.random((5, 24)) < 0.3 * batch["input_mask"]
-    batch |= {
-        "labels": rng.integers(0, 3, (5, 24)).astype(np.int32),
-        "label_weights": places.astype(np.float32),
-    }
-    logits, theirs = outputs_of(student, batch), outputs_of(teacher, batch)
-    log_probs = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
-    rows, columns = np.nonzero(places)
-    labelled = -log_probs[rows, columns, batch["labels"][places]].mean()
-    taught = kl(logits[places], theirs[places], 2.0).mean()
-    loss = training_loss(task, student, teacher, TeacherWeights(0.3, 2.0))
-    # As the input pipeline has it: inputs are cut, labels are not.
-    cut = {
-        name: array if name.startswith("label") else array[:, :21]
-        for name, array in batch.items()
-    }
-    for one in (batch, cut):
-        terms = loss(one)
-        assert float(terms["task_loss"]) == pytest.approx(labelled, rel=1e-4)
-        assert float(terms["distillation_loss"]) == pytest.approx(
-            taught, rel=1e-3
-        )
-        assert float(terms["loss"]) == pytest.approx(
-            0.7 * labelled + 0.3 * taught, rel=1e-4
-        )
-
-
-def test_an_answerer_learns_where_its_teacher_looks(rng):
-    student, teacher = (
-        opinionated(MobileBertForQuestionAnswering(tiny.student_config()))
-        for _ in range(2)
-    )
-    task = QuestionAnsweringTask({}, tiny.tokenizer(), SquadSettings(24, 8, 6))
-    batch = tiny.labelled_arrays(5, 1) | {
-        name: rng.integers(1, 3, 5).astype(np.int32)
-        for name in ("start_positions", "end_positions")
-    }
-    weights = TeacherWeights(1.0, 3.0, 2.0)
-    terms = training_loss(task, student, teacher, weights)(batch)
-    ours, theirs = outputs_of(student, batch), outputs_of(teacher, batch)
-    taught = np.mean([kl(ours[name], theirs[name], 3.0) for name in ours])
-    assert float(terms["distillation_loss"]) == pytest.approx(taught, rel=1e-3)
-    assert float(terms["loss"]) == pytest.approx(
-        taught + 2.0 * float(terms["feature_map_transfer_loss"]), rel=1e-3
-    )
-    log_probs = [
-        scipy.special.log_softmax(ours[f"{end}_logits"], axis=-1)[
-            np.arange(5), batch[f"{end}_positions"]
-        ]
-        for end in ("start", "end")
-    ]
-    assert float(terms["task_loss"]) == pytest.approx(
-        -np.mean(log_probs), rel=1e-4
-    )
-
-
-def test_nothing_is_learned_from_an_equal(tmp_path):
-    teacher = classifier()
-    teacher.save_pretrained(tmp_path)
-    weights = TeacherWeights(logits=1.0, feature_maps=1.0)
-    student = TASK.build(tmp_path)
-    terms = training_loss(TASK, student, teacher, weights)(
-        tiny.labelled_arrays(5, 1)
-    )
+    # Nothing is learned from an equal.
+    terms = training_loss(task, student, student, weights)(batch)
     assert abs(float(terms["distillation_loss"])) < 1e-7
-    assert float(terms["feature_map_transfer_loss"]) < 1e-10
+    assert float(terms["feature_map_transfer_loss"]) == 0.0
 
 
 def test_teachers_that_cannot_teach(tmp_path):
     tokenizer = tiny.tokenizer()
-    folder = tiny.write_folder(tmp_path / "teacher", classifier())
+    folder = tiny.write_folder(tmp_path / "teacher", tiny.classifier(LABELS))
     assert load_task_teacher(folder, TASK, tokenizer).label_names == LABELS
     turned = dataclasses.replace(TASK, label_names=LABELS[::-1])
     longer = ClassificationTask(LABELS, {"dev": tiny.batch(width=25)})
@@ -201,26 +123,24 @@ def test_teachers_that_cannot_teach(tmp_path):
     weights = TeacherWeights(feature_maps=1.0)
     with pytest.raises(InputError, match="2 blocks of width 32, or 0, found 1"):
         training_loss(
-            TASK, classifier(), classifier(num_hidden_layers=1), weights
+            TASK,
+            tiny.classifier(),
+            tiny.classifier(num_hidden_layers=1),
+            weights,
         )
 
 
-@pytest.mark.parametrize(
-    ("bucket_lengths", "steps", "widths"),
-    [
-        (None, 1, (16, 32, 64, 128, 256)),
-        (None, 2, ()),
-        ((), 2, ()),
-        ((8, 4), 1, (4, 8)),
-    ],
-)
-def test_several_steps_in_a_call_have_one_width(bucket_lengths, steps, widths):
-    options = FineTuningOptions(bucket_lengths=bucket_lengths)
-    step = StepOptions(steps_per_execution=steps)
-    assert batch_widths(options, step, TASK) == widths
-    options = FineTuningOptions(bucket_lengths=(8,))
+def test_several_steps_in_a_call_have_one_width():
+    def widths(bucket_lengths, number):
+        options = FineTuningOptions(bucket_lengths=bucket_lengths)
+        step = StepOptions(steps_per_execution=number)
+        return batch_widths(options, step, TASK)
+
+    assert widths(None, 1) == (16, 32, 64, 128, 256)
+    assert widths(None, 2) == widths((), 2) == ()
+    assert widths((8, 4), 1) == (4, 8)
     with pytest.raises(InputError, match="--steps_per_execution: expected 1"):
-        batch_widths(options, StepOptions(steps_per_execution=2), TASK)
+        widths((8,), 2)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +148,7 @@ def encoder(tmp_path_factory):
     """A folder that runs start from; dropout, so that its state must resume."""
     config = tiny.student_config(num_hidden_layers=1, hidden_dropout_prob=0.1)
     folder = tmp_path_factory.mktemp("encoder")
-    return tiny.write_folder(folder, classifier(config=config))
+    return tiny.write_folder(folder, tiny.classifier(LABELS, config))
 
 
 @pytest.fixture
@@ -333,34 +253,28 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("scores", "score"),
+    ("scores", "patience", "best", "kept_steps", "last_step"),
     [
         # Of equal scores the first is the best.
-        ([0.25, 0.75, 0.75, 0.5, 0.5], 0.75),
+        ([0.25, 0.75, 0.75, 0.5, 0.5], None, 0.75, [2, 4], 10),
         # NaN is never the best.
-        ([NAN, 0.25, NAN, 0.2, 0.1], 0.25),
+        ([NAN, 0.25, NAN, 0.2, 0.1], None, 0.25, [2, 4], 10),
+        ([0.25, 0.75, 0.75, 0.5, 0.9], 2, 0.75, [2, 4], 8),
     ],
 )
-def test_the_best_weights_are_kept(start, kept, tmp_path, scores, score):
-    run = start(tmp_path, eval_every_steps=2)
+def test_the_best_weights_are_kept_and_patience_ends(
+    start, kept, tmp_path, scores, patience, best, kept_steps, last_step
+):
+    run = start(tmp_path, eval_every_steps=2, patience=patience)
     steps = kept(run, scores)
-    assert run.train() == {
-        "step": 4,
-        "score": score,
-        "metrics": {"dev_accuracy": score},
-    }
-    assert steps == [2, 4]
-
-
-def test_patience_ends_a_run(start, kept, tmp_path, capsys):
-    run = start(tmp_path, eval_every_steps=2, patience=2)
-    kept(run, [0.25, 0.75, 0.75, 0.5, 0.9])
-    assert run.train()["step"] == 4
-    assert run.run.global_step == 8
-    assert "stopped at step 8" in capsys.readouterr().out
+    metrics = {"dev_accuracy": best}
+    expected = {"step": 4, "score": best, "metrics": metrics}
+    assert run.train() == expected
+    assert steps == kept_steps
+    assert run.run.global_step == last_step
     # Started again, it knows without training on.
-    again = start(tmp_path, eval_every_steps=2, patience=2)
-    assert again.train()["step"] == 4
+    again = start(tmp_path, eval_every_steps=2, patience=patience)
+    assert again.train() == expected
 
 
 def test_without_dev_the_last_weights_are_kept_and_the_schedule_ends(

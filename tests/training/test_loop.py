@@ -1,5 +1,6 @@
 """A run that is stopped continues as if it had not been."""
 
+import contextlib
 import multiprocessing
 import random
 import signal
@@ -19,6 +20,7 @@ from mobilebert_tf.training.options import RunOptions, StepOptions
 from mobilebert_tf.training.run_folder import BEST_FOLDER, read_metrics
 from mobilebert_tf.training.step import TrainStep
 from mobilebert_tf.training.stopping import Stopped
+from tests.training import toy_pretraining as toy
 from tests.training import toy_run
 
 
@@ -26,9 +28,10 @@ class Task:
     """A linear regression in two phases, whose data are known by number."""
 
     def __init__(self, folder, on_step=lambda step: None, **options):
-        self.step_options = StepOptions(
-            steps_per_execution=options.pop("steps_per_execution", 1)
-        )
+        number = options.pop("steps_per_execution", 1)
+        self.step_options = StepOptions(steps_per_execution=number)
+        one = number == 1
+        self.context = toy.eagerly() if one else contextlib.nullcontext()
         self.weight = keras.Variable(np.zeros((3, 1), "float32"), name="kernel")
         self.on_step = on_step
         self.every = options.pop("every", ())
@@ -80,16 +83,16 @@ class Task:
 
     def train(self):
         for name in ("first", "second"):
-            self.run.train(
-                Phase(
-                    name,
-                    7,
-                    self.build,
-                    self.dataset,
-                    evaluation=self.evaluation,
-                    every=self.every,
-                )
+            phase = Phase(
+                name,
+                7,
+                self.build,
+                self.dataset,
+                evaluation=self.evaluation,
+                every=self.every,
             )
+            with self.context:
+                self.run.train(phase)
         self.run.finish({"accuracy": 0.5})
         return self.weight.numpy()
 
@@ -112,7 +115,7 @@ def unbroken(tmp_path_factory):
     return Task(folder).train(), read_metrics(folder / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("number", [1, 3, 6, 7, 8, 13, 14])
+@pytest.mark.parametrize("number", [1, 3, 7, 8, 14])
 def test_an_interrupted_run_ends_like_an_unbroken_one(
     tmp_path, unbroken, number
 ):
@@ -146,15 +149,6 @@ def test_several_steps_a_call_log_and_end_the_same(tmp_path, unbroken):
         assert line == pytest.approx(numbers, rel=1e-5)
 
 
-def test_a_finished_run_trains_no_more(tmp_path, unbroken):
-    weights, _ = unbroken
-    Task(tmp_path).train()
-    again = Task(tmp_path, on_step=lambda step: pytest.fail("trained again"))
-    np.testing.assert_array_equal(again.train(), weights)
-    lines = read_metrics(tmp_path / "metrics.jsonl")
-    assert [line["phase"] for line in lines].count("results") == 1
-
-
 # By step of the run; two phases of 7 steps, evaluated every third.
 SCORES = {3: 0.5, 6: 0.25, 7: 0.75, 10: 0.75, 13: 0.25, 14: 0.5}
 
@@ -171,8 +165,11 @@ def evaluations(folder):
     return [line for line in lines if line["phase"] == "evaluation"]
 
 
-def test_a_phase_is_evaluated_and_its_best_weights_kept(evaluated, tmp_path):
-    task, _, folder = evaluated
+def test_a_phase_is_evaluated_and_its_best_weights_kept(
+    evaluated, unbroken, tmp_path
+):
+    task, weights, folder = evaluated
+    np.testing.assert_array_equal(weights, unbroken[0])
     assert task.evaluated == list(SCORES)
     assert [
         (line["global_step"], line["step"], line["score"])
@@ -187,11 +184,7 @@ def test_a_phase_is_evaluated_and_its_best_weights_kept(evaluated, tmp_path):
     np.testing.assert_array_equal(Task(tmp_path).weight.numpy(), kept)
 
 
-def test_evaluations_do_not_disturb_the_training(evaluated, unbroken):
-    np.testing.assert_array_equal(evaluated[1], unbroken[0])
-
-
-@pytest.mark.parametrize("number", [3, 5, 7, 13, 14])
+@pytest.mark.parametrize("number", [3, 5, 7, 14])
 def test_an_evaluated_run_that_is_stopped_evaluates_once(
     tmp_path, evaluated, number
 ):
@@ -206,7 +199,15 @@ def test_an_evaluated_run_that_is_stopped_evaluates_once(
         assert ours.read_bytes() == theirs.read_bytes()
 
 
-@pytest.mark.parametrize("number", [3, 7, 14])
+def test_a_finished_run_is_neither_trained_nor_evaluated(tmp_path, evaluated):
+    weights = Task(tmp_path, scores=SCORES.get).train()
+    again = Task(tmp_path, lambda _: pytest.fail("trained"), scores=pytest.fail)
+    np.testing.assert_array_equal(again.train(), weights)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["phase"] for line in lines].count("results") == 1
+
+
+@pytest.mark.parametrize("number", [7, 14])
 def test_a_stop_during_an_evaluation_loses_no_step(tmp_path, evaluated, number):
     _, weights, folder = evaluated
 
@@ -236,12 +237,6 @@ def test_patience_ends_a_phase_also_when_asked_again(tmp_path, capsys):
     assert "no better score in 1 evaluations: stopped at step 6" in (
         capsys.readouterr().out
     )
-
-
-def test_a_finished_run_is_evaluated_no_more(tmp_path, evaluated):
-    Task(tmp_path, scores=SCORES.get).train()
-    again = Task(tmp_path, scores=lambda step: pytest.fail("evaluated again"))
-    np.testing.assert_array_equal(again.train(), evaluated[1])
 
 
 class Spoilt(Task):
@@ -334,12 +329,9 @@ def unbroken_process(tmp_path_factory):
 
 
 def assert_equal(folder, expected):
-    for path in ("weights.npy", f"{BEST_FOLDER}/weights.npy"):
-        np.testing.assert_array_equal(
-            np.load(folder / path), np.load(expected / path)
-        )
-    metrics = (folder / "metrics.jsonl").read_text()
-    assert metrics == (expected / "metrics.jsonl").read_text()
+    for path in ("weights.npy", f"{BEST_FOLDER}/weights.npy", "metrics.jsonl"):
+        ours, theirs = (run / path for run in (folder, expected))
+        assert ours.read_bytes() == theirs.read_bytes(), path
 
 
 def kill_and_go_on(tmp_path, unbroken_process, num_kills, seed):

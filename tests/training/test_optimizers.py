@@ -111,17 +111,6 @@ def test_bfloat16_is_trained_with_float32_moments(name):
     assert np.abs(values[1] - 2.0).max() > 0.02
 
 
-def test_global_norm_is_clipped():
-    variable = keras.Variable(np.zeros(4), name="bias")
-    optimizer = AdamW(1.0, global_clipnorm=1.0)
-    optimizer.build([variable])
-    optimizer.apply([keras.ops.full((4,), 100.0)], [variable])
-    # The clipped gradient is 0.5 everywhere, its moments 0.05 and 0.00025.
-    np.testing.assert_allclose(
-        variable.numpy(), -0.05 / (np.sqrt(0.00025) + 1e-6), rtol=1e-4
-    )
-
-
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 @pytest.mark.parametrize("largest", [8, 1000])
 def test_variables_of_a_kind_do_not_see_each_other(name, largest, monkeypatch):
@@ -203,16 +192,6 @@ def test_embedding_gradients_may_come_as_slices():
     assert (variable.numpy()[[1, 3]] != variable.numpy()[[0, 2]]).all()
 
 
-@pytest.mark.parametrize(
-    "step, rate",
-    # Warm-up of 10 steps; the fall is counted from step 0, to 10 % at 100.
-    [(0, 0.1), (4, 0.5), (9, 1.0), (10, 0.91), (50, 0.55), (100, 0.1)],
-)
-def test_warmup_then_linear_decay(step, rate):
-    schedule = WarmupPolynomialDecay(2.0, 100, 10, end_factor=0.1)
-    assert float(schedule(step)) == pytest.approx(2.0 * rate, rel=1e-6)
-
-
 def test_the_fall_is_keras_polynomial_decay():
     theirs = keras.optimizers.schedules.PolynomialDecay(
         2.0, 100, end_learning_rate=0.002, power=1.7
@@ -262,35 +241,20 @@ def test_transfer_stages_have_the_releases_rates(block):
     assert float(schedule(num_steps - 1)) == pytest.approx(3.0 * base * 0.9)
 
 
-def test_transfer_stage_schedule():
-    schedule = TransferStageSchedule(3.0, 1000)
-    for step, factor in ((0, 0.01), (49, 0.5), (189, 0.99), (749, 0.95)):
-        assert float(schedule(step)) == pytest.approx(3.0 * factor, rel=1e-5)
-
-
 def test_what_is_not_decayed_is_listed_by_path():
     model = tiny.pretraining_model(tiny.student_config(num_hidden_layers=3))
-    text = describe_parameters(model.weights)
-    listed = " ".join(text.split("\n")[2:]).replace(" ", "").split(",")
-    excluded = [v for v in model.weights if len(v.shape) == 1]
+    counts, excluded, *listed = describe_parameters(model.weights).split("\n")
+    listed = "".join(listed).replace(" ", "").split(",")
+    vectors = [v for v in model.weights if len(v.shape) == 1]
     # Three blocks share each of their entries.
-    assert "encoder/block_00-02/attention/query/bias" in listed
+    assert "encoder/block_*/attention/query/bias" in listed
     assert "encoder/embeddings/norm/gamma" in listed
     in_blocks = sum("block_" in line for line in listed)
-    assert 3 * in_blocks + len(listed) - in_blocks == len(excluded)
-    assert f"in {len(excluded)} norms and biases: neither" in text
+    assert 3 * in_blocks + len(listed) - in_blocks == len(vectors)
+    assert f"in {len(vectors)} norms and biases: neither" in excluded
     kinds = {line.rsplit("/", 1)[-1] for line in listed}
     assert kinds == {"bias", "gamma", "beta"}
-    everything = sum(np.prod(v.shape) for v in model.weights)
-    counts = [
-        int(line.split()[0].replace(",", "")) for line in text.splitlines()[:2]
+    numbers = [
+        int(line.split()[0].replace(",", "")) for line in (counts, excluded)
     ]
-    assert sum(counts) == everything
-
-
-def test_blocks_that_differ_are_listed_one_by_one():
-    names = ("block_00/bias", "block_02/bias")
-    variables = [keras.Variable(np.ones(3), name="x") for _ in names]
-    for variable, name in zip(variables, names, strict=True):
-        variable._path = name
-    assert describe_parameters(variables).endswith("\n  block_00,02/bias")
+    assert sum(numbers) == sum(np.prod(v.shape) for v in model.weights)

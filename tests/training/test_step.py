@@ -15,9 +15,11 @@ from tests.training import toy_pretraining as toy
 
 @pytest.fixture(scope="module")
 def plain():
+    """Weights and values of one step after the other, without a graph."""
     model = toy.build_model()
-    rows = toy.train(toy.build_step(model))
-    return [v.numpy() for v in model.trainable_variables], rows
+    with toy.eagerly():
+        rows = toy.train(toy.build_step(model))
+    return toy.values(model.trainable_variables), rows
 
 
 @pytest.mark.parametrize(
@@ -42,14 +44,13 @@ def test_options_change_no_weight(plain, options):
 
 def test_rematerialized_blocks_compute_the_same():
     # Dropout: the second computation must drop what the first one did.
-    weights, dropout = [], 0.3
-    for apply in (lambda blocks: None, rematerialize):
-        model = toy.build_model(dropout)
-        apply(model.encoder.blocks)
-        toy.train(toy.build_step(model), num_steps=4)
-        weights.append([v.numpy() for v in model.variables])
-    for ours, expected in zip(*weights, strict=True):
-        np.testing.assert_allclose(ours, expected, atol=1e-6)
+    plain, ours = toy.build_model(dropout=0.3), toy.build_model(dropout=0.3)
+    with toy.eagerly():
+        toy.train(toy.build_step(plain), num_steps=4)
+    rematerialize(ours.encoder.blocks)
+    toy.train(toy.build_step(ours), num_steps=4)
+    for variable, expected in zip(ours.variables, plain.variables, strict=True):
+        np.testing.assert_allclose(variable, expected, atol=1e-6)
 
 
 def test_bfloat16_stays_close(plain):
@@ -57,7 +58,8 @@ def test_bfloat16_stays_close(plain):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = toy.build_model()
-        found = toy.train(toy.build_step(model))
+        with toy.eagerly():
+            found = toy.train(toy.build_step(model))
     finally:
         keras.config.set_dtype_policy("float32")
     assert all(v.dtype == "float32" for v in model.trainable_variables)

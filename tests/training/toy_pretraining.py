@@ -1,10 +1,10 @@
 """A pre-training task of seconds, for the tests of steps and devices.
 
-Run as a program, it trains on several devices or as one of several processes:
-`python -m tests.training.toy_pretraining KIND FOLDER [DEVICES [CASES]]`.
+Run as a program, it trains on two devices or as one of several processes:
+`python -m tests.training.toy_pretraining KIND FOLDER`.
 """
 
-import json
+import contextlib
 import sys
 
 import keras
@@ -20,6 +20,24 @@ from tests import tiny
 
 NUM_STEPS = 6
 PREDICTIONS = 4
+# Batch sizes and step options. Two devices share five examples unevenly, and
+# one of them gets none of one.
+MIRRORED = {
+    5: StepOptions(),
+    1: StepOptions(),
+    12: StepOptions(accumulation_steps=3, steps_per_execution=4),
+}
+MULTI_WORKER = {6: StepOptions()}
+
+
+@contextlib.contextmanager
+def eagerly():
+    """For a few steps, tracing would take most of the time."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def batch(step, batch_size=6):
@@ -66,14 +84,18 @@ def train(step, batch_size=6, num_steps=NUM_STEPS):
     return np.concatenate(rows)
 
 
+def values(variables):
+    return [variable.numpy() for variable in variables]
+
+
 def check_spoilt_step(step, model, batch_size):
     """A step with a loss of NaN changes nothing, on no device."""
     variables = [*model.variables, *step.optimizer.variables]
-    before = [variable.numpy() for variable in variables]
+    before = values(variables)
     spoilt = batch(0, batch_size)
     spoilt["masked_lm_weights"] *= np.float32(np.nan)
-    values, _ = step.run([spoilt])
-    assert np.isnan(values.numpy()[0, 0])
+    found, _ = step.run([spoilt])
+    assert np.isnan(found.numpy()[0, 0])
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value, variable.path)
 
@@ -82,7 +104,7 @@ def run_case(distribution, options, batch_size, path):
     """Trains, checks that all devices agree, and writes values and weights."""
     with distribution.scope():
         model = build_model()
-        step = build_step(model, StepOptions(**options))
+        step = build_step(model, options)
     rows = train(step, batch_size)
     for variable in model.trainable_variables:
         copies = distribution.strategy.experimental_local_results(
@@ -105,33 +127,39 @@ def check_dropout(distribution):
     def mask(ones):
         return distribution.run(lambda x: dropout(x, training=True), ones)
 
-    number = distribution.num_replicas
-    ones = np.ones((number, 64), "float32")
+    ones = np.ones((2, 64), "float32")
     ones = distribution.distribute({"ones": ones})["ones"]
     results = distribution.strategy.experimental_local_results
-    masks = [[part.numpy() for part in results(mask(ones))] for _ in range(8)]
+    masks = [values(results(mask(ones))) for _ in range(8)]
     alone = keras.layers.Dropout(0.5, seed=3)
-    for first, second, *_ in masks:
+    for first, second in masks:
         expected = alone(np.ones((1, 64), "float32"), training=True)
         np.testing.assert_array_equal(first, expected)
         assert 10 < (first != second).sum() < 54, (first, second)
     # Nor does any replica repeat a mask of another step.
     drawn = {part.tobytes() for parts in masks for part in parts}
-    assert len(drawn) == 8 * number
-    states = [v.numpy() for v in results(dropout.variables[0].value)]
-    for state in states:
-        np.testing.assert_array_equal(state, states[0])
+    assert len(drawn) == 8 * 2
+    first, second = values(results(dropout.variables[0].value))
+    np.testing.assert_array_equal(first, second)
 
 
-def main(kind, folder, devices="1", cases="[[6, {}]]"):
+def main(kind, folder):
+    num_devices, cases = {
+        "mirrored": (2, MIRRORED),
+        "multi_worker": (1, MULTI_WORKER),
+    }[kind]
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * int(devices),
+        [tf.config.LogicalDeviceConfiguration()] * num_devices,
     )
     distribution = open_devices(DeviceOptions(kind))
     if kind == "mirrored":
         check_dropout(distribution)
-    for size, options in json.loads(cases):
+        assert distribution.total(3) == 3
+    else:
+        # The chief counts as 5, the other as 2.
+        assert distribution.total(5 if distribution.is_chief else 2) == 7
+    for size, options in cases.items():
         run_case(distribution, options, size, f"{folder}/{size}.npz")
 
 

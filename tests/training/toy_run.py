@@ -16,10 +16,10 @@ from mobilebert_tf.training.optimizers import AdamW, WarmupPolynomialDecay
 from mobilebert_tf.training.options import RunOptions
 from mobilebert_tf.training.step import TrainStep
 
-NUM_STEPS = 40
+NUM_STEPS = 20
 
 
-def main(folder, save_every_seconds=0.0):
+def main(folder):
     """Trains, or goes on, and writes `weights.npy`."""
     keras.utils.set_random_seed(3)
     dense = keras.layers.Dense(1, name="dense")
@@ -29,7 +29,7 @@ def main(folder, save_every_seconds=0.0):
     run = Run(
         folder,
         [*dense.variables, *dropout.variables],
-        RunOptions(log_every=3, save_every_seconds=save_every_seconds),
+        RunOptions(log_every=3, save_every_seconds=0.0),
         settings={"rate": 0.1},
         num_steps=2 * NUM_STEPS,
     )
