@@ -149,12 +149,24 @@ def group_variables(
 
 
 @compat.with_update_hooks
-class _AdamCore(keras.optimizers.Optimizer):
-    """Moments, decay inside the update, and a rate per variable.
+class AdamW(keras.optimizers.Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    With `bias_correction` it equals `torch.optim.AdamW` up to rounding: epsilon
+    is added to the root of the corrected second moment. Without it, as in the
+    release, epsilon is added to the root of the raw moment.
 
     All arithmetic is float32, and so are the moments, whatever the dtype of
     a variable and its gradient: bfloat16 has 8 bits, too few for an average
     that moves by a thousandth.
+
+    Args:
+        learning_rate: a number or a schedule.
+        decay_rate: weight decay, multiplied by the learning rate.
+        beta_1, beta_2, epsilon: as in Adam.
+        bias_correction: off in the release.
+        multipliers: factors, 1 by default, of variables' learning rates.
+        **kwargs: of `keras.optimizers.Optimizer`, such as `global_clipnorm`.
     """
 
     def __init__(
@@ -304,29 +316,11 @@ class _AdamCore(keras.optimizers.Optimizer):
         return 1.0
 
 
-class AdamW(_AdamCore):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
-
-    With `bias_correction` it equals `torch.optim.AdamW` up to rounding: epsilon
-    is added to the root of the corrected second moment. Without it, as in the
-    release, epsilon is added to the root of the raw moment.
-
-    Args:
-        learning_rate: a number or a schedule.
-        decay_rate: weight decay, multiplied by the learning rate.
-        beta_1, beta_2, epsilon: as in Adam.
-        bias_correction: off in the release.
-        multipliers: factors, 1 by default, of variables' learning rates.
-        **kwargs: of `keras.optimizers.Optimizer`, such as `global_clipnorm`.
-    """
-
-
-class Lamb(_AdamCore):
+class Lamb(AdamW):
     """LAMB (You et al. 2020): AdamW's update, scaled by a trust ratio.
 
     The ratio is |w| / |update|, with decay included in the update; 1 where
-    either is zero. Norms and biases are neither decayed nor scaled. It takes
-    the arguments of `AdamW`.
+    either is zero. Norms and biases are neither decayed nor scaled.
     """
 
     def _trust_ratio(self, weights, updates):

@@ -7,7 +7,6 @@ import pytest
 from mobilebert_tf.distillation.initialization import copy_from_teacher
 from mobilebert_tf.distillation.teachers import build_teacher, load_teacher
 from mobilebert_tf.errors import InputError
-from tests import tiny
 from tests.distillation import pairs
 
 
@@ -48,20 +47,6 @@ def test_a_teacher_is_opened_with_its_weights(saved, dtype):
         np.testing.assert_array_equal(held(ours), expected, ours.path)
     # Other models still compute in float32.
     assert keras.config.dtype_policy().name == "float32"
-
-
-def test_a_bfloat16_teacher_computes_in_bfloat16(saved):
-    teacher, folder = saved
-    batch = tiny.batch()
-    outputs = load_teacher(folder, "bfloat16").encoder(batch)
-    exact = teacher.encoder(batch)
-    for ours, theirs in zip(
-        outputs.feature_maps, exact.feature_maps, strict=True
-    ):
-        assert keras.backend.standardize_dtype(ours.dtype) == "bfloat16"
-        np.testing.assert_allclose(
-            keras.ops.cast(ours, "float32"), theirs, atol=0.1
-        )
 
 
 def test_what_is_copied_from_a_bfloat16_teacher_is_exact(saved):

@@ -18,7 +18,7 @@ from tests.tiny import numpy
 LIMIT = 5e-6  # of the tensor's largest value
 
 CASES = {
-    "released student": {},
+    "released student": {"num_hidden_layers": 2},
     "relu6": {"hidden_act": "relu6"},
     "value as wide as query and key": {"use_bottleneck_attention": True},
     "no shared bottleneck": {"key_query_shared_bottleneck": False},
@@ -93,9 +93,11 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_everything_agrees(changes, small_config, batch, rng):
-    config = dataclasses.replace(small_config, **changes)
+    config = dataclasses.replace(
+        small_config, **{"num_hidden_layers": 1} | changes
+    )
     settings = config.to_dict()
-    weights = numpy_block.draw_weights(settings, 2, rng)
+    weights = numpy_block.draw_weights(settings, config.num_hidden_layers, rng)
     model = model_with(weights, config)
     output = model.encoder(batch)
 
@@ -104,7 +106,7 @@ def test_everything_agrees(changes, small_config, batch, rng):
     )
     assert_close(output.feature_maps[0], expected)
     keep = batch["input_mask"].astype(bool)
-    for layer in range(2):
+    for layer in range(config.num_hidden_layers):
         expected, logits, probs = numpy_block.block(
             settings, weights, layer, expected, batch["input_mask"]
         )
