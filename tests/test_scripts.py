@@ -28,7 +28,9 @@ def files(tmp_path_factory):
         (folder / f"{split}.tsv").write_text("\n".join(["text\tlabel", *part]))
     (folder / "new.jsonl").write_text('{"text": "The fish sees the boat."}\n')
     tiny.teacher_config().to_json(folder / "teacher.json")
-    tiny.student_config().to_json(folder / "student.json")
+    tiny.student_config(num_feedforward_networks=1).to_json(
+        folder / "student.json"
+    )
     return folder
 
 

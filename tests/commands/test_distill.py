@@ -22,7 +22,8 @@ def files(tmp_path_factory):
     tiny.write_corpus(folder / "corpus.txt")
     teacher = tiny.pretraining_model(tiny.teacher_config())
     tiny.write_folder(folder / "teacher", teacher)
-    tiny.student_config().to_json(folder / "student.json")
+    student = tiny.student_config(num_feedforward_networks=1)
+    student.to_json(folder / "student.json")
     return folder
 
 
