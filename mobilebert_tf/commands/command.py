@@ -144,16 +144,16 @@ class Command:
         return "\n".join(lines)
 
     def _flags(self) -> list["_Flag"]:
-        flags_of_all = []
+        found = []
         for options in self.options:
             for field, declared in options_of(options):
                 name = declared.flag or field.name
                 default = self.defaults.get(name, field.default)
                 kind = value_type(options, field)
-                flags_of_all.append(
+                found.append(
                     _Flag(name, options, field.name, declared, default, *kind)
                 )
-        return flags_of_all
+        return found
 
     def _guarded(self, arguments: list[str]) -> None:
         try:
@@ -199,40 +199,33 @@ class _Flag(NamedTuple):
     is_tuple: bool
 
     def define(self, values: flags.FlagValues) -> None:
-        declared, default = self.declared, self.default
-        keywords = {"flag_values": values, "required": declared.required}
-        arguments = [declared.help]
-        if declared.required:
+        default, required = self.default, self.declared.required
+        if required or default is None:
             default = None
-        if self.is_tuple:
-            define = flags.DEFINE_list
-            default = default and [str(item) for item in default]
-        elif declared.choices is not None:
-            define = flags.DEFINE_enum
-            arguments.insert(0, list(declared.choices))
-        else:
-            define = {
-                bool: flags.DEFINE_bool,
-                int: flags.DEFINE_integer,
-                float: flags.DEFINE_float,
-                str: flags.DEFINE_string,
-            }[self.kind]
-        define(self.name, default, *arguments, **keywords)
+        elif self.is_tuple:
+            default = [str(item) for item in default]
+        elif self.kind is not bool:
+            default = str(default)
+        define = flags.DEFINE_list if self.is_tuple else flags.DEFINE_string
+        if self.kind is bool:
+            define = flags.DEFINE_bool
+        keywords = {"flag_values": values, "required": required}
+        define(self.name, default, self.declared.help, **keywords)
 
     def read(self, values: flags.FlagValues) -> Any:
         value = values[self.name].value
-        if not self.is_tuple or value is None:
+        if value is None or self.kind is bool:
             return value
-        items = []
-        for text in value:
-            try:
-                items.append(self.kind(text))
-            except ValueError:
-                expected = f"{'whole ' * (self.kind is int)}numbers"
-                raise InputError(
-                    f"--{self.name}", expected, repr(text)
-                ) from None
-        return tuple(items)
+        if self.is_tuple:
+            return tuple(self._parse(text) for text in value)
+        return self._parse(value)
+
+    def _parse(self, text: str) -> Any:
+        try:
+            return self.kind(text)
+        except ValueError:
+            expected = f"{'whole ' * (self.kind is int)}numbers"
+            raise InputError(f"--{self.name}", expected, repr(text)) from None
 
     def help(self, everything: bool) -> str:
         """Returns its entry in the help, all of it or a sentence."""

@@ -30,8 +30,7 @@ class Task:
     def __init__(self, folder, on_step=lambda step: None, **options):
         number = options.pop("steps_per_execution", 1)
         self.step_options = StepOptions(steps_per_execution=number)
-        one = number == 1
-        self.context = toy.eagerly() if one else contextlib.nullcontext()
+        self.context = toy.eagerly if number == 1 else contextlib.nullcontext
         self.weight = keras.Variable(np.zeros((3, 1), "float32"), name="kernel")
         self.on_step = on_step
         self.every = options.pop("every", ())
@@ -91,7 +90,7 @@ class Task:
                 evaluation=self.evaluation,
                 every=self.every,
             )
-            with self.context:
+            with self.context():
                 self.run.train(phase)
         self.run.finish({"accuracy": 0.5})
         return self.weight.numpy()
