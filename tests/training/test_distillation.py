@@ -258,6 +258,7 @@ def test_tensorboard_shows_both_models(tmp_path, distiller):
     draw = attention_drawer(distiller, batch)
     draw(types.SimpleNamespace(log=log, global_step=20))
     log.close()
+    tf.config.run_functions_eagerly(False)  # It would not hold for tf.data.
     for before, weight in zip(weights, distiller.weights, strict=True):
         np.testing.assert_array_equal(weight.numpy(), before)
     (path,) = (tmp_path / "tensorboard").iterdir()
