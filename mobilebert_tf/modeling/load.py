@@ -17,7 +17,6 @@ from mobilebert_tf.modeling.encoder import MobileBertEncoder
 from mobilebert_tf.modeling.folder import (
     CONFIG_FILE,
     PretrainedModel,
-    load_weights,
     read_weights,
     stored_tensors,
 )
@@ -157,18 +156,6 @@ def from_pretrained(
     return _build_with_weights(
         lambda: model_class(config, **kwargs), folder, encoder_only=not fits
     )
-
-
-def load_encoder_weights(
-    encoder: MobileBertEncoder, folder: str | os.PathLike
-) -> None:
-    """Assigns the variables of an encoder from a folder of any class.
-
-    Raises:
-        InputError: the folder does not hold exactly this encoder's tensors;
-            those of a head are ignored.
-    """
-    load_weights(encoder, folder, allow_heads=True)
 
 
 def architecture_of(
