@@ -58,10 +58,8 @@ class TextStream:
     def batches(self, start_step: int = 0) -> Iterator[Arrays]:
         """Yields batches without end. Pairs left over by an epoch are dropped.
 
-        Args:
-            start_step: number of the first batch. Skipped epochs are packed
-                again, to learn how many batches they held (0.1 s for 2.5
-                million pieces); skipped batches are not made.
+        Epochs before `start_step` are packed again, to learn how many batches
+        they held (0.1 s for 2.5 million pieces); batches are not made again.
 
         Returns:
             `input_ids`, `input_mask`, `segment_ids` int32 [B, S];

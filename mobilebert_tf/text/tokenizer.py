@@ -58,10 +58,6 @@ class WordpieceTokenizer:
     Special tokens written in the text ("[MASK]") are ordinary text, as in the
     original, so that a user's sentence cannot forge a separator.
 
-    Args:
-        vocab: the pieces, in the order of their ids.
-        do_lower_case: whether the vocabulary is uncased.
-
     Raises:
         InputError: `vocab` is not a vocabulary (see `check_vocabulary`).
 

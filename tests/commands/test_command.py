@@ -1,12 +1,14 @@
 """Options become flags, help and settings; bad ones become one line."""
 
 import dataclasses
+import errno
 
 import pytest
 
 from mobilebert_tf.commands.command import Command
-from mobilebert_tf.errors import InputError
+from mobilebert_tf.errors import InputError, RunError
 from mobilebert_tf.options import Options, option, settings
+from mobilebert_tf.training.stopping import Stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,3 +100,23 @@ def test_help_shows_what_is_used_every_day():
     full = command.help("read.py", everything=True)
     assert "--num_lines" in full and "One of a, b. (default: a)" in full
     assert "--helpfull shows 3 more flags." in text
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (InputError("a.txt", "text", "nothing"), 2),
+        (RunError("the loss became NaN"), 1),
+        (OSError(errno.ENOSPC, "no space"), 1),
+        (Stopped("saved", "SIGINT"), 130),
+        (Stopped("saved", "SIGTERM"), 0),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_how_a_command_ends(error, code):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        Command(main, ())._guarded(["command"])
+    assert ended.value.code == code

@@ -7,7 +7,6 @@ from mobilebert_tf.data import corpus
 from mobilebert_tf.data.corpus import (
     TokenizedCorpus,
     sentences,
-    split_into_sentences,
     tokenize_documents,
 )
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
@@ -36,13 +35,6 @@ VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] a b c ##a ##b ##c .".split()
 def test_sentences(line, expected):
     assert sentences(line) == expected
     assert " ".join(expected).split() == line.split()
-
-
-def test_documents_of_sentences():
-    documents = [["A b. C d.", "E"], ["F"]]
-    assert list(split_into_sentences(documents)) == (
-        [["A b.", "C d.", "E"], ["F"]]
-    )
 
 
 def lines_of(tokenized):
