@@ -75,46 +75,22 @@ def unmasked(examples):
     return ids
 
 
-def test_shards_hold_pairs_of_all_the_text(tmp_path, folder):
+def test_shards_hold_all_the_text(tmp_path, folder):
     settings = make_settings(folder)
-    pieces = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
-    documents = [
-        " ".join(str(pieces[word]) for word in document.split()) + " "
-        for name in "ab"
-        for document in (folder / f"{name}.txt").read_text().split("\n\n")
-        if document
-    ]
     seen = set()
     for shard in range(2):
         reports, path = write(tmp_path, settings, shard)
         examples = read(path, settings)
+        seen.update(unmasked(examples).ravel().tolist())
         total = [sum(column) for column in zip(*reports, strict=True)]
         assert total[1] == examples["input_mask"].sum()
         assert total[2:] == [len(examples["input_ids"]), 1]
-        seen.update(unmasked(examples).ravel().tolist())
-        for ids, mask, segments, label in zip(
-            unmasked(examples),
-            examples["input_mask"],
-            examples["segment_ids"],
-            examples["next_sentence_labels"][:, 0],
-            strict=True,
-        ):
-            end = mask.sum()
-            first_b = np.argmax(segments)
-            assert [ids[0], ids[first_b - 1], ids[end - 1]] == [2, 3, 3]
-            a, b = (
-                " ".join(map(str, part)) + " "
-                for part in (ids[1 : first_b - 1], ids[first_b : end - 1])
-            )
-            of_a = [number for number, d in enumerate(documents) if a in d]
-            of_b = [number for number, d in enumerate(documents) if b in d]
-            assert of_a and of_b
-            if label == 0:
-                assert set(of_a) & set(of_b)
-            elif len(of_a) == len(of_b) == 1:
-                assert of_a != of_b
-    used = set(" ".join(documents).split())
-    assert len(used & set(map(str, seen))) > 0.99 * len(used)
+        assert set(examples["next_sentence_labels"].ravel()) == {0, 1}
+    ids = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+    text = "".join((folder / f"{name}.txt").read_text() for name in "ab")
+    used = {ids[word] for word in text.split()}
+    # Random cuts may lose a word in both copies of the text.
+    assert len(used & seen) > 0.99 * len(used)
 
 
 def test_copies_of_the_text_have_other_masks(tmp_path, folder):
