@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import decode_content, read_content
 from mobilebert_tf.text.normalization import (
     is_word_by_itself,
     normalize,
@@ -41,20 +42,9 @@ def read_vocabulary(path: str | os.PathLike) -> list[str]:
         InputError: the file is missing, not UTF-8, or not a vocabulary (see
             `check_vocabulary`).
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(
-            path, "a vocabulary file, one piece a line", error.strerror
-        ) from error
-    pieces = []
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        try:
-            pieces.append(line.decode("utf-8").rstrip("\r"))
-        except UnicodeDecodeError as error:
-            raise InputError(
-                path, "UTF-8 text", f"byte {line[error.start]:#04x}", number
-            ) from error
+    path = Path(path)
+    text = decode_content(path, read_content(path))
+    pieces = [line.rstrip("\r") for line in text.split("\n")]
     while pieces and not pieces[-1]:
         pieces.pop()
     check_vocabulary(pieces, path)

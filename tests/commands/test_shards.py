@@ -193,7 +193,7 @@ def test_progress_is_summed_and_foretold(monkeypatch, capsys):
         ("--tfds_name=wiki40b/en", "either this or --tfds_name, found both"),
         ("--input_files=", "--input_files: expected this or --tfds_name"),
         ("--input_files=no_such.txt", "no_such.txt: expected a text file"),
-        ("--vocab_file=no_such.txt", "no_such.txt: expected a vocabulary"),
+        ("--vocab_file=no_such.txt", "no_such.txt: expected a file"),
         ("--num_shards=0", "--num_shards: expected at least 1, found 0"),
     ],
 )

@@ -53,7 +53,7 @@ def test_reads_pieces_in_order(tmp_path, end):
         ),
         (
             SPECIAL.encode() + b"a\ncaf\xe9\n",
-            "line 7: expected UTF-8 text, found byte 0xe9",
+            "line 7: expected UTF-8 text, found the byte 0xe9",
         ),
     ],
 )
@@ -66,7 +66,7 @@ def test_bad_file_names_place_and_reason(tmp_path, content, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="none.txt: expected a file"):
         read_vocabulary(tmp_path / "none.txt")
     with pytest.raises(InputError, match="vocab.txt"):
         WordpieceTokenizer.from_folder(tmp_path)
