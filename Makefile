@@ -35,20 +35,23 @@ demo: $(VENV)/.runtime  ## raw text to an int8 phone model, in demo/
 demo-seeds: $(VENV)/.runtime  ## the demo's comparison over three seeds
 	$(BIN)/python -m mobilebert_tf.commands.demo --output_dir=demo --seeds=3
 
+# Two processes, each file in one of them: most tests use one core.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 # The second run still happens after a failure of the first, so that one
 # `make test` shows both results.
 test: $(VENV)/.test  ## the default tests, then the model's tests on JAX
 	@status=0; \
-	$(BIN)/python -m pytest || status=$$?; \
+	$(PYTEST) || status=$$?; \
 	echo; echo "The model's tests again, on the JAX backend:"; \
-	KERAS_BACKEND=jax $(BIN)/python -m pytest \
+	KERAS_BACKEND=jax $(PYTEST) \
 		tests/modeling tests/distillation || status=$$?; \
 	exit $$status
 
 test-peers: $(VENV)/.peers $(VENV)/.mediapipe $(VENV)/.task_library  ## compare with other projects
 	MOBILEBERT_TF_MEDIAPIPE_PYTHON=$(abspath $(MEDIAPIPE))/bin/python \
 	MOBILEBERT_TF_TASK_LIBRARY_PYTHON=$(abspath $(TASK_LIBRARY))/bin/python \
-		$(BIN)/python -m pytest -m "peers and not slow" tests/peers
+		$(PYTEST) -m "peers and not slow" tests/peers
 
 test-slow: $(VENV)/.peers  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow tests
