@@ -27,9 +27,8 @@ from mobilebert_tf.mobile.deployment import forward
 from mobilebert_tf.mobile.export import export
 from mobilebert_tf.mobile.folding import fold
 from mobilebert_tf.mobile.outliers import find_outliers
-from mobilebert_tf.mobile.quantization import Quantized
 from mobilebert_tf.mobile.runtime import TFLiteModel, predict_in_float16
-from mobilebert_tf.mobile.stages import prepare_floats, prepare_integers
+from mobilebert_tf.mobile.stages import Networks
 from mobilebert_tf.options import Options, option
 
 # Channel 0 of the published model's [CLS], whose neighbours are of order 1.
@@ -117,14 +116,13 @@ def main(options: PublishedLikeOptions) -> None:
         print_row(name, compared(wanted, found, is_other), 4)
 
     wanted = np.asarray(model(test)["start_logits"], np.float64)
-    floats = prepare_floats(folded, batches, _LENGTH)
-    even, ranges = prepare_integers(folded, batches)
+    networks = Networks(folded, batches, _LENGTH)
     print_header("start logits", ("correlation", "error", "same best"))
-    show("deployment graph", forward(floats, test))
+    show("deployment graph", forward(networks.floats, test))
     with tempfile.TemporaryDirectory() as name:
         for kind in ("float32", "float16", "dynamic", "int8"):
-            network = Quantized(even, ranges) if kind == "int8" else floats
-            path = export(network, Path(name) / f"{kind}.tflite", _LENGTH, kind)
+            path = Path(name) / f"{kind}.tflite"
+            export(networks.of_kind(kind), path, _LENGTH, kind)
             show(kind, TFLiteModel(path, 2).predict(test))
             if kind.startswith("float"):
                 found = predict_in_float16(path, test)

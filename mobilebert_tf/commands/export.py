@@ -20,7 +20,6 @@ from mobilebert_tf.files import decode_content, read_content
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.mobile.options import (
     CALIBRATED_KINDS,
-    INTEGER_KINDS,
     KINDS,
     TRAINED_KIND,
 )
@@ -108,12 +107,7 @@ def main(options: FileOptions) -> None:
 def _write(options: FileOptions, folder: Path, tokenizer, batches) -> None:
     from mobilebert_tf.mobile.export import export
     from mobilebert_tf.mobile.folding import HEADS, fold
-    from mobilebert_tf.mobile.quantization import Quantized
-    from mobilebert_tf.mobile.stages import (
-        prepare_floats,
-        prepare_integers,
-        report_outliers,
-    )
+    from mobilebert_tf.mobile.stages import Networks
     from mobilebert_tf.mobile.tflite_file import TextMetadata
     from mobilebert_tf.modeling.load import load
 
@@ -127,15 +121,10 @@ def _write(options: FileOptions, folder: Path, tokenizer, batches) -> None:
         )
     output = Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    floats = prepare_floats(folded, batches, max(options.lengths))
+    networks = Networks(folded, batches, max(options.lengths), options.equalize)
     for kind in options.kinds:
-        network = floats
-        if kind in INTEGER_KINDS:
-            even, ranges = prepare_integers(folded, batches, options.equalize)
-            report_outliers(folded, even, ranges, batches)
-            network = Quantized(even, ranges)
         path = export(
-            network,
+            networks.of_kind(kind),
             output / f"{kind}.tflite",
             options.lengths,
             kind,

@@ -53,7 +53,9 @@ SMALLEST_RELATIVE_RANGE = 0.1
 _OUTLIER_CHANNEL = 32.0
 
 
-def equalize(folded: Folded, batches: Iterable[Mapping]) -> Folded:
+def equalize(
+    folded: Folded, batches: Iterable[Mapping], with_outliers: bool = False
+) -> Folded:
     """Returns the same network with channels of alike range in its tensors.
 
     To be called before `calibrate`, with the same batches. The float outputs
@@ -62,12 +64,14 @@ def equalize(folded: Folded, batches: Iterable[Mapping]) -> Folded:
     Args:
         folded: the network.
         batches: as `calibration.calibrate` takes them.
+        with_outliers: let outlier tokens take part, for files whose ranges
+            hold them.
 
     Raises:
         ValueError: if there is no batch, or an activation is not finite.
     """
     ranges = {
-        name: np.float64(found.ranges)
+        name: np.float64(found.reached if with_outliers else found.ranges)
         for name, found in measure(folded, batches).items()
     }
     arrays = {name: np.float64(array) for name, array in folded.arrays.items()}

@@ -3,6 +3,7 @@
 Every file is scored by the code that scored the float model.
 """
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -92,17 +93,13 @@ def export_and_score(
     batches = []
     if task.num_train_examples:
         batches = calibration_batches(task, quantization)
-    folded = fold(model)
-    if any(kind in INTEGER_KINDS for kind in kinds):
-        even, ranges = prepare_integers(folded, batches, quantization.equalize)
-        report_outliers(folded, even, ranges, batches, task)
-    if any(kind not in INTEGER_KINDS for kind in kinds):
-        folded = prepare_floats(folded, batches, task.max_seq_length)
+    networks = Networks(
+        fold(model), batches, task.max_seq_length, quantization.equalize, task
+    )
     for kind in kinds:
-        network = folded
+        network = networks.of_kind(kind)
         if kind in INTEGER_KINDS:
-            network = Quantized(even, ranges)
-            write_ranges(folder / f"{kind}_ranges.tsv", ranges)
+            write_ranges(folder / f"{kind}_ranges.tsv", networks.integers[1])
         if kind == TRAINED_KIND:
             train_quantized(
                 network,
@@ -128,49 +125,67 @@ def export_and_score(
     return scores
 
 
-def prepare_integers(
-    folded: Folded, batches: Sequence[Mapping], is_equalized: bool = True
-) -> tuple[Folded, dict[str, Range]]:
-    """Returns the network that integer files compute, and its ranges.
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The networks that the kinds of files compute, each made when it is used.
 
-    Args:
-        folded: the network of float files.
-        batches: inputs to measure ranges on.
+    Attributes:
+        folded: the fine-tuned network.
+        batches: inputs to measure activations on, which integers need. Without
+            them probes decide whether float files are scaled, in which
+            position 0 is as large as anywhere.
+        length: S of the probes.
         is_equalized: give outliers a channel of their own and the channels of
             each tensor alike ranges before rounding.
+        task: measures what cutting an outlier token costs.
     """
-    if is_equalized:
-        folded = equalize(turn(folded, batches), batches)
-    return folded, calibrate(folded, batches)
 
+    folded: Folded
+    batches: Sequence[Mapping]
+    length: int
+    is_equalized: bool = True
+    task: Task | None = None
 
-def prepare_floats(
-    folded: Folded, batches: Sequence[Mapping], length: int
-) -> Folded:
-    """Returns the network that float files compute.
+    def of_kind(self, kind: str) -> Folded | Quantized:
+        """Returns a new `Quantized` for integers, else what floats compute."""
+        if kind in INTEGER_KINDS:
+            return Quantized(*self.integers)
+        if kind == "int16x8" and self.is_equalized:
+            turned = turn(self.folded, self.batches)
+            return equalize(turned, self.batches, with_outliers=True)
+        return self.folded if kind == "int16x8" else self.floats
 
-    It is scaled for hardware that computes in float16, if its activations need
-    that. Prints which still overflow.
+    @functools.cached_property
+    def integers(self) -> tuple[Folded, dict[str, Range]]:
+        """What integers compute, and its ranges. Reports outlier tokens."""
+        even = self.folded
+        if self.is_equalized:
+            even = equalize(turn(even, self.batches), self.batches)
+        ranges = calibrate(even, self.batches)
+        report_outliers(self.folded, even, ranges, self.batches, self.task)
+        return even, ranges
 
-    Args:
-        folded: the network.
-        batches: inputs to measure activations on. Without them probes serve,
-            in which position 0 is as large as anywhere.
-        length: S of the probes.
-    """
-    if not batches:
-        length = min(length, folded.config.max_position_embeddings)
-        batches = [probe_inputs(folded.config.vocab_size, length)]
-    scaled, beyond = bound_for_float16(folded, batches[:_NUM_FLOAT_BATCHES])
-    if scaled is not folded:
-        print("float files: scaled for float16 arithmetic", flush=True)
-    for name, size in beyond.items():
-        print(
-            f"warning: {name} reaches {size:.3g}, which overflows in float16 "
-            f"arithmetic ({FLOAT16_LARGEST:.0f})",
-            flush=True,
-        )
-    return scaled
+    @functools.cached_property
+    def floats(self) -> Folded:
+        """What floats compute, scaled for float16 arithmetic if needed.
+
+        Prints what still overflows in it.
+        """
+        batches = self.batches[:_NUM_FLOAT_BATCHES]
+        if not batches:
+            config = self.folded.config
+            length = min(self.length, config.max_position_embeddings)
+            batches = [probe_inputs(config.vocab_size, length)]
+        scaled, beyond = bound_for_float16(self.folded, batches)
+        if scaled is not self.folded:
+            print("float files: scaled for float16 arithmetic", flush=True)
+        for name, size in beyond.items():
+            print(
+                f"warning: {name} reaches {size:.3g}, which overflows in "
+                f"float16 arithmetic ({FLOAT16_LARGEST:.0f})",
+                flush=True,
+            )
+        return scaled
 
 
 def report_outliers(

@@ -22,6 +22,7 @@ from mobilebert_tf.mobile.outliers import (
 from mobilebert_tf.mobile.quantization import Quantized
 from mobilebert_tf.mobile.rounding import Clipping, Exact
 from mobilebert_tf.mobile.runtime import TFLiteModel, predict_in_float16
+from mobilebert_tf.mobile.stages import Networks
 from tests.mobile import outlier_models
 from tests.mobile.outlier_models import LENGTH, answers, compared, outlier_model
 
@@ -73,6 +74,22 @@ def test_the_file_answers_as_its_graph_does(tmp_path):
     wanted, (_, quantized) = answers(model, TEST), prepared(model)
     file = TFLiteModel(export(quantized, tmp_path / "int8.tflite", LENGTH))
     error, same = compared(wanted, answers(file.predict, TEST), TEST)
+    assert error < 0.06 and same > 0.9
+
+
+def test_16_bit_activations_hold_the_outlier(tmp_path):
+    model = outlier_model(1e5, num_blocks=1)
+    path = tmp_path / "int16x8.tflite"
+    with pytest.warns(UserWarning, match="no accelerated delegate"):
+        export(
+            Networks(fold(model), CALIBRATION, LENGTH).of_kind("int16x8"),
+            path,
+            LENGTH,
+            "int16x8",
+            calibration=CALIBRATION,
+        )
+    found = answers(TFLiteModel(path).predict, TEST)
+    error, same = compared(answers(model, TEST), found, TEST)
     assert error < 0.06 and same > 0.9
 
 

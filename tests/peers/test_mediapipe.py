@@ -229,8 +229,14 @@ def test_metadata_is_what_published_files_have(
             # The order of inputs is each file's own.
             if ours.startswith("input"):
                 assert sorted(names) == sorted(tensor_names(wanted, theirs))
-            else:
-                assert names == tensor_names(wanted, theirs)
+                continue
+            # The Task Library's BertNLClassifier looks for another name than
+            # the published classifier has.
+            wanted_names = tensor_names(wanted, theirs)
+            assert names == [
+                "probability" if name == "score" else name
+                for name in wanted_names
+            ]
         assert found["minParserVersion"] == wanted["min_parser_version"]
         (unit,) = graph["inputProcessUnits"]
         # BertTokenizerOptions; VOCABULARY.

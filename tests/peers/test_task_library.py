@@ -14,6 +14,7 @@ import pytest
 
 import mobilebert_tf as mb
 from mobilebert_tf.mobile.calibration import calibrate
+from mobilebert_tf.mobile.equalization import equalize
 from mobilebert_tf.mobile.export import export
 from mobilebert_tf.mobile.folding import fold
 from mobilebert_tf.mobile.quantization import Quantized
@@ -97,6 +98,7 @@ def test_answers_have_the_logits_of_the_file(
 ):
     network = fold(answerer)
     if kind == "int8":
+        network = equalize(network, [examples])
         network = Quantized(network, calibrate(network, [examples]))
     path = tmp_path / f"{kind}.tflite"
     export(
