@@ -74,17 +74,17 @@ class WeightRounding(Exact):
 
 
 class DynamicRounding(WeightRounding):
-    """Also rounds each activation to the range that it happens to have.
+    """Also rounds each row of an activation to the range that it has.
 
     An estimate of a dynamic-range file, which rounds only the inputs of dense
-    layers, but row by row.
+    layers.
     """
 
     def activation(self, name, tensor):
-        low = tf.minimum(tf.reduce_min(tensor), 0.0)
-        high = tf.maximum(tf.reduce_max(tensor), 0.0)
-        high = tf.where(high > low, high, 1.0)
-        return tf.quantization.fake_quant_with_min_max_vars(tensor, low, high)
+        low = tf.minimum(tf.reduce_min(tensor, -1, keepdims=True), 0.0)
+        high = tf.maximum(tf.reduce_max(tensor, -1, keepdims=True), 0.0)
+        step = tf.where(high > low, high - low, 255.0) / 255.0
+        return low + step * tf.round((tensor - low) / step)
 
 
 class FakeQuantization(WeightRounding):
