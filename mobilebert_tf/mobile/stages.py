@@ -131,9 +131,9 @@ class Networks:
 
     Attributes:
         folded: the fine-tuned network.
-        batches: inputs to measure activations on, which integers need. Without
-            them probes decide whether float files are scaled, in which
-            position 0 is as large as anywhere.
+        batches: inputs to measure activations on, which integers need. Other
+            kinds do with random pieces, in which position 0 is as large as
+            anywhere.
         length: S of the probes.
         is_equalized: give outliers a channel of their own and the channels of
             each tensor alike ranges before rounding.
@@ -150,20 +150,34 @@ class Networks:
         """Returns a new `Quantized` for integers, else what floats compute."""
         if kind in INTEGER_KINDS:
             return Quantized(*self.integers)
+        if kind == "dynamic":
+            return self.even
         if kind == "int16x8" and self.is_equalized:
             turned = turn(self.folded, self.batches)
             return equalize(turned, self.batches, with_outliers=True)
         return self.folded if kind == "int16x8" else self.floats
 
     @functools.cached_property
+    def even(self) -> Folded:
+        """What integers and dynamic files compute, before rounding."""
+        if not self.is_equalized:
+            return self.folded
+        return equalize(turn(self.folded, self._measured), self._measured)
+
+    @functools.cached_property
     def integers(self) -> tuple[Folded, dict[str, Range]]:
         """What integers compute, and its ranges. Reports outlier tokens."""
-        even = self.folded
-        if self.is_equalized:
-            even = equalize(turn(even, self.batches), self.batches)
-        ranges = calibrate(even, self.batches)
-        report_outliers(self.folded, even, ranges, self.batches, self.task)
-        return even, ranges
+        ranges = calibrate(self.even, self.batches)
+        report_outliers(self.folded, self.even, ranges, self.batches, self.task)
+        return self.even, ranges
+
+    @functools.cached_property
+    def _measured(self) -> Sequence[Mapping]:
+        if self.batches:
+            return self.batches
+        config = self.folded.config
+        length = min(self.length, config.max_position_embeddings)
+        return [probe_inputs(config.vocab_size, length)]
 
     @functools.cached_property
     def floats(self) -> Folded:
@@ -171,11 +185,7 @@ class Networks:
 
         Prints what still overflows in it.
         """
-        batches = self.batches[:_NUM_FLOAT_BATCHES]
-        if not batches:
-            config = self.folded.config
-            length = min(self.length, config.max_position_embeddings)
-            batches = [probe_inputs(config.vocab_size, length)]
+        batches = self._measured[:_NUM_FLOAT_BATCHES]
         scaled, beyond = bound_for_float16(self.folded, batches)
         if scaled is not self.folded:
             print("float files: scaled for float16 arithmetic", flush=True)

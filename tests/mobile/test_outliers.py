@@ -77,6 +77,16 @@ def test_the_file_answers_as_its_graph_does(tmp_path):
     assert error < 0.06 and same > 0.9
 
 
+@pytest.mark.parametrize("batches", [CALIBRATION, []])
+def test_dynamic_files_hold_the_outlier(batches, tmp_path):
+    model = outlier_model(1e7, num_blocks=1)
+    network = Networks(fold(model), batches, LENGTH).of_kind("dynamic")
+    path = export(network, tmp_path / "dynamic.tflite", LENGTH, "dynamic")
+    found = answers(TFLiteModel(path).predict, TEST)
+    error, same = compared(answers(model, TEST), found, TEST)
+    assert error < 0.06 and same > 0.9
+
+
 def test_16_bit_activations_hold_the_outlier(tmp_path):
     model = outlier_model(1e5, num_blocks=1)
     path = tmp_path / "int16x8.tflite"
