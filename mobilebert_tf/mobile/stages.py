@@ -147,22 +147,21 @@ class Networks:
     task: Task | None = None
 
     def of_kind(self, kind: str) -> Folded | Quantized:
-        """Returns a new `Quantized` for integers, else what floats compute."""
+        """Returns a new `Quantized` for integers, else what is converted."""
         if kind in INTEGER_KINDS:
             return Quantized(*self.integers)
-        if kind == "dynamic":
-            return self.even
+        if kind in FLOAT_KINDS:
+            return self.floats
         if kind == "int16x8" and self.is_equalized:
-            turned = turn(self.folded, self.batches)
-            return equalize(turned, self.batches, with_outliers=True)
-        return self.folded if kind == "int16x8" else self.floats
+            return equalize(self._turned, self._measured, with_outliers=True)
+        return self.even
 
     @functools.cached_property
     def even(self) -> Folded:
         """What integers and dynamic files compute, before rounding."""
         if not self.is_equalized:
             return self.folded
-        return equalize(turn(self.folded, self._measured), self._measured)
+        return equalize(self._turned, self._measured)
 
     @functools.cached_property
     def integers(self) -> tuple[Folded, dict[str, Range]]:
@@ -170,6 +169,10 @@ class Networks:
         ranges = calibrate(self.even, self.batches)
         report_outliers(self.folded, self.even, ranges, self.batches, self.task)
         return self.even, ranges
+
+    @functools.cached_property
+    def _turned(self) -> Folded:
+        return turn(self.folded, self._measured)
 
     @functools.cached_property
     def _measured(self) -> Sequence[Mapping]:
