@@ -49,6 +49,19 @@ def classification_metrics(
     }
 
 
+def largest_class_floor(
+    labels: Sequence[int] | np.ndarray, num_classes: int
+) -> dict[str, float]:
+    """Scores always naming the most frequent class of `labels`, [N].
+
+    Returns the metrics of `classification_metrics`. A model that is not above
+    them has learned nothing but how frequent the classes are.
+    """
+    largest = np.bincount(labels, minlength=num_classes).argmax()
+    predictions = np.full(len(labels), largest)
+    return classification_metrics(labels, predictions, num_classes)
+
+
 def multi_label_metrics(
     labels: np.ndarray, predictions: np.ndarray
 ) -> dict[str, float]:

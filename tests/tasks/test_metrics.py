@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import sklearn.dummy
 import sklearn.metrics
 
 from mobilebert_tf.tasks.metrics import (
@@ -14,6 +15,7 @@ from mobilebert_tf.tasks.metrics import (
     classification_metrics,
     entities,
     entity_metrics,
+    largest_class_floor,
     metrics_by_type,
     most_frequent_tags,
     multi_label_metrics,
@@ -46,6 +48,16 @@ def test_the_number_of_classes_decides_which_f1():
     assert two["f1"] == pytest.approx(f1[1])
     three = classification_metrics(labels, predictions, 3)
     assert three["f1"] == pytest.approx(sum(f1) / 2)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_floor_is_that_of_a_dummy_classifier(num_classes):
+    labels = np.random.default_rng(0).integers(0, num_classes, 50)
+    dummy = sklearn.dummy.DummyClassifier(strategy="most_frequent")
+    predictions = dummy.fit(labels, labels).predict(labels)
+    floor = largest_class_floor(labels, num_classes)
+    assert floor == classification_metrics(labels, predictions, num_classes)
+    assert floor["accuracy"] == pytest.approx(dummy.score(labels, labels))
 
 
 @pytest.mark.parametrize("constant", [0, 1])
