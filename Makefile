@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check \
+	-c requirements.txt
 # Without those that need a model folder or, like the TPU compiler, an hour.
 BENCHMARKS := input_pipeline progressive_transfer qat_stability training_step \
 	weights_memory tflite.files tflite.peers
@@ -23,7 +24,7 @@ MODEL_GARDEN := tf-models-official==2.20.0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-seeds test test-peers test-slow lint bench clean
+.PHONY: help demo demo-seeds test test-peers test-slow wheel lint bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
@@ -56,6 +57,23 @@ test-peers: $(VENV)/.peers $(VENV)/.mediapipe $(VENV)/.task_library  ## compare 
 test-slow: $(VENV)/.peers  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow tests
 
+# In an environment and a folder that know nothing of this checkout.
+wheel: $(VENV)/.created  ## build the wheel in dist/, install it elsewhere and try it
+	@rm -rf build dist $(VENV)/wheel
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	$(PYTHON) -m venv $(VENV)/wheel
+	$(VENV)/wheel/bin/python -m pip install -qq --disable-pip-version-check \
+		-c requirements.txt dist/*.whl
+	cd "$$(mktemp -d)" && PATH="$(abspath $(VENV)/wheel/bin):$$PATH" && \
+		mobilebert pretrain --preset=mobilebert_small --output_dir=student \
+			--num_train_steps=20 --max_seq_length=32 && \
+		mobilebert classify --model=student --output_dir=classifier \
+			--num_train_epochs=1 --max_train_examples=320 \
+			--max_seq_length=32 --export=float32,int8 && \
+		mobilebert classify --help | head -3 && \
+		python -c "from mobilebert_tf.pipeline import TextClassifier; \
+			print(TextClassifier('classifier')('Draws a line plot.'))"
+
 lint: $(VENV)/.test  ## ruff check, ruff format --check, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -82,7 +100,7 @@ $(VENV)/.created:
 
 $(VENV)/.runtime: $(VENV)/.created requirements.txt pyproject.toml
 	@echo "Installing into $(VENV) (about 2 minutes, 3 GB) ..."
-	@$(PIP_INSTALL) -e .
+	@$(PIP_INSTALL) -e '.[datasets,oracles,plots]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.runtime

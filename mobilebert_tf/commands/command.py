@@ -36,6 +36,11 @@ EXIT_FAILED = 1
 GROUPS = ("data", "model", "training", "export")
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Module -> package, of those that the optional extras bring.
+_OPTIONAL = {
+    "matplotlib": "matplotlib",
+    "tensorflow_datasets": "tensorflow-datasets importlib_resources",
+}
 _HELP = ("--help", "-help", "-h")
 _FULL_HELP = ("--helpfull", "-helpfull")
 # Columns of a line of help, and of the flag's name in it.
@@ -163,6 +168,14 @@ class Command:
             _fail(EXIT_BAD_INPUT, str(error))
         except RunError as error:
             _fail(EXIT_FAILED, str(error))
+        except ModuleNotFoundError as error:
+            if error.name not in _OPTIONAL:
+                raise
+            package = _OPTIONAL[error.name]
+            _fail(
+                EXIT_FAILED,
+                f"{error.name} is not installed: pip install {package}",
+            )
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise

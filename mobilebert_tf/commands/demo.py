@@ -26,11 +26,8 @@ from mobilebert_tf.commands.demo_results import (
     read_timings,
     seed_folder,
 )
-from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.options import Options, option
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 # In the full demo, 15 minutes on two CPU cores, and in the tiny one, which runs
 # every step once in about two minutes and teaches nothing.
@@ -50,7 +47,7 @@ _SIZES = {
 }
 BUDGETS = ("full", "tiny")
 _FINE_TUNE = (
-    "run_classifier.py --task=library --num_train_epochs={epochs} "
+    "classify --task=library --num_train_epochs={epochs} "
     "--max_train_examples={examples} --learning_rate=0.002 "
     "--train_batch_size={classifier_batch_size} "
 )
@@ -58,15 +55,15 @@ _FINE_TUNE = (
 # also get the flags in `_EVERY_STEP`. `student_alone` gets the student's steps,
 # batches and text, without a teacher.
 STEPS = {
-    "teacher": "run_pretraining.py --preset=ib_bert_small "
+    "teacher": "pretrain --preset=ib_bert_small "
     "--vocab_size={vocab_size} --num_train_steps={teacher_steps} "
     "--learning_rate=0.0015 --train_batch_size={train_batch_size}",
-    "student": "run_distillation.py --teacher={demo}/teacher "
+    "student": "distill --teacher={demo}/teacher "
     "--preset=mobilebert_small "
     "--num_transfer_steps={transfer_steps} --transfer_learning_rate=0.003 "
     "--num_train_steps={distillation_steps} --learning_rate=0.0015 "
     "--train_batch_size={train_batch_size}",
-    "student_alone": "run_pretraining.py --preset=mobilebert_small "
+    "student_alone": "pretrain --preset=mobilebert_small "
     "--vocab_file={demo}/teacher/vocab.txt "
     "--num_train_steps={student_steps} --learning_rate=0.0015 "
     "--train_batch_size={train_batch_size}",
@@ -102,7 +99,7 @@ class DemoOptions(Options):
 
 
 def command_of(step: str, demo: str, budget: str, seed: int) -> list[str]:
-    """Returns the words of a step's command, script first.
+    """Returns the words of a step's command after `mobilebert`, name first.
 
     Args:
         step: the folder of one of `STEPS`.
@@ -117,16 +114,15 @@ def command_of(step: str, demo: str, budget: str, seed: int) -> list[str]:
     return [word.format(**values) for word in words]
 
 
-def run_command(command: Sequence[str]) -> int:
-    """Runs a script of the repository and returns its exit code.
+def run_python(arguments: Sequence[str]) -> int:
+    """Runs Python with these arguments and returns its exit code.
 
     It runs in a process group of its own and gets signals from here, so that
-    Ctrl-C reaches it once: a script saves at the first signal and gives up at
+    Ctrl-C reaches it once: a command saves at the first signal and gives up at
     the second.
     """
     child = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=REPOSITORY,
+        [sys.executable, *arguments],
         env={"TF_CPP_MIN_LOG_LEVEL": "2"} | os.environ,
         process_group=0,
     )
@@ -154,7 +150,7 @@ def run_step(folder: Path, step: str, command: Sequence[str]) -> None:
     if entry is None or not (folder / step / "run.json").exists():
         entry = {"seconds": 0.0, "finished": False}
     begin = time.monotonic()
-    code = run_command(command)
+    code = run_python(["-m", "mobilebert_tf", *command])
     seconds = round(entry["seconds"] + time.monotonic() - begin, 1)
     if code not in (0, EXIT_INTERRUPTED):
         print(
@@ -175,25 +171,20 @@ def main(options: DemoOptions) -> None:
     """Runs every step of every seed, then writes the report."""
     from mobilebert_tf.commands import report
 
-    if not (REPOSITORY / "run_pretraining.py").exists():
-        raise InputError(
-            REPOSITORY, "the repository with its run_*.py scripts", "none"
-        )
-    demo_dir, begin = Path(options.output_dir).resolve(), time.monotonic()
-    print(f"In {REPOSITORY}, where python is {sys.executable}:")
+    demo_dir, begin = Path(options.output_dir), time.monotonic()
+    print(f"Here mobilebert is {sys.executable} -m mobilebert_tf")
     try:
         for seed in range(1, options.seeds + 1):
             folder = seed_folder(demo_dir, seed)
-            # Named as the commands do, which run in the repository.
-            name = os.path.relpath(folder, REPOSITORY)
-            name = folder.as_posix() if name.startswith("..") else name
             for number, step in enumerate(STEPS, start=1):
                 minutes = (time.monotonic() - begin) / 60
-                command = command_of(step, name, options.budget, seed)
+                command = command_of(
+                    step, folder.as_posix(), options.budget, seed
+                )
                 print(
                     f"\n== Seed {seed} of {options.seeds}, step {number} of "
                     f"{len(STEPS)}: {step} == {minutes:.0f} minutes so far\n\n"
-                    f"{shlex.join(['python', *command])}\n",
+                    f"{shlex.join(['mobilebert', *command])}\n",
                     flush=True,
                 )
                 run_step(folder, step, command)

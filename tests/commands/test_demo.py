@@ -20,9 +20,6 @@ from mobilebert_tf.commands import (
     pretrain,
     report,
 )
-from mobilebert_tf.errors import InputError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def flags_of(step, budget="full", seed=1):
@@ -32,16 +29,16 @@ def flags_of(step, budget="full", seed=1):
 
 def test_every_command_accepts_its_flags():
     commands = {
-        "run_pretraining.py": pretrain.COMMAND,
-        "run_distillation.py": distill.COMMAND,
-        "run_classifier.py": finetune.CLASSIFY,
+        "pretrain": pretrain.COMMAND,
+        "distill": distill.COMMAND,
+        "classify": finetune.CLASSIFY,
     }
     for step in demo.STEPS:
-        script, *arguments = demo.command_of(step, "demo", "full", 1)
+        name, *arguments = demo.command_of(step, "demo", "full", 1)
         values = flags.FlagValues()
-        commands[script].define(values)
+        commands[name].define(values)
         assert values(["command", *arguments]) == ["command"], step
-        commands[script].read(values)
+        commands[name].read(values)
 
 
 @pytest.mark.parametrize("budget", demo.BUDGETS)
@@ -73,9 +70,9 @@ def test_fine_tuning_is_the_same_for_all(budget):
 
 
 def test_a_command_ends_with_its_exit_code():
-    assert demo.run_command(["-c", "raise SystemExit(2)"]) == 2
+    assert demo.run_python(["-c", "raise SystemExit(2)"]) == 2
     died = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    assert demo.run_command(["-c", died]) == 128 + signal.SIGKILL
+    assert demo.run_python(["-c", died]) == 128 + signal.SIGKILL
 
 
 COUNTING = """
@@ -103,7 +100,7 @@ def test_an_interrupt_reaches_the_command_once(tmp_path):
 
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
-    assert demo.run_command(["-c", COUNTING, str(ready)]) == 130
+    assert demo.run_python(["-c", COUNTING, str(ready)]) == 130
     thread.join()
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -112,11 +109,11 @@ def test_times_add_up_until_a_step_has_finished(tmp_path, monkeypatch):
     seconds, codes = iter([60, 30, 5, 70]), iter([130, 0, 0, 130])
     now = [0.0]
 
-    def run_command(command):
+    def run_python(command):
         now[0] += next(seconds)
         return next(codes)
 
-    monkeypatch.setattr(demo, "run_command", run_command)
+    monkeypatch.setattr(demo, "run_python", run_python)
     monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
     (tmp_path / "teacher").mkdir()
     settings = tmp_path / "teacher" / "run.json"
@@ -140,17 +137,19 @@ def test_every_seed_runs_every_step(folder, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(demo, "run_step", lambda *step: ran.append(step))
     monkeypatch.setattr(report, "main", ran.append)
-    place = REPOSITORY / folder
-    demo.COMMAND.run([f"--output_dir={place}", "--seeds=2", "--budget=tiny"])
-    # Inside the repository, where the commands run, names are relative.
+    demo.COMMAND.run([f"--output_dir={folder}", "--seeds=2", "--budget=tiny"])
     assert ran == [
-        (place / below, step, demo.command_of(step, folder + tail, "tiny", n))
+        (
+            Path(folder, below),
+            step,
+            demo.command_of(step, folder + tail, "tiny", n),
+        )
         for n, below, tail in ((1, "", ""), (2, "seed_2", "/seed_2"))
         for step in demo.STEPS
-    ] + [report.ReportOptions(str(place), 2)]
+    ] + [report.ReportOptions(folder, 2)]
     output = capsys.readouterr().out
     assert "Seed 2 of 2, step 6 of 6: student_classifier" in output
-    assert shlex.join(["python", *ran[0][2]]) in output
+    assert shlex.join(["mobilebert", *ran[0][2]]) in output
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,7 @@ def test_every_seed_runs_every_step(folder, monkeypatch, capsys):
 def test_a_step_that_fails_or_is_stopped_ends_the_demo(
     tmp_path, monkeypatch, capsys, code, message
 ):
-    monkeypatch.setattr(demo, "run_command", lambda command: code)
+    monkeypatch.setattr(demo, "run_python", lambda arguments: code)
     with pytest.raises(SystemExit) as end:
         demo.main(demo.DemoOptions(str(tmp_path)))
     assert end.value.code == code
@@ -167,12 +166,6 @@ def test_a_step_that_fails_or_is_stopped_ends_the_demo(
     # An interrupted part counts, a failed one does not.
     timings = demo_results.read_timings(tmp_path)
     assert list(timings) == (["teacher"] if code == 130 else [])
-
-
-def test_an_installed_package_has_no_scripts(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "REPOSITORY", tmp_path)
-    with pytest.raises(InputError, match="expected the repository"):
-        demo.main(demo.DemoOptions(str(tmp_path / "demo")))
 
 
 @pytest.mark.slow
@@ -195,5 +188,5 @@ def test_the_whole_journey(tmp_path, capsys):
         demo.COMMAND.run(arguments)
     assert end.value.code == 2
     printed = capsys.readouterr()
-    assert "run_distillation" not in printed.out
+    assert "distill --teacher" not in printed.out
     assert "exit code 2" in printed.err
