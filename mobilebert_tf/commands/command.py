@@ -38,6 +38,7 @@ GROUPS = ("data", "model", "training", "export")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Module -> package, of those that the optional extras bring.
 _OPTIONAL = {
+    "cycler": "matplotlib",
     "matplotlib": "matplotlib",
     "tensorflow_datasets": "tensorflow-datasets importlib_resources",
 }
@@ -169,13 +170,7 @@ class Command:
         except RunError as error:
             _fail(EXIT_FAILED, str(error))
         except ModuleNotFoundError as error:
-            if error.name not in _OPTIONAL:
-                raise
-            package = _OPTIONAL[error.name]
-            _fail(
-                EXIT_FAILED,
-                f"{error.name} is not installed: pip install {package}",
-            )
+            fail_for_missing_package(error)
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise
@@ -187,6 +182,18 @@ class Command:
         except KeyboardInterrupt:
             print("\nstopped", flush=True)
             sys.exit(EXIT_INTERRUPTED)
+
+
+def fail_for_missing_package(error: ModuleNotFoundError) -> None:
+    """Exits with the name of the package that an extra would have brought.
+
+    Raises:
+        ModuleNotFoundError: the module belongs to no extra.
+    """
+    if error.name not in _OPTIONAL:
+        raise error
+    package = _OPTIONAL[error.name]
+    _fail(EXIT_FAILED, f"this needs another package: pip install {package}")
 
 
 def command_line() -> str:

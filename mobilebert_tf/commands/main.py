@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from mobilebert_tf.commands.command import fail_for_missing_package
+
 # Name -> module in `commands`, name of its `Command` there, and a summary.
 COMMANDS = {
     "pretrain": ("pretrain", "COMMAND", "text -> a teacher, or any model"),
@@ -48,5 +50,8 @@ def main() -> None:
         sys.exit(2)
     module, attribute, _ = COMMANDS[name]
     sys.argv = [f"mobilebert {name}", *arguments]
-    found = importlib.import_module(f"mobilebert_tf.commands.{module}")
+    try:
+        found = importlib.import_module(f"mobilebert_tf.commands.{module}")
+    except ModuleNotFoundError as error:
+        fail_for_missing_package(error)
     getattr(found, attribute)()

@@ -18,6 +18,24 @@ def test_every_command_exists(name):
     assert f"  {name} " in main.usage() and summary in main.usage()
 
 
+def run_python(code, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True
+    )
+
+
+def test_a_package_of_an_extra_is_named():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from mobilebert_tf.commands.main import main; main()"
+    )
+    found = run_python(code, "plot", "--runs=a", "--output=a.png")
+    assert found.returncode == 1
+    assert found.stderr.endswith(
+        "plot: this needs another package: pip install matplotlib\n"
+    )
+
+
 def test_help_and_unknown_names_need_no_tensorflow():
     code = (
         "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
@@ -25,11 +43,7 @@ def test_help_and_unknown_names_need_no_tensorflow():
     )
 
     def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            capture_output=True,
-            text=True,
-        )
+        return run_python(code, *arguments)
 
     assert run().stdout.startswith("usage: mobilebert NAME")
     text = run("pretrain", "--help").stdout
