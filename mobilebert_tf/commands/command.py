@@ -77,6 +77,8 @@ class Command:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         everything = any(word in _FULL_HELP for word in sys.argv[1:])
         if everything or any(word in _HELP for word in sys.argv[1:]):
+            # So that `--help | head` ends without a traceback.
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             print(self.help(Path(sys.argv[0]).name, everything))
             sys.exit(0)
         self.define(flags.FLAGS)

@@ -6,8 +6,6 @@ ratio, and none has a learning rate per variable, which soft freezing needs.
 
 import dataclasses
 import math
-import re
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 import keras
@@ -385,28 +383,13 @@ def is_adapted(variable) -> bool:
 
 
 def describe_parameters(variables: Sequence[keras.Variable]) -> str:
-    """Describes how much is decayed and adapted, and lists what is not.
-
-    `block_*` stands for all blocks.
-    """
+    """Describes how much is decayed and adapted, in two lines."""
     groups = {True: [], False: []}
     for variable in variables:
-        groups[is_adapted(variable)].append(variable)
-    sizes = {
-        adapted: sum(math.prod(variable.shape) for variable in group)
-        for adapted, group in groups.items()
-    }
-    paths = dict.fromkeys(
-        re.sub(r"\bblock_\d+", "block_*", variable.path)
-        for variable in groups[False]
-    )
-    indent = "  "
-    listed = textwrap.fill(
-        ", ".join(paths), 79, initial_indent=indent, subsequent_indent=indent
-    )
+        groups[is_adapted(variable)].append(math.prod(variable.shape))
     return (
-        f"{sizes[True]:,} parameters in {len(groups[True])} matrices and "
+        f"{sum(groups[True]):,} parameters in {len(groups[True])} matrices and "
         "tables: decayed, and adapted by LAMB\n"
-        f"{sizes[False]:,} parameters in {len(groups[False])} norms and "
-        f"biases: neither decayed nor adapted\n{listed}"
+        f"{sum(groups[False]):,} parameters in {len(groups[False])} norms and "
+        "biases: neither decayed nor adapted"
     )
