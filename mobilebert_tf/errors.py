@@ -4,7 +4,13 @@ Commands turn them into a single line on stderr: exit code 2 for `InputError`, 1
 for `RunError`. Anything else keeps its traceback.
 """
 
+import difflib
 import os
+from collections.abc import Iterable, Sequence
+
+# How many names, and how many bad rows, a message lists.
+_NUM_NAMES = 8
+_NUM_PROBLEMS = 5
 
 
 class RunError(RuntimeError):
@@ -46,3 +52,52 @@ class InputError(ValueError):
     def __reduce__(self):
         # So that it can be sent from one process to another.
         return type(self), (self.path, self.expected, self.found, self.place)
+
+
+def refuse(problems: Sequence[InputError], hint: str = "") -> None:
+    """Raises what is wrong with a file, if anything is, as one error.
+
+    Of several problems it shows the first five and says how many there are. The
+    hint follows in parentheses.
+    """
+    if not problems:
+        return
+    hint = f" ({hint})" if hint else ""
+    first, path = problems[0], problems[0].path
+    if len(problems) == 1:
+        found = f"{first.found}{hint}"
+        raise InputError(path, first.expected, found, first.place)
+    shown = [
+        str(problem).removeprefix(path).lstrip(",: ")
+        for problem in problems[:_NUM_PROBLEMS]
+    ]
+    if len(problems) > _NUM_PROBLEMS:
+        shown.append(f"and {len(problems) - _NUM_PROBLEMS:,} more")
+    raise InputError(
+        path, "no mistakes", f"{len(problems):,}: {'; '.join(shown)}{hint}"
+    )
+
+
+def listed(names: Iterable[object]) -> str:
+    """Returns names for a message: the first eight and how many follow."""
+    names = list(map(shortened, names))
+    more = len(names) - _NUM_NAMES
+    shown = ", ".join(names[:_NUM_NAMES])
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def shortened(value: object) -> str:
+    """Returns a value as Python writes it, cut at 60 characters."""
+    # Strings are cut first: they may have millions of characters.
+    shown = repr(value[:60] if isinstance(value, str) else value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns a suggestion that follows an unknown name, or an empty text."""
+    by_case = {each.casefold(): each for each in known}
+    (near,) = difflib.get_close_matches(name.casefold(), by_case, 1) or [None]
+    if near is None:
+        return ""
+    case = ", which differs in case only" * (near == name.casefold())
+    return f" (did you mean {by_case[near]!r}{case}?)"

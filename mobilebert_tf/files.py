@@ -5,12 +5,15 @@ killed process leaves the old content or none, never half of the new. A file
 that cannot be read is refused with its name and line.
 """
 
+import codecs
 import contextlib
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +117,64 @@ def decode_content(path: Path, content: bytes) -> str:
             f"the byte 0x{error.object[error.start]:02x}",
             line_of(error.object, error.start),
         ) from None
+
+
+def read_text(
+    path: str | os.PathLike, encoding: str | None = None
+) -> tuple[str, str]:
+    """Returns the text of a file, and its encoding in capitals.
+
+    Args:
+        path: a text file; one whose name ends in .gz is decompressed.
+        encoding: by default UTF-8, or UTF-16 if a byte order mark or the zeros
+            of Latin letters show it. A byte order mark is left out.
+
+    Raises:
+        InputError: the file cannot be read or has another encoding.
+    """
+    path = Path(path)
+    content = read_content(path)
+    if path.suffix.lower() == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, OSError, zlib.error) as error:
+            raise InputError(path, "a whole gzip file", error) from None
+    known = encoding or _recognised(content)
+    try:
+        text = content.decode(known)
+    except UnicodeDecodeError as error:
+        expected = f"{known.upper()} text"
+        if encoding is None and known == "utf-8":
+            expected += ", or --encoding (perhaps cp1252 or latin-1)"
+        found = f"the byte 0x{content[error.start]:02x}"
+        line = line_of(content, error.start)
+        raise InputError(path, expected, found, line) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        expected = f"{known.upper()} text"
+        raise InputError(path, expected, "a NUL character", line)
+    return text.removeprefix("\ufeff"), known.upper()
+
+
+def _recognised(content: bytes) -> str:
+    """Returns the encoding that the first bytes of a text show."""
+    for mark, name in (
+        (codecs.BOM_UTF32_LE, "utf-32"),
+        (codecs.BOM_UTF32_BE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if content.startswith(mark):
+            return name
+    # In UTF-16 one byte of every Latin letter, space and line end is zero.
+    head = content[:1024]
+    for name, zeros, others in (
+        ("utf-16-le", head[1::2], head[::2]),
+        ("utf-16-be", head[::2], head[1::2]),
+    ):
+        if zeros.count(0) * 8 >= len(zeros) > 0 and not others.count(0):
+            return name
+    return "utf-8"
 
 
 def line_of(content: bytes, position: int) -> int:

@@ -119,6 +119,8 @@ class ClassificationTask(Task):
             examples["train"] = train
         for split, texts in examples.items():
             print(_size(options.task, split, len(texts)), flush=True)
+            for note in texts.notes:
+                print(f"  {note}", flush=True)
         task = cls(
             names,
             problem_type=problem_type,

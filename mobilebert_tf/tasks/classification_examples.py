@@ -5,20 +5,28 @@ Without training, or after the training examples, labels must be known ones.
 
 import dataclasses
 
+import numpy as np
+
 from mobilebert_tf.data.builtin import library_task
+from mobilebert_tf.data.tables import TableFormat
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import option
 from mobilebert_tf.tasks.glue import GLUE_TASKS, read_glue
 from mobilebert_tf.tasks.labelled_texts import (
+    KEEP,
     MULTI_LABEL,
+    REFUSE,
     REGRESSION,
     SINGLE_LABEL,
+    SKIP,
     Examples,
     read_examples,
 )
 from mobilebert_tf.tasks.task import Actions, TaskOptions
 
 BUILT_IN = "library"
+
+_DELIMITERS = {"tab": "\t", "\\t": "\t"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +48,20 @@ class ClassificationOptions(TaskOptions):
         everyday=True,
     )
     train_file: str | None = option(
-        None, "Examples to train on: .tsv, .csv or .jsonl.", everyday=True
+        None, "Examples to train on: .tsv, .csv, .jsonl, .json.", everyday=True
     )
     dev_file: str | None = option(
         None, "Examples to choose the best weights by.", everyday=True
+    )
+    dev_fraction: float | None = option(
+        None,
+        "Share of the training examples to use as dev instead, equal for every "
+        "class.",
+        min=0.0,
+        max=0.5,
+    )
+    dev_seed: int = option(
+        0, "Which examples --dev_fraction draws.", min=0, max=2**32 - 1
     )
     test_file: str | None = option(None, "Examples to score the result on.")
     predict_file: str | None = option(
@@ -66,6 +84,20 @@ class ClassificationOptions(TaskOptions):
     label_separator: str = option(
         ",", "Separates the labels in a cell, with --multi_label."
     )
+    delimiter: str | None = option(
+        None,
+        "Character between cells, or tab. Default: tabs in .tsv; commas, "
+        "semicolons or tabs in .csv, as the header shows.",
+    )
+    column_names: tuple[str, ...] = option(
+        (), "Names of the columns of files without a header, in their order."
+    )
+    empty_texts: str = option(
+        REFUSE,
+        "What becomes of an example with an empty text; skip leaves it out of "
+        "the labelled files.",
+        choices=(REFUSE, SKIP),
+    )
     max_train_examples: int | None = option(
         None, "Train on the first examples only, at most this many.", min=1
     )
@@ -87,6 +119,17 @@ class ClassificationOptions(TaskOptions):
             columns = ",".join(self.label_column)
             expected = "one column, or --multi_label"
             raise InputError("--label_column", expected, columns)
+        if self.delimiter is not None:
+            delimiter = _DELIMITERS.get(self.delimiter, self.delimiter)
+            if len(delimiter) != 1 or delimiter in "\"'\r\n\0":
+                expected = "one character, or tab"
+                raise InputError("--delimiter", expected, repr(self.delimiter))
+        if self.dev_fraction and not self.train_file:
+            raise InputError("--dev_fraction", "a --train_file", "none")
+        if self.dev_fraction and self.dev_file:
+            raise InputError(
+                "--dev_fraction", "one of the two", "--dev_file too"
+            )
         if self.files and self.task:
             raise InputError("--task", "either a task or files", "both")
         if self.data_dir and self.task not in GLUE_TASKS:
@@ -98,6 +141,12 @@ class ClassificationOptions(TaskOptions):
         if self.regression:
             return REGRESSION
         return MULTI_LABEL if self.multi_label else SINGLE_LABEL
+
+    @property
+    def table_format(self) -> TableFormat:
+        """How the tables are written."""
+        delimiter = _DELIMITERS.get(self.delimiter, self.delimiter)
+        return TableFormat(delimiter, self.encoding, self.column_names)
 
 
 def read_splits(
@@ -136,10 +185,47 @@ def read_splits(
             problem_type,
             known_labels=None if problem_type == REGRESSION else known_labels,
             label_separator=options.label_separator,
+            table_format=options.table_format,
+            empty_texts=_empty_texts(options, split),
         )
         if split == "train" and known_labels is None:
             known_labels = splits[split].label_names
+    if options.dev_fraction:
+        splits["train"], splits["dev"] = hold_out(
+            splits["train"], options.dev_fraction, options.dev_seed
+        )
     return splits
+
+
+def _empty_texts(options: ClassificationOptions, split: str) -> str:
+    # Each row of a file to predict gets its line in predictions.tsv.
+    skips = options.empty_texts == SKIP
+    return KEEP if skips and split == "predict" else options.empty_texts
+
+
+def hold_out(
+    examples: Examples, fraction: float, seed: int
+) -> tuple[Examples, Examples]:
+    """Divides examples into those to train on and a share to choose by.
+
+    Every class gives the same share, rounded, but keeps an example to train on.
+    Examples with several labels, or numbers, are one class.
+    """
+    rng = np.random.default_rng(seed)
+    members: dict[str, list[int]] = {}
+    for index, label in enumerate(examples.labels):
+        name = label if isinstance(label, str) else ""
+        members.setdefault(name, []).append(index)
+    held_out = set()
+    for name in sorted(members):
+        indices = rng.permutation(members[name])
+        number = min(max(round(fraction * len(indices)), 1), len(indices) - 1)
+        held_out.update(indices[:number].tolist())
+    if not held_out:
+        expected = "two training examples of a class"
+        raise InputError("--dev_fraction", expected, "one of each")
+    rest = (index for index in range(len(examples)) if index not in held_out)
+    return examples.chosen(rest), examples.chosen(sorted(held_out))
 
 
 def _read_built_in(

@@ -3,8 +3,9 @@
     EU NNP B-NP B-ORG
     rejects VBZ B-VP O
 
-One token per line, a blank line between sentences. No line is skipped or
-repaired except `-DOCSTART-` lines, which separate documents.
+One token per line, a blank line between sentences. Left out are `-DOCSTART-`
+lines, which separate documents, comments before a sentence (`# ` and a text),
+and what CoNLL-U has between words: ranges (`3-4`) and empty nodes (`8.1`).
 
 Tags may mark entities: B-TYPE for the first token, I-TYPE for the others, O
 outside (IOB2). IOB1 has I-TYPE for the first token too, unless an entity of the
@@ -17,14 +18,11 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from mobilebert_tf.errors import InputError
-from mobilebert_tf.files import (
-    atomic_file,
-    decode_content,
-    line_of,
-    read_content,
-)
+from mobilebert_tf.errors import InputError, listed
+from mobilebert_tf.files import atomic_file, read_text
+from mobilebert_tf.text.normalization import split_words
 
 DOCUMENT_START = "-DOCSTART-"
 
@@ -42,6 +40,19 @@ _Tag = tuple[str, str]
 # `str.split` would also split at characters that belong to a token.
 _SPACES = re.compile(" +")
 
+# A comment, of which the second kind is one whatever the file's columns are.
+_COMMENT = re.compile(r"#(\s|\s*[\w.:-]+\s*=|$)")
+_KEY_AND_VALUE = re.compile(r"#\s*[\w.:-]+\s*=\s")
+# CoNLL-U: columns, ids that are not a word's, the column of features, in which
+# `_` is a value, and the mark of no value.
+_CONLLU_WIDTH, _FEATURES, _NO_VALUE = 10, 6, "_"
+_NOT_A_WORD = re.compile(r"\d+[-.]\d+")
+# Sentences of as many lines seldom have equally many words each.
+_MANY_LINES = 8
+
+SENTENCES = "plain sentences, one a line"
+COLUMNS = "columns, one token a line"
+
 
 @dataclasses.dataclass(frozen=True)
 class Sentences:
@@ -51,14 +62,15 @@ class Sentences:
         path: where they come from, for messages.
         tokens: of each sentence, at least one.
         tags: one per token; None if unknown.
-        first_lines: line of each sentence's first token; every further token
-            is on the next line.
+        lines: line of each token in the file.
+        form: how the file was read: `COLUMNS` or `SENTENCES`.
     """
 
     path: str
     tokens: list[list[str]]
     tags: list[list[str]] | None
-    first_lines: list[int]
+    lines: list[list[int]]
+    form: str = COLUMNS
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -80,7 +92,8 @@ class Sentences:
             self.path,
             self.tokens[:number],
             self.tags and self.tags[:number],
-            self.first_lines[:number],
+            self.lines[:number],
+            self.form,
         )
 
     def check_known(self, names: Sequence[str]) -> None:
@@ -90,59 +103,86 @@ class Sentences:
             InputError: a tag is not; it names the first one's line.
         """
         known = set(names)
-        for first, tags in zip(self.first_lines, self.tags, strict=True):
-            for line, tag in enumerate(tags, start=first):
+        for lines, tags in zip(self.lines, self.tags, strict=True):
+            for line, tag in zip(lines, tags, strict=True):
                 if tag not in known:
-                    expected = "a tag that the model knows: " + ", ".join(names)
+                    expected = f"a tag that the model knows: {listed(names)}"
                     raise InputError(self.path, expected, repr(tag), line)
 
 
 def read_sentences(
     path: str | os.PathLike,
-    token_column: int = 1,
+    token_column: int | None = None,
     tag_column: int = -1,
     has_tags: bool = True,
+    encoding: str | None = None,
 ) -> Sentences:
-    """Reads a file of columns.
+    """Reads a file of columns or, without tags, of plain sentences.
 
     Args:
-        path: UTF-8. If the first line with columns holds a tab, tabs separate
-            them and a token may hold spaces; otherwise spaces do. All lines
-            have the same number of columns.
+        path: if the first line with columns holds a tab, tabs separate them and
+            a token may hold spaces; otherwise spaces do. All lines have the
+            same number of columns.
         token_column: column of the token, 1 for the first or -1 for the last.
+            None: the first; without tags, lines of several words that do not
+            look like columns are sentences.
         tag_column: column of the tag.
         has_tags: False for sentences to predict; only the token's column is
             then read.
+        encoding: see `read_text`.
 
     Raises:
         InputError: the file is missing, or a line has another form.
     """
-    columns = {"token": token_column, "tag": tag_column}
+    columns = {"token": token_column or 1, "tag": tag_column}
+    if token_column == 0 or tag_column == 0:
+        name = "tag" if token_column else "token"
+        expected = "1 for the first column or -1 for the last, and so on"
+        raise InputError(f"--{name}_column", expected, 0)
     if not has_tags:
         del columns["tag"]
-    for name, number in columns.items():
-        if not number:
-            expected = "1 for the first column or -1 for the last, and so on"
-            raise InputError(f"--{name}_column", expected, 0)
     path = Path(path)
+    lines = _read_lines(path, encoding)
+    shape = _Shape.of(lines)
+    if not has_tags and token_column is None and not shape.is_columns(lines):
+        return _plain_sentences(path, lines)
     sentences = Sentences(str(path), [], [] if has_tags else None, [])
     is_open = False
-    for number, cells in _read_cells(path, columns):
+    for number, cells in _read_cells(path, lines, shape, columns):
         if cells is None:
             is_open = False
             continue
         if not is_open:
             is_open = True
             sentences.tokens.append([])
-            sentences.first_lines.append(number)
+            sentences.lines.append([])
             if has_tags:
                 sentences.tags.append([])
         sentences.tokens[-1].append(cells[0])
+        sentences.lines[-1].append(number)
         if has_tags:
             sentences.tags[-1].append(cells[1])
     if not sentences.tokens:
         raise InputError(path, "at least one sentence", "none")
+    if shape.width > 1 and all(
+        tokens == [str(number) for number in range(1, len(tokens) + 1)]
+        for tokens in sentences.tokens
+    ):
+        column = columns["token"]
+        expected = f"tokens in column {column} (--token_column=2?)"
+        raise InputError(path, expected, "their numbers")
     return sentences
+
+
+def _plain_sentences(path: Path, lines: Sequence[str]) -> Sentences:
+    filled = [
+        (number, split_words(line))
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    tokens = [words for _, words in filled]
+    places = [[number] * len(words) for number, words in filled]
+    return Sentences(str(path), tokens, None, places, SENTENCES)
 
 
 def write_tags(
@@ -172,32 +212,95 @@ def write_tags(
             file.write("\n")
 
 
+class _Shape(NamedTuple):
+    """Columns of a file: how many, and whether tabs separate them."""
+
+    width: int
+    has_tabs: bool
+
+    @classmethod
+    def of(cls, lines: Sequence[str]) -> "_Shape":
+        """Returns the shape of the first line that is not a comment."""
+        filled = [line for line in lines if not _is_separator(line)]
+        # A token may begin with the sign of a comment.
+        lines = [line for line in filled if line[0] != "#"] or filled or [""]
+        has_tabs = "\t" in lines[0]
+        return cls(len(cls(0, has_tabs).split(lines[0])), has_tabs)
+
+    @property
+    def is_conllu(self) -> bool:
+        return self.has_tabs and self.width == _CONLLU_WIDTH
+
+    def split(self, line: str) -> list[str]:
+        if self.has_tabs:
+            return line.split("\t")
+        return _SPACES.split(line.strip(" "))
+
+    def is_comment(self, line: str) -> bool:
+        """Tells whether a line before a sentence is a comment, not a token."""
+        if not _COMMENT.match(line):
+            return False
+        is_token = len(self.split(line)) == self.width
+        return not is_token or bool(_KEY_AND_VALUE.match(line))
+
+    def is_columns(self, lines: Sequence[str]) -> bool:
+        """Tells whether lines without a known form are columns."""
+        if self.has_tabs or self.width < 2:
+            return True
+        if any(line.startswith(DOCUMENT_START) for line in lines):
+            return True
+        rows = [
+            self.split(line)
+            for line in lines
+            if not _is_separator(line) and not self.is_comment(line)
+        ]
+        if any(len(row) != self.width for row in rows):
+            return False
+        return len(rows) >= _MANY_LINES or all(
+            row[-1] == "O" or _TAG.fullmatch(row[-1]) for row in rows
+        )
+
+
+def _is_separator(line: str) -> bool:
+    words = line.split(maxsplit=1)
+    return not words or words[0] == DOCUMENT_START
+
+
 def _read_cells(
-    path: Path, columns: dict[str, int]
+    path: Path, lines: Sequence[str], shape: _Shape, columns: dict[str, int]
 ) -> Iterator[tuple[int, list[str] | None]]:
     """Yields number and wanted cells of each line; None between sentences."""
-    num_columns, has_tabs = None, False
     # From 0, or from the end.
     places = [column - (column > 0) for column in columns.values()]
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        words = line.split(maxsplit=1)
-        if not words or words[0] == DOCUMENT_START:
+    is_checked, is_start = False, True
+    for number, line in enumerate(lines, start=1):
+        if _is_separator(line):
+            is_start = True
             yield number, None
             continue
-        if num_columns is None:
-            has_tabs = "\t" in line
-        row = line.split("\t") if has_tabs else _SPACES.split(line.strip(" "))
-        if num_columns is None:
-            num_columns = len(row)
+        if is_start and shape.is_comment(line):
+            continue
+        is_start = False
+        row = shape.split(line)
+        if not is_checked:
+            is_checked = True
             _check_columns(path, row, columns.values(), number)
-        elif len(row) != num_columns:
-            expected = f"{num_columns} columns, as before"
+        if len(row) != shape.width:
+            expected = f"{shape.width} columns, as before"
             raise InputError(path, expected, len(row), number)
+        if shape.is_conllu and _NOT_A_WORD.fullmatch(row[0]):
+            continue
         cells = [row[place].strip(" ") for place in places]
         for name, cell in zip(columns, cells, strict=True):
             if not cell.strip():
                 found = f"an empty one in {line!r}"
                 raise InputError(path, f"a {name}", found, number)
+        tag_column = columns.get("tag", _FEATURES)
+        has_value = cells[-1] != _NO_VALUE or tag_column == _FEATURES
+        if shape.is_conllu and not has_value:
+            expected = f"a tag in column {tag_column}"
+            found = f"{_NO_VALUE!r}, which is no value in CoNLL-U"
+            raise InputError(path, expected, found, number)
         yield number, cells
 
 
@@ -216,18 +319,13 @@ def _check_columns(
         raise InputError(path, expected, "the same one", number)
 
 
-def _read_text(path: Path) -> str:
-    content = read_content(path)
-    nul = content.find(b"\0")
-    if nul >= 0:
-        line = line_of(content, nul)
-        raise InputError(path, "UTF-8 text", "a NUL byte", line)
-    content = content.replace(b"\r\n", b"\n")
-    if b"\r" in content:
-        line = line_of(content, content.index(b"\r"))
+def _read_lines(path: Path, encoding: str | None) -> list[str]:
+    text = read_text(path, encoding)[0].replace("\r\n", "\n")
+    if "\r" in text:
+        line = text.count("\n", 0, text.index("\r")) + 1
         expected = "lines that end in LF, or in CR and LF"
         raise InputError(path, expected, "a CR inside a line", line)
-    return decode_content(path, content)
+    return text.split("\n")
 
 
 def _by_type(tag: str) -> tuple[bool, str, str]:
@@ -282,9 +380,9 @@ def _steps(
 ) -> Iterator[tuple[int, _Tag, _Tag | None]]:
     """Yields line, tag before and tag of each token; None after the last."""
     known = {"O": _OUTSIDE}
-    for first, tags in zip(sentences.first_lines, sentences.tags, strict=True):
+    for lines, tags in zip(sentences.lines, sentences.tags, strict=True):
         before = _OUTSIDE
-        for line, tag in enumerate(tags, start=first):
+        for line, tag in zip(lines, tags, strict=True):
             if tag not in known:
                 match = _TAG.fullmatch(tag)
                 if match is None or match[1] not in letters:
@@ -294,7 +392,7 @@ def _steps(
                 known[tag] = (match[1], match[2])
             yield line, before, known[tag]
             before = known[tag]
-        yield first + len(tags) - 1, before, None
+        yield lines[-1], before, None
 
 
 def _first_problem(sentences: Sentences, scheme: str) -> InputError | None:

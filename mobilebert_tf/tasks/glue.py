@@ -20,9 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilebert_tf.data.tables import TableFormat
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.tasks.labelled_texts import (
+    KEEP,
+    REFUSE,
     REGRESSION,
     SINGLE_LABEL,
     Examples,
@@ -286,8 +289,10 @@ def _read_file(task: GlueTask, folder: Path, split: str) -> Examples:
         (task.label_column,) if has_labels else (),
         task.problem_type,
         known_labels=task.label_names and task.file_labels,
-        header=task.header if has_labels else None,
-        may_be_empty=task.may_be_empty,
+        table_format=TableFormat(column_names=task.header or ())
+        if has_labels
+        else TableFormat(),
+        empty_texts=KEEP if task.may_be_empty else REFUSE,
     )
     if task.label_names is None or not has_labels:
         return examples

@@ -1,11 +1,12 @@
 """Texts with labels: from a table to arrays.
 
 A label is the name of a class, a tuple of names where an example may have
-several or none, or a number. A row that cannot be an example is refused with
-its file and line.
+several or none, or a number. Rows that cannot be examples are refused with
+their file and lines.
 """
 
 import dataclasses
+import json
 import math
 import os
 import re
@@ -14,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mobilebert_tf.data.tables import read_rows
-from mobilebert_tf.errors import InputError
+from mobilebert_tf.data.tables import Table, TableFormat, read_table
+from mobilebert_tf.errors import InputError, listed, nearest, refuse, shortened
 from mobilebert_tf.tasks.input_rows import input_rows, tokenize
 from mobilebert_tf.tasks.task import Arrays
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
@@ -27,7 +28,15 @@ REGRESSION = "regression"
 
 Label = str | float | tuple[str, ...]
 
-_YES_OR_NO = {"0": False, "1": True, 0: False, 1: True}
+# What becomes of an example with an empty text.
+REFUSE, SKIP, KEEP = "refuse", "skip", "keep"
+
+_EMPTY = "an empty one"
+
+# Table programs write marks as whole numbers, floats or truth values.
+_YES_OR_NO = {"0": False, "1": True, "false": False, "true": True}
+# How pandas and spreadsheets write the label that is not there.
+_MISSING = ("nan", "<na>", "nat", "#n/a", "#value!", "#ref!")
 # JSON can spell what no UTF-8 file can hold and no tokenizer can read.
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -40,11 +49,13 @@ class Examples:
         texts_a: the texts, or the first of each pair.
         texts_b: the second of each pair, or None.
         labels: one for each text, all of one kind (see above), or None.
+        notes: how their file was read, where that may surprise.
     """
 
     texts_a: list[str]
     texts_b: list[str] | None = None
     labels: list[Label] | None = None
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.texts_a)
@@ -56,10 +67,17 @@ class Examples:
 
     def first(self, number: int | None) -> "Examples":
         """Returns the first `number` examples, or all if there are fewer."""
+        return self.chosen(range(len(self))[:number])
+
+    def chosen(self, indices: Iterable[int]) -> "Examples":
+        """Returns the examples with these numbers."""
+        indices = list(indices)
         return Examples(
-            self.texts_a[:number],
-            self.texts_b and self.texts_b[:number],
-            self.labels and self.labels[:number],
+            *(
+                values and [values[index] for index in indices]
+                for values in (self.texts_a, self.texts_b, self.labels)
+            ),
+            notes=self.notes,
         )
 
 
@@ -71,10 +89,10 @@ def read_examples(
     *,
     known_labels: Sequence[str] | None = None,
     label_separator: str = ",",
-    header: Sequence[str] | None = None,
-    may_be_empty: bool = False,
+    table_format: TableFormat = TableFormat(),
+    empty_texts: str = REFUSE,
 ) -> Examples:
-    """Reads a .tsv, .csv or .jsonl file of examples (see `read_rows`).
+    """Reads a table of examples (see `read_table`).
 
     Args:
         path: the file.
@@ -85,48 +103,119 @@ def read_examples(
         problem_type: what the labels are.
         known_labels: if given, the only names that a label may have.
         label_separator: separates several labels in one cell.
-        header: see `read_rows`.
-        may_be_empty: whether a text may be empty.
+        table_format: how the table is written.
+        empty_texts: whether to `REFUSE`, `SKIP` or `KEEP` an example with an
+            empty text.
 
     Raises:
-        InputError: the file or a row is malformed, a text or label is empty,
-            or a label is not a number or not known.
+        InputError: the file or rows are malformed, a text or label is empty,
+            or a label is not a number or not known. It shows the first bad rows
+            and says how many there are.
     """
-    texts, labels = [[] for _ in text_columns], []
-    for line, row in read_rows(path, [*text_columns, *label_columns], header):
-        for column, values in zip(text_columns, texts, strict=True):
-            values.append(_cell(path, line, column, row).text(may_be_empty))
-        if label_columns:
-            cells = [_cell(path, line, name, row) for name in label_columns]
-            label = _read_label(cells, problem_type, label_separator)
-            for name in _names([label]) if known_labels is not None else ():
-                if name not in known_labels:
-                    expected = f"one of {', '.join(map(repr, known_labels))}"
-                    place = f"line {line}, column {', '.join(label_columns)!r}"
-                    raise InputError(path, expected, repr(name), place)
-            labels.append(label)
-    if not texts[0]:
-        raise InputError(path, "at least one example", "only a header")
-    return Examples(*texts, labels=labels if label_columns else None)
+    columns = [*text_columns, *label_columns]
+    table = read_table(path, columns, table_format, empty_texts == SKIP)
+    rows = list(table.rows)
+    if problem_type == MULTI_LABEL and len(label_columns) == 1:
+        _refuse_marks(path, label_columns[0], label_separator, rows)
+    texts, labels, num_skipped, problems = [], [], 0, table.problems
+    for place, row in rows:
+        cells = {name: _Cell(table, place, name, row[name]) for name in row}
+        if empty_texts == SKIP and any(
+            cells[name].is_empty for name in text_columns
+        ):
+            num_skipped += 1
+            continue
+        try:
+            texts.append(
+                [cells[name].text(empty_texts == KEEP) for name in text_columns]
+            )
+            if label_columns:
+                chosen = [cells[name] for name in label_columns]
+                label = _read_label(chosen, problem_type, label_separator)
+                _check_known(chosen[0], label, known_labels)
+                labels.append(label)
+        except InputError as problem:
+            problems.append(problem)
+    has_empty = any(
+        (problem.expected, problem.found) == ("a text", _EMPTY)
+        for problem in problems
+    )
+    hint = "--empty_texts=skip leaves out rows without a text" * has_empty
+    refuse(sorted(problems, key=_line_of), hint)
+    if num_skipped:
+        note = f"{num_skipped:,} of {len(rows):,} rows left out, without a text"
+        table.notes.append(note)
+    if not texts:
+        found = "empty texts only" if num_skipped else "only a header"
+        raise InputError(path, "at least one example", found)
+    return Examples(
+        *map(list, zip(*texts, strict=True)),
+        labels=labels if label_columns else None,
+        notes=tuple(table.notes),
+    )
+
+
+def _line_of(problem: InputError) -> int:
+    return int(re.search(r"\d+", f"{problem.place} 0")[0])
+
+
+def _refuse_marks(
+    path: str | os.PathLike, column: str, separator: str, rows: Sequence
+) -> None:
+    """Refuses a mark for each class where names are wanted."""
+    widths = set()
+    for _, row in rows:
+        marks = row[column]
+        if isinstance(marks, str):
+            marks = marks.strip("[] ").split(separator)
+        is_marks = isinstance(marks, list) and all(
+            str(mark).strip() in ("0", "1") for mark in marks
+        )
+        widths.add(len(marks) if is_marks else 0)
+    if len(widths) == 1 and min(widths) > 1:
+        expected = "names of classes, or a column of 0 and 1 for each class"
+        expected += " (--label_column=NAME,NAME,...)"
+        found = f"{min(widths)} marks of 0 or 1 in every row"
+        raise InputError(path, expected, found, f"column {column!r}")
+
+
+def _check_known(
+    cell: "_Cell", label: Label, known: Sequence[str] | None
+) -> None:
+    for name in _names([label]) if known is not None else ():
+        if name not in known:
+            found = f"{name!r}{nearest(name, known)}"
+            raise cell.error(f"one of {listed(known)}", found)
 
 
 class _Cell(NamedTuple):
-    """A value of a table, the file it is from and its place there."""
+    """A value of a table and its place there."""
 
-    path: str | os.PathLike
-    place: str
+    table: Table
+    row: str
     column: str
     value: object
 
     def error(self, expected: str, found: str | None = None) -> InputError:
-        found = found or repr(self.value)
-        return InputError(self.path, expected, found, self.place)
+        found = found or shortened(self.value)
+        place = f"{self.row}, column {self.column!r}"
+        return InputError(self.table.path, expected, found, place)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is blank, JSON's null or, as pandas has it, NaN."""
+        value = self.value
+        if isinstance(value, str):
+            return not value.strip()
+        return value is None or value != value
 
     def text(self, may_be_empty: bool = False) -> str:
+        if self.is_empty:
+            if not may_be_empty:
+                raise self.error("a text", _EMPTY)
+            return self.value if isinstance(self.value, str) else ""
         if not isinstance(self.value, str):
             raise self.error("a text")
-        if not self.value.strip() and not may_be_empty:
-            raise self.error("a text", "an empty one")
         unreadable = _UNREADABLE.search(self.value)
         if unreadable:
             raise self.error("Unicode text", ascii(unreadable[0]))
@@ -134,13 +223,19 @@ class _Cell(NamedTuple):
 
     def name(self) -> str:
         """Returns the name of a class, without surrounding white space."""
-        cell = self
-        if isinstance(self.value, int) and not isinstance(self.value, bool):
-            # JSON files often number their classes.
-            cell = self._replace(value=str(self.value))
-        name = cell.text().strip()
+        value = self.value
+        if self.is_empty:
+            raise self.error("a label", _EMPTY)
+        if isinstance(value, float) and not value.is_integer():
+            raise self.error("a label (or --regression)")
+        if isinstance(value, bool | int | float):
+            # As JSON writes it; pandas turns 1 into 1.0.
+            return json.dumps(value if isinstance(value, bool) else int(value))
+        name = self.text().strip()
+        if name.lower() in _MISSING:
+            raise self.error("a label", f"{name!r}, a missing value")
         if len(name.splitlines()) > 1 or "\t" in name:
-            raise self.error("a label in one line", repr(name))
+            raise self.error("a label in one line", shortened(name))
         return name
 
     def names(self, separator: str) -> tuple[str, ...]:
@@ -152,20 +247,22 @@ class _Cell(NamedTuple):
             values = [values]
         names = sorted(self._replace(value=value).name() for value in values)
         if len(set(names)) < len(names):
-            raise self.error("each label once", repr(names))
+            raise self.error("each label once", listed(names))
         return tuple(names)
 
     def is_marked(self) -> bool:
-        value = self.value
-        value = value.strip() if isinstance(value, str) else value
-        if not isinstance(value, str | int) or value not in _YES_OR_NO:
-            raise self.error("0 or 1", repr(value))
-        return _YES_OR_NO[value]
+        text = str(self.value).strip().lower().removesuffix(".0")
+        if text not in _YES_OR_NO:
+            raise self.error("0 or 1")
+        return _YES_OR_NO[text]
 
     def number(self) -> float:
         value = self.value
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise self.error("a number")
+        if isinstance(value, str) and self.table.delimiter == ";":
+            # The decimal comma is why spreadsheets use the semicolon.
+            value = value.replace(",", ".")
         try:
             number = float(value)
         except (ValueError, OverflowError):
@@ -173,10 +270,6 @@ class _Cell(NamedTuple):
         if not math.isfinite(number):
             raise self.error("a finite number")
         return number
-
-
-def _cell(path: str | os.PathLike, line: int, column: str, row: dict) -> _Cell:
-    return _Cell(path, f"line {line}, column {column!r}", column, row[column])
 
 
 def _read_label(

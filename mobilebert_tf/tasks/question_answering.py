@@ -404,7 +404,7 @@ def _read_questions(
 ) -> dict[str, Questions]:
     """Reads the splits that actions need; built-in ones without any file."""
     questions = {
-        split: read_squad(path, has_answers=split != "predict")
+        split: read_squad(path, split != "predict", options.encoding)
         for split, path in options.files.items()
         if split in actions.splits
     }

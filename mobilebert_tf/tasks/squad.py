@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mobilebert_tf.errors import InputError
-from mobilebert_tf.files import decode_content, read_content
+from mobilebert_tf.errors import InputError, listed, refuse, shortened
+from mobilebert_tf.files import read_text
 
 # Names of tasks, and of the same data in TensorFlow Datasets.
 TFDS_NAMES = {"squad_v1": "squad/v1.1", "squad_v2": "squad/v2.0"}
@@ -82,7 +82,11 @@ class Questions:
         )
 
 
-def read_squad(path: str | os.PathLike, has_answers: bool = True) -> Questions:
+def read_squad(
+    path: str | os.PathLike,
+    has_answers: bool = True,
+    encoding: str | None = None,
+) -> Questions:
     """Reads a JSON file in the format of SQuAD v1.1 or v2.0.
 
     Args:
@@ -93,13 +97,15 @@ def read_squad(path: str | os.PathLike, has_answers: bool = True) -> Questions:
             at least one. Other keys are ignored.
         has_answers: False for questions to predict, whose `answers` and
             `is_impossible` may be absent and are ignored.
+        encoding: see `read_text`.
 
     Raises:
-        InputError: the file has another format, an id is used twice, or an
-            answer is not at `answer_start` of its context.
+        InputError: the file has another format, an id is used twice, or answers
+            are not at `answer_start` of their contexts; of these it shows the
+            first and says how many there are.
     """
     path = Path(path)
-    text = decode_content(path, read_content(path))
+    text, _ = read_text(path, encoding)
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -124,7 +130,11 @@ def squad_questions(
             context = reader.text(place, paragraph, "context")
             reader.contexts.append(context)
             for place, question in reader.members(place, paragraph, "qas"):
-                reader.add(place, question)
+                try:
+                    reader.add(place, question)
+                except InputError as problem:
+                    reader.problems.append(problem)
+    refuse(reader.problems)
     if not reader.texts:
         raise InputError(path, "at least one question", "none")
     return Questions(
@@ -190,12 +200,13 @@ class _Reader:
         self.place_of_id: dict[str, str] = {}
         self.texts: list[str] = []
         self.answers: list[list[Answer]] = []
+        self.problems: list[InputError] = []
         self._path = path
         self._has_answers = has_answers
 
     def add(self, place: str, values: object) -> None:
         """Adds a question about the last context."""
-        name = self.text(place, values, "id")
+        name = self._id(place, values)
         if name in self.place_of_id:
             found = f"{name!r}, also the id of {self.place_of_id[name]}"
             raise InputError(self._path, "an id of its own", found, place)
@@ -225,18 +236,26 @@ class _Reader:
             raise InputError(self._path, "Unicode text", found, place)
         return value
 
+    def _id(self, place: str, question: object) -> str:
+        """Returns a question's id; a whole number is read as a text."""
+        if isinstance(question, dict) and type(question.get("id")) is int:
+            return str(question["id"])
+        return self.text(place, question, "id")
+
     def _member(self, place: str, parent: object, key: str, wanted: type):
         if not isinstance(parent, dict):
-            raise InputError(self._path, "an object", _shown(parent), place)
+            raise InputError(self._path, "an object", shortened(parent), place)
         if key not in parent:
-            found = ", ".join(map(repr, parent)) or "no keys"
+            found = listed(parent) or "no keys"
             raise InputError(self._path, f"the key {key!r}", found, place)
         value = parent[key]
         # bool is a subclass of int.
         is_flag = isinstance(value, bool)
         if not isinstance(value, wanted) or (is_flag and wanted is not bool):
             place = f"{place}.{key}".lstrip(".")
-            raise InputError(self._path, _TYPES[wanted], _shown(value), place)
+            raise InputError(
+                self._path, _TYPES[wanted], shortened(value), place
+            )
         return value
 
     def _checked_answers(self, place: str, question: dict) -> list[Answer]:
@@ -263,17 +282,14 @@ class _Reader:
         there = context[start : start + len(text)] if start >= 0 else ""
         if there == text:
             return Answer(text, start)
-        found = _shown(there) if there else "nothing there"
+        found = shortened(there) if there else "nothing there"
         elsewhere = context.find(text)
         if elsewhere < 0:
             found += "; it is nowhere in its context"
         else:
             found += f"; it stands at character {elsewhere}"
-        expected = f"the answer {_shown(text)} at character {start} of its "
-        raise InputError(self._path, expected + "context", found, place)
-
-
-def _shown(value: object) -> str:
-    """A value in an error's one line, shortened if it is long."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+        expected = f"the answer {shortened(text)} at character {start} of its "
+        # Wrong answers seldom come alone.
+        problem = InputError(self._path, expected + "context", found, place)
+        self.problems.append(problem)
+        return Answer(text, start)

@@ -1,6 +1,7 @@
 """Tagging: a label for every token of a sentence; labels may mark entities."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -59,12 +60,14 @@ class TaggingOptions(TaskOptions):
     )
     predict_file: str | None = option(
         None,
-        "Sentences to tag; only their tokens are read.",
+        "Sentences to tag, one a line, or columns with one token a line.",
         everyday=True,
         resumable=True,
     )
-    token_column: int = option(
-        1, "Column of the token: 1 is the first, -1 the last."
+    token_column: int | None = option(
+        None,
+        "Column of the token: 1 is the first, -1 the last. Default: 1; a "
+        "--predict_file may also hold plain sentences, one a line.",
     )
     tag_column: int = option(-1, "Column of the tag.")
     scheme: str | None = option(
@@ -303,21 +306,25 @@ def _read_splits(
                 options.token_column,
                 options.tag_column,
                 has_tags=split != "predict",
+                encoding=options.encoding,
             )
             for split, path in options.files.items()
             if split in actions.splits
         }
     return {
         split: Sentences(
-            f"built-in {split} sentences",
-            tokens,
-            tags,
-            # In a file of these sentences, a blank line after each.
-            np.cumsum([1, *(len(row) + 1 for row in tokens[:-1])]).tolist(),
+            f"built-in {split} sentences", tokens, tags, _lines(tokens)
         )
         for split, (tokens, tags) in code_task().items()
         if split in actions.splits
     }
+
+
+def _lines(tokens: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Numbers the lines of sentences with a blank line after each."""
+    counter = itertools.count(1)
+    lines = [[next(counter) for _ in [*row, ""]] for row in tokens]
+    return [row[:-1] for row in lines]
 
 
 def _tags_to_learn(
@@ -359,6 +366,8 @@ def _description(sentences: Sentences, encoded: EncodedSentences) -> str:
         note += f", {number:,} windows ({divided})"
     if encoded.num_cut:
         note += f", {encoded.num_cut:,} tokens longer than a window cut"
+    if sentences.tags is None:
+        note += f"; read as {sentences.form}"
     return note
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from mobilebert_tf.config import INPUT_NAMES, MobileBertConfig, read_json_object
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.options import Options
+from mobilebert_tf.options import Options, option
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 # `input_ids`, `input_mask`, `segment_ids`, int32 [N, S], and labels [N, ...].
@@ -64,6 +64,20 @@ class TaskOptions(Options):
     """Base class of options that name the files of a task's examples."""
 
     group: ClassVar[str] = "data"
+
+    encoding: str | None = option(
+        None,
+        "Encoding of the files, for example cp1252 or latin-1. Default: UTF-8, "
+        "or UTF-16 where it is recognised.",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        try:
+            "a".encode(self.encoding or "utf-8")
+        except (LookupError, ValueError):
+            expected = "an encoding that Python knows"
+            raise InputError("--encoding", expected, self.encoding) from None
 
     @property
     def files(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Classification tasks: classes, losses, answers, metrics, refusals, files."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,11 +11,15 @@ import sklearn.metrics
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.tasks.classification import Answer, ClassificationTask
-from mobilebert_tf.tasks.classification_examples import ClassificationOptions
+from mobilebert_tf.tasks.classification_examples import (
+    ClassificationOptions,
+    hold_out,
+)
 from mobilebert_tf.tasks.labelled_texts import (
     MULTI_LABEL,
     REGRESSION,
     SINGLE_LABEL,
+    Examples,
 )
 from mobilebert_tf.tasks.task import Actions
 from tests import tiny
@@ -231,6 +236,56 @@ def test_several_labels_from_files(pretrained, files, tmp_path):
     assert lines[1].split("\t")[:2] == ["0", "x|z"]
 
 
+# Options, the classes of the training examples, and how many of each are held
+# out.
+HELD_OUT = [
+    ({"a": 20, "b": 10, "c": 1}, 0.1, {"a": 2, "b": 1}),
+    ({"a": 3, "b": 2}, 0.5, {"a": 2, "b": 1}),
+    ({"a": 100, "b": 9}, 0.01, {"a": 1, "b": 1}),
+]
+
+
+@pytest.mark.parametrize(("counts", "fraction", "held_out"), HELD_OUT)
+def test_every_class_gives_its_share_to_dev(counts, fraction, held_out):
+    labels = [name for name in counts for _ in range(counts[name])]
+    texts = [str(number) for number in range(len(labels))]
+    examples = Examples(texts, labels=labels)
+    train, dev = hold_out(examples, fraction, 3)
+    assert Counter(dev.labels) == held_out
+    assert sorted(train.texts_a + dev.texts_a, key=int) == texts
+    # Pairs of text and label stay together, in their order.
+    for part in (train, dev):
+        numbers = [int(text) for text in part.texts_a]
+        assert numbers == sorted(numbers)
+        assert part.labels == [labels[number] for number in numbers]
+    assert hold_out(examples, fraction, 3)[1] == dev
+    others = [hold_out(examples, fraction, seed)[1] for seed in range(9)]
+    assert any(other != dev for other in others)
+
+
+def test_a_share_is_held_out_without_a_dev_file(pretrained, files):
+    rows = "".join(f"{letter}\t{letter in 'aei'}\n" for letter in "abcdefghi")
+    options = files(train="text\tlabel\n" + rows)
+    task = read(pretrained, dev_fraction=0.3, **options)
+    assert task.splits["dev"]["labels"].tolist().count(1) == 1
+    assert len(task.splits["dev"]["labels"]) == 3
+    assert task.num_train_examples == 6
+    options = files(train="text\tlabel\na\tx\nb\ty\n")
+    with pytest.raises(InputError, match="--dev_fraction: expected two train"):
+        read(pretrained, dev_fraction=0.3, **options)
+
+
+def test_tables_without_a_header_and_with_empty_texts(pretrained, files):
+    options = files(train="x;a\ny;b\nx; \n", predict="x;\ny;c\n")
+    options |= {"delimiter": ";", "column_names": ("label", "text")}
+    with pytest.raises(InputError, match="line 3, column 'text'.*=skip leaves"):
+        read(pretrained, **options)
+    task = read(pretrained, empty_texts="skip", **options)
+    assert task.num_train_examples == 2
+    # Every row to predict has its line in predictions.tsv.
+    assert len(task.splits["predict"]["input_ids"]) == 2
+
+
 @pytest.fixture
 def mnli(tmp_path):
     """The options that name small files of MNLI and the diagnostic set."""
@@ -293,6 +348,7 @@ def test_ax_is_for_models_of_mnli(mnli, tmp_path):
         read(folder, NO_TRAINING, **mnli)
 
 
+DEV_TWICE = {"train_file": "x", "dev_file": "y", "dev_fraction": 0.1}
 CONTRADICTIONS = [
     ({"regression": True, "multi_label": True}, "--multi_label: expected one"),
     ({"label_separator": ""}, "--label_separator: expected a character"),
@@ -300,6 +356,14 @@ CONTRADICTIONS = [
     ({"label_column": ("x", "y")}, "one column, or --multi_label, found x"),
     ({"task": "rte", "dev_file": "x"}, "either a task or files"),
     ({"data_dir": "x"}, "--data_dir: expected a --task of GLUE"),
+    ({"delimiter": ""}, "--delimiter: expected one character, or tab"),
+    ({"delimiter": '"'}, "--delimiter: expected one character, or tab"),
+    ({"encoding": "latin-17"}, "--encoding: expected an encoding that Python"),
+    ({"encoding": "rot13"}, "--encoding: expected an encoding that Python"),
+    ({"dev_fraction": 0.1}, "--dev_fraction: expected a --train_file"),
+    ({"dev_fraction": 0.6}, "--dev_fraction: expected at most 0.5"),
+    (DEV_TWICE, "--dev_fraction: expected one of the two, found --dev_file"),
+    ({"empty_texts": "drop"}, "--empty_texts: expected one of refuse, skip"),
     ({"task": "snli"}, "--task: expected one of library, cola"),
 ]
 

@@ -1,11 +1,14 @@
 """Columns of tokens and tags, and their schemes: what is refused where."""
 
+import itertools
 import random
 
 import pytest
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.tasks.conll import (
+    COLUMNS,
+    SENTENCES,
     Sentences,
     check_scheme,
     read_sentences,
@@ -46,7 +49,7 @@ def test_a_published_file(write):
         ["Peter", "Blackburn"],
     ]
     assert sentences.tags == [["B-ORG", "O", "B-MISC", "O"], ["B-PER", "I-PER"]]
-    assert sentences.first_lines == [3, 8]
+    assert sentences.lines == [[3, 4, 5, 6], [8, 9]]
     assert (len(sentences), sentences.num_tokens) == (2, 6)
     names = ("O", "B-MISC", "B-ORG", "B-PER", "I-PER")
     assert sentences.tag_names == names
@@ -70,6 +73,10 @@ def test_any_column(write):
         "a\tO\nb\tB-X\n-DOCSTART-\nc\tO\n",
         "a   O\nb B-X  \n\nc  O\n",
         " a O\n b B-X\n\t\n-DOCSTART- O\n\n c O\n",
+        "a O\nb B-X\n\nc O\n".encode("utf-16"),
+        "a O\nb B-X\n\nc O\n".encode("utf-16-be"),
+        "# id = 1\n# text = a b\na\tO\nb\tB-X\n\n#id=2\nc\tO\n",
+        "# one comment\n#\na O\nb B-X\n\n# text = c\nc O\n",
     ],
 )
 def test_ways_to_write_the_same(write, content):
@@ -97,6 +104,105 @@ def test_sentences_to_predict_need_tokens_only(write):
     assert read_sentences(path, has_tags=False).tokens == [["a", "b"]]
 
 
+def test_a_token_may_be_the_sign_of_a_comment(write):
+    for separator in " \t":
+        content = "# O\n#b B-X\n\n#c O\n# O\nd O\n".replace(" ", separator)
+        sentences = read_sentences(write(content))
+        assert sentences.tokens == [["#", "#b"], ["#c", "#", "d"]]
+
+
+def conllu(*rows):
+    """Rows of ten columns: id, form, lemma, UPOS and six that are `_`."""
+    return "\n".join(
+        "\t".join(row.split() + ["_"] * (10 - len(row.split()))) if row else ""
+        for row in rows
+    )
+
+
+FRENCH = (
+    "1 Il il PRON",
+    "2 parle parler VERB",
+    "3-4 du _ _",
+    "3 de de ADP",
+    "4 le le DET",
+    "4.1 mot mot NOUN",
+    "",
+    "1-2 du _ _",
+    "1 de de ADP",
+    "2 le le DET",
+)
+
+
+def test_conllu_has_ranges_and_empty_nodes_between_words(write):
+    path = write("# sent_id = 1\n" + conllu(*FRENCH))
+    sentences = read_sentences(path, 2, 4)
+    assert sentences.tokens == [["Il", "parle", "de", "le"], ["de", "le"]]
+    assert sentences.tag_names == ("ADP", "DET", "PRON", "VERB")
+    # Lines that were left out count.
+    assert sentences.lines == [[2, 3, 5, 6], [10, 11]]
+    with pytest.raises(InputError, match="line 6: .*, found 'DET'"):
+        sentences.check_known(["PRON", "VERB", "ADP"])
+    assert read_sentences(path, 2, has_tags=False).tags is None
+    assert set(read_sentences(path, 2, 6).tag_names) == {"_"}
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ((2, 5), "line 1: .*a tag in column 5, found '_', which is no value"),
+        ((2, -1), "line 1: .*a tag in column -1, found '_'"),
+        ((None, 4), "tokens in column 1 .--token_column=2.., found their numb"),
+    ],
+)
+def test_columns_of_conllu_that_hold_no_words_or_tags(write, columns, message):
+    with pytest.raises(InputError, match=message):
+        read_sentences(write(conllu(*FRENCH)), *columns)
+
+
+GERMEVAL = """#\ten.example.org/a_b [2020-01-01]
+1\tPeter\tB-PER\tO
+2\twohnt\tO\tO
+
+#\tn-tv.de vom 26.02.2005 [2005-02-26]
+1\tAnna\tB-PER\tO
+2\t#\tO\tO
+"""
+
+
+def test_germeval_names_its_sources_before_sentences(write):
+    sentences = read_sentences(write(GERMEVAL), 2, 3)
+    assert sentences.tokens == [["Peter", "wohnt"], ["Anna", "#"]]
+    assert sentences.tag_names == ("O", "B-PER")
+    with pytest.raises(InputError, match="found their numbers"):
+        read_sentences(write(GERMEVAL))
+
+
+TO_PREDICT = [
+    ("Ada wrote it .", SENTENCES, [["Ada", "wrote", "it", "."]]),
+    ("Ada wrote.\nPeter  too!\n", SENTENCES, [["Ada", "wrote", "."], 3]),
+    ("Ada wrote it .\n\nPeter likes her very much .", SENTENCES, [4, 6]),
+    ("the\nmat\n.\n\nthe\ncat\n", COLUMNS, [["the", "mat", "."], 2]),
+    ("EU NNP B-ORG\nis VBZ O\n\nPeter NNP I-PER\n", COLUMNS, [2, 1]),
+    ("EU\tNNP\nis\tVBZ\n", COLUMNS, [2]),
+    ("-DOCSTART- -X-\n\nEU NNP\nis VBZ\n", COLUMNS, [2]),
+    ("EU NNP\n" * 8, COLUMNS, [8]),
+]
+
+
+@pytest.mark.parametrize(("content", "form", "tokens"), TO_PREDICT)
+def test_sentences_to_predict_are_plain_or_in_columns(
+    write, content, form, tokens
+):
+    sentences = read_sentences(write(content), has_tags=False)
+    assert sentences.form == form
+    for found, wanted in zip(sentences.tokens, tokens, strict=True):
+        assert wanted in (found, len(found))
+    # A column that is named is read.
+    if form == SENTENCES and content.count("\n") < 2:
+        one = read_sentences(write(content), 1, has_tags=False)
+        assert one.tokens[0][0] == "Ada" and one.form == COLUMNS
+
+
 GOOD = "EU NNP B-ORG\nrejects VBZ O\n\nPeter NNP B-PER\n"
 TABS = GOOD.replace(" ", "\t")
 MALFORMED = [
@@ -105,7 +211,6 @@ MALFORMED = [
     ("-DOCSTART- O\n\n", "expected at least one sentence"),
     (GOOD + "a\0b X O\n", "line 5: expected UTF-8 text, found a NUL"),
     (GOOD.encode() + b"Z\xfcrich NNP O\n", "line 5: .* found the byte 0xfc"),
-    (GOOD.encode("utf-16"), "line 1: expected UTF-8 text, found a NU"),
     (GOOD.replace("\n", "\r"), "line 1: .* in LF, or in CR and LF, found a CR"),
     ("EU\nrejects\n", "line 1: .*tags beside the tokens, found the same"),
     (GOOD + "Blackburn NNP\n", "line 5: .*3 columns, as before, found 2"),
@@ -145,8 +250,8 @@ def test_unknown_tags_are_named_by_line(write):
     with pytest.raises(InputError) as error:
         sentences.check_known(["O", "B-ORG", "B-MISC", "B-PER"])
     assert str(error.value).endswith(
-        "file.conll, line 9: expected a tag that the model knows: O, B-ORG, "
-        "B-MISC, B-PER, found 'I-PER'"
+        "file.conll, line 9: expected a tag that the model knows: 'O', "
+        "'B-ORG', 'B-MISC', 'B-PER', found 'I-PER'"
     )
 
 
@@ -166,12 +271,9 @@ def test_what_is_written_is_read_again(tmp_path, token):
 
 def sentences_of(*lines):
     tags = [line.split() for line in lines]
-    first = [1]
-    for some in tags:
-        first.append(first[-1] + len(some) + 1)
-    return Sentences(
-        "t.conll", [["x"] * len(t) for t in tags], tags, first[:-1]
-    )
+    numbers = itertools.count(1)
+    lines = [[next(numbers) for _ in [*some, ""]][:-1] for some in tags]
+    return Sentences("t.conll", [["x"] * len(t) for t in tags], tags, lines)
 
 
 # The same entities: A of two tokens, then A of one, B of three, A of one.

@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mobilebert_tf.data.tables import TableFormat
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.tasks.labelled_texts import (
+    KEEP,
     MULTI_LABEL,
     REGRESSION,
+    SKIP,
     Examples,
     encode_examples,
     read_examples,
@@ -122,14 +125,15 @@ def test_several_labels_in_a_cell_in_a_list_and_in_columns(write):
 
 def test_a_table_without_a_header(write):
     path = write("a.tsv", "s\t1\t\tHe left.\ns\t0\t*\tHe leave.\n")
-    header = ("source", "label", "mark", "text")
-    examples = read_examples(path, header=header)
+    names = TableFormat(column_names=("source", "label", "mark", "text"))
+    examples = read_examples(path, table_format=names)
     assert examples == Examples(["He left.", "He leave."], None, ["1", "0"])
 
 
 NUMBERS, SEVERAL = {"problem_type": REGRESSION}, {"problem_type": MULTI_LABEL}
 MARKS = SEVERAL | {"label_columns": ["x", "y"]}
 KNOWN = {"known_labels": ["x", "y"]}
+THREE = {"table_format": TableFormat(column_names=("text", "b", "label"))}
 # Ending, content, arguments and message.
 MALFORMED = [
     ("txt", "text\tlabel\na\tb\n", {}, ".tsv, .csv, .jsonl"),
@@ -152,15 +156,18 @@ MALFORMED = [
     ("tsv", b"text\tlabel\na\tb\nc\0\td\n", {}, "line 3: .*NUL"),
     ("tsv", b"text\tlabel\na\tb\nc\xff\td\n", {}, "line 3: .*0xff"),
     ("tsv", b"\xef\xbb\xbftext\tlabel\n\xe9\tb\n", {}, "line 2: .*0xe9"),
-    ("csv", "text,label\na,b\n".encode("utf-16"), {}, "line 1: "),
     ("jsonl", '{"text": "a", "label": "b"}\n{"text"\n', {}, "line 2: .*JSON"),
-    ("jsonl", '["a", "b"]\n', {}, "line 1: .*object.*list"),
+    ("jsonl", '["a", "b"]\n', {}, "element 1: .*object.*str"),
     ("jsonl", '{"text": "a"}\n', {}, "line 1: .*'label'.*'text'"),
     ("jsonl", "{}\n\n{}\n", {"label_columns": ()}, "line 1: .*'text'"),
     ("jsonl", '{"text": 3, "label": "b"}\n', {}, "line 1, .*a text, found 3"),
-    ("jsonl", '{"text": "a", "label": true}\n', {}, "'label'.*True"),
-    ("jsonl", '{"text": "a", "label": null}\n', {}, "'label'.*None"),
-    ("jsonl", '{"text": "a", "label": 0.5}\n', {}, "'label'.*0.5"),
+    ("jsonl", '{"text": "a", "label": null}\n', {}, "'label'.*empty"),
+    (
+        "jsonl",
+        '{"text": "a", "label": 0.5}\n',
+        {},
+        "--regression.*found 0.5",
+    ),
     ("jsonl", '{"text": "a", "label": "x\\ny"}\n', {}, "one line"),
     ("jsonl", '{"text": "a\\ud800", "label": "b"}\n', {}, "Unicode.*d800"),
     ("jsonl", '{"text": "a\\u0000", "label": "b"}\n', {}, "Unicode.*x00"),
@@ -177,7 +184,7 @@ MALFORMED = [
     ("csv", "text,x\na,1\n", MARKS, "line 1: expected one column 'y'"),
     ("tsv", "text\tlabel\na\tx,z\n", SEVERAL | KNOWN, "'x', 'y', found 'z'"),
     ("tsv", "text\tlabel\na\tx\nb\tz\n", KNOWN, "line 3.*'x', 'y', found 'z'"),
-    ("tsv", "s\t1\n", {"header": ["text", "b", "label"]}, "line 1: expected 3"),
+    ("tsv", "s\t1\n", THREE, "line 1: expected 3"),
     ("tsv", "text\tlabel\n", {"text_columns": ["a", "b"]}, "line 1: .*'a'"),
 ]
 
@@ -266,3 +273,117 @@ def test_impossible_requests_are_refused():
         encode_examples(Examples(["a"]), tokenizer, 2)
     with pytest.raises(ValueError, match="at least 5"):
         encode_examples(Examples(["a"], ["b"]), tokenizer, 4)
+
+
+def messages_of(path, **given):
+    with pytest.raises(InputError) as caught:
+        read_examples(path, **given)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_all_bad_rows_are_shown_at_once_and_in_their_order(write):
+    rows = ["a,x", ",x", "b", "c,y", " ,y", ",x", "d,x,y", "text,label", ",y"]
+    path = write("a.csv", "\n".join(["text,label", *rows]))
+    message = messages_of(path)
+    assert ": expected no mistakes, found 7: line 3, column 'text': " in message
+    places = [part.partition(":")[0] for part in message.split("; ")[1:]]
+    assert places == [
+        "line 4",
+        "line 6, column 'text'",
+        "line 7, column 'text'",
+        "line 8",
+        "and 2 more (--empty_texts=skip leaves out rows without a text)",
+    ]
+
+
+def test_empty_texts_may_be_left_out(write):
+    content = "text,label\na,x\n,y\n\n  ,x\nb,y\n"
+    examples = read_examples(write("a.csv", content), empty_texts=SKIP)
+    assert examples == Examples(["a", "b"], None, ["x", "y"])
+    assert examples.notes == ("2 of 4 rows left out, without a text",)
+    rows = '[{"text": null, "label": 1}, {"text": NaN}, {"text": "a"}]'
+    path = write("a.json", rows)
+    kept = read_examples(path, label_columns=(), empty_texts=KEEP)
+    assert kept.texts_a == ["", "", "a"]
+    path = write("b.csv", "text,label\n,x\n,y\n")
+    assert "found empty texts only" in messages_of(path, empty_texts=SKIP)
+
+
+# Labels as JSON or a table program may have them, and the names they become.
+NAMES = [
+    ("[true, false]", ["true", "false"]),
+    ("[1.0, 0.0]", ["1", "0"]),
+    ("[3, -1]", ["3", "-1"]),
+    ('["TRUE", " b "]', ["TRUE", "b"]),
+]
+
+
+@pytest.mark.parametrize(("labels", "names"), NAMES)
+def test_labels_of_json_are_names(write, labels, names):
+    rows = [{"text": "a", "label": label} for label in json.loads(labels)]
+    path = write("a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert read_examples(path).labels == names
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "<NA>", "#N/A"])
+def test_a_missing_label_is_not_a_class(write, missing):
+    path = write("a.tsv", f"text\tlabel\na\tx\nb\t{missing}\n")
+    assert f"line 3, column 'label': expected a label, found '{missing}'" in (
+        messages_of(path)
+    )
+    path = write("a.jsonl", '{"text": "a", "label": NaN}\n')
+    assert "expected a label, found an empty one" in messages_of(path)
+
+
+@pytest.mark.parametrize("yes", ["1", "1.0", "True", "TRUE", " 1 "])
+def test_marks_are_written_in_many_ways(write, yes):
+    no = yes.replace("1", "0").replace("True", "False").replace("TRUE", "FALSE")
+    path = write("a.csv", f"text,x,y\na,{yes},{no}\nb,{no},{no}\n")
+    examples = read_examples(path, label_columns=["x", "y"], **SEVERAL)
+    assert examples.labels == [("x",), ()]
+    json_yes = yes.strip().lower()
+    row = f'{{"text": "a", "x": {json_yes}, "y": {no.strip().lower()}}}'
+    path = write("a.jsonl", row)
+    examples = read_examples(path, label_columns=["x", "y"], **SEVERAL)
+    assert examples.labels == [("x",)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"text":"a","label":[1,0]}\n{"text":"b","label":[0,0]}'),
+        ("a.json", '[{"text":"a","label":[1.0,0.0,0.0]}]'.replace(".0", "")),
+        ("a.csv", 'text,label\na,"1,0"\nb,"0,1"\n'),
+        ("b.csv", 'text,label\na,"[1, 0, 0]"\nb,"[0, 0, 1]"\n'),
+    ],
+)
+def test_a_mark_for_each_class_is_not_a_list_of_names(write, name, content):
+    message = messages_of(write(name, content), **SEVERAL)
+    assert "column 'label'" in message and "--label_column=NAME,NAME" in message
+    assert "marks of 0 or 1 in every row" in message
+
+
+def test_lists_of_numbers_may_be_names(write):
+    rows = ['{"text": "a", "label": [1, 0]}', '{"text": "b", "label": [2]}']
+    path = write("a.jsonl", "\n".join(rows))
+    assert read_examples(path, **SEVERAL).labels == [("0", "1"), ("2",)]
+
+
+def test_unknown_labels_come_with_a_suggestion(write):
+    path = write("a.csv", "text,label\na,TRUE\nb,Fals\nc,x\n")
+    message = messages_of(path, known_labels=["False", "True"])
+    assert "(did you mean 'True', which differs in case only?)" in message
+    assert "found 'Fals' (did you mean 'False'?)" in message
+    assert message.endswith("found 'x'")
+    many = [f"class {number}" for number in range(20)]
+    message = messages_of(path, known_labels=many)
+    assert "'class 7' and 12 more, found" in message
+    assert "class 8" not in message
+
+
+def test_decimal_commas_come_with_semicolons(write):
+    path = write("a.csv", "text;label\na, b;3,25\nc;-1,5\n")
+    assert read_examples(path, **NUMBERS).labels == [3.25, -1.5]
+    path = write("b.csv", 'text,label\na,"3,25"\n')
+    assert "expected a number, found '3,25'" in messages_of(path, **NUMBERS)

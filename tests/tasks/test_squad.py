@@ -76,6 +76,32 @@ def test_questions_to_predict_need_no_answers(tmp_path):
     assert questions.answers is None and questions.num_unanswerable == 0
 
 
+def test_whole_numbers_are_ids(tmp_path):
+    values = copy.deepcopy(GOOD)
+    values["data"][0]["paragraphs"][0]["qas"][0]["id"] = 17
+    for has_answers in (True, False):
+        path = write(tmp_path, values)
+        assert read_squad(path, has_answers).ids == ["17", "q2", "q3"]
+    values["data"][0]["paragraphs"][0]["qas"][1]["id"] = "17"
+    with pytest.raises(InputError, match="an id of its own, found '17', also"):
+        read_squad(write(tmp_path, values))
+
+
+def test_all_wrong_answers_are_counted(tmp_path):
+    values = copy.deepcopy(GOOD)
+    for number in range(6):
+        question = qa(f"w{number}", "What?", ("boat", 17), ("fish", 4))
+        values["data"][0]["paragraphs"][0]["qas"].append(question)
+    values["data"][2]["paragraphs"][1]["qas"][0]["question"] = ""
+    with pytest.raises(InputError) as caught:
+        read_squad(write(tmp_path, values))
+    message = str(caught.value)
+    assert ": expected no mistakes, found 7: data[0].paragraphs[0]" in message
+    assert message.count("it stands at character 18") == 5
+    assert "'w4'" in message and "'w5'" not in message
+    assert message.endswith("; and 2 more")
+
+
 def test_the_first_questions_keep_their_contexts(tmp_path):
     questions = read_squad(write(tmp_path, GOOD))
     two = questions.first(2)
@@ -119,7 +145,8 @@ MUTATIONS = [
     ("P context", SEA + "\ud83d", "{P}.context: expected Unicode text, found "),
     ("P qas", REMOVED, "{P}: expected the key 'qas'"),
     ("Q", 7, "{Q}: expected an object, found 7"),
-    ("Q id", 17, "{Q}.id: expected a text, found 17"),
+    ("Q id", 1.5, "{Q}.id: expected a text, found 1.5"),
+    ("Q id", True, "{Q}.id: expected a text, found True"),
     (
         "data 2 paragraphs 1 qas 0 id",
         "q2",

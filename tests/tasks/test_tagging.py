@@ -28,6 +28,10 @@ def model():
     return model
 
 
+def lines_of(tokens):
+    return [[1] * len(some) for some in tokens]
+
+
 def sentences(number, seed=0):
     """Random tokens of one or more pieces, with random tags."""
     rng = np.random.default_rng(seed)
@@ -35,12 +39,12 @@ def sentences(number, seed=0):
     tokens = [rng.choice(words, rng.integers(1, 30)) for _ in range(number)]
     tags = [rng.choice(NAMES, len(some)).tolist() for some in tokens]
     tokens = [some.tolist() for some in tokens]
-    return Sentences("tiny", tokens, tags, list(range(1, number + 1)))
+    return Sentences("tiny", tokens, tags, lines_of(tokens))
 
 
 def split(tokens, tags, tokenizer):
     """The arrays of a dev split."""
-    dev = Sentences("tiny", tokens, tags, [1] * len(tokens))
+    dev = Sentences("tiny", tokens, tags, lines_of(tokens))
     return TaggingTask(NAMES, {"dev": dev}, tokenizer, 24).splits["dev"]
 
 
@@ -95,7 +99,7 @@ def one_hot(task, split):
 def test_predictions_are_written_and_scored(tokenizer, tmp_path, capsys):
     some = {"train": sentences(20), "dev": sentences(12, 1)}
     tokens = sentences(6, 2).tokens
-    some["predict"] = Sentences("new", tokens, None, [1] * 6)
+    some["predict"] = Sentences("new", tokens, None, lines_of(tokens))
     task = TaggingTask(NAMES, some, tokenizer, 24, "iob2")
     assert task.labelled("dev") == ["dev"] and not task.labelled("predict")
     names = ("precision", "recall", "f1", "accuracy")
@@ -120,7 +124,7 @@ def test_predictions_are_written_and_scored(tokenizer, tmp_path, capsys):
 
 
 def test_tags_that_mark_no_entities_are_scored_by_accuracy(tokenizer):
-    dev = Sentences("x", [["a", "b"]], [["NN", "VB"]], [1])
+    dev = Sentences("x", [["a", "b"]], [["NN", "VB"]], [[1, 2]])
     task = TaggingTask(("NN", "VB"), {"dev": dev}, tokenizer, 8, "none")
     metrics = task.metrics(np.eye(2)[np.zeros((1, 8), int)], "dev")
     assert metrics == {"accuracy": 0.5}
@@ -175,6 +179,7 @@ def test_a_task_is_read(folders, tmp_path, tokenizer, capsys):
     assert list(task.splits) == ["train", "dev", "predict"]
     shown = capsys.readouterr().out
     assert "predict: 2 sentences, 31 tokens, 6 windows (1" in shown
+    assert "; read as columns, one token a line\n" in shown
 
 
 def test_fewer_sentences_have_the_tags_of_all(folders, tmp_path, tokenizer):
@@ -195,7 +200,7 @@ def test_built_in_sentences_come_without_files(folders, tokenizer, monkeypatch):
     monkeypatch.setattr(tagging, "code_task", lambda: built_in)
     task = read(folders / "tagger", None, tokenizer, Actions(train=False))
     assert list(task.sentences) == ["dev", "test"]
-    assert task.sentences["dev"].first_lines == [1, 3]
+    assert task.sentences["dev"].lines == [[1], [3, 4]]
 
 
 ALL, NO_TRAINING = Actions(), Actions(train=False)
