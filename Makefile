@@ -20,9 +20,6 @@ TASK_LIBRARY := $(VENV)/task_library
 # Model Garden pins an older TensorFlow than ours, with which it works too.
 MODEL_GARDEN := tf-models-official==2.20.0
 
-# Errors only: TensorFlow otherwise opens with a screenful of device notes.
-export TF_CPP_MIN_LOG_LEVEL ?= 2
-
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-seeds test test-peers test-slow wheel lint bench clean
 

@@ -106,7 +106,7 @@ def apart(function: Callable | str, *arguments, python: str = sys.executable):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [python, "-m", __spec__.name, function, json.dumps(arguments)],
-        env={"TF_CPP_MIN_LOG_LEVEL": "2"} | os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
         check=True,
     )

@@ -24,7 +24,7 @@ import tensorflow as tf
 
 import mobilebert_tf as mb
 from benchmarks.instruments import start
-from mobilebert_tf.config import INPUT_NAMES
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.mobile.calibration import calibrate
 from mobilebert_tf.mobile.equalization import equalize
 from mobilebert_tf.mobile.folding import fold
@@ -100,7 +100,7 @@ def bracket_task(num: int, rng) -> dict[str, np.ndarray]:
 
 def quantized_loss(quantized: Quantized, model, task: Task, batch: dict):
     """Half the loss against labels, half the distance from the float model."""
-    inputs = {name: batch[name] for name in INPUT_NAMES}
+    inputs = inputs_of(batch)
     taught = model(inputs, training=False)
     taught = tf.nest.map_structure(tf.stop_gradient, taught)
     return task.terms(quantized(inputs), batch, taught)

@@ -1,4 +1,4 @@
-"""Every private name of another library that the package uses.
+"""Every private name of another library that the package uses, and its noise.
 
 Each function says what it is for, why no public interface does it, and what
 breaks without it. `tests/test_compat.py` checks each against the installed
@@ -6,7 +6,16 @@ libraries; checked with Keras 3.15.1, TensorFlow 2.21.0, ai-edge-litert 2.3.0.
 """
 
 import contextlib
+import functools
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
+
+# There is one where an NVIDIA driver is installed.
+_NVIDIA_DEVICE = "/dev/nvidiactl"
 
 
 def set_initializer(variable, initializer: Callable) -> Callable:
@@ -143,3 +152,76 @@ def graph_index(signature_runner) -> int:
     Without it, the tensors of a file's second length cannot be looked up.
     """
     return signature_runner._subgraph_index
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[Callable[[], None]]:
+    """Holds back stderr, C++ included, and shows it only after a failure.
+
+    Yields a function that asks for it to be shown after a success as well.
+    """
+    try:
+        log, kept = tempfile.TemporaryFile(), os.dup(2)
+    except OSError:  # There is no stderr, or no room for it.
+        yield lambda: None
+        return
+    shown = [True]
+    with log:
+        _flush_stderr()
+        os.dup2(log.fileno(), 2)
+        try:
+            yield lambda: shown.append(True)
+            shown.pop(0)
+        finally:
+            _flush_stderr()
+            os.dup2(kept, 2)
+            os.close(kept)
+            if shown and sys.stderr is not None:
+                log.seek(0)
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stderr.write(log.read().decode(errors="replace"))
+
+
+def _flush_stderr() -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # It may be closed.
+            sys.stderr.flush()
+
+
+class _QuietTensorFlow(importlib.abc.MetaPathFinder):
+    """Finds TensorFlow as Python does, and mutes its import."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "tensorflow":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = functools.partial(
+                _execute_quietly, spec.loader.exec_module
+            )
+        return spec
+
+
+def _execute_quietly(execute: Callable, tensorflow) -> None:
+    # Of what comes later, warnings and errors only.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    with muted() as show:
+        execute(tensorflow)
+        # TensorFlow looks for GPUs when it first computes, with more lines.
+        gpus = tensorflow.config.list_physical_devices("GPU")
+        if os.path.exists(_NVIDIA_DEVICE) and not gpus:
+            show()
+
+
+def mute_tensorflow(is_muted: bool = True) -> None:
+    """Mutes TensorFlow's import, wherever it is imported first, or undoes that.
+
+    oneDNN, CUDA and absl write a dozen lines to the file descriptor, before
+    any setting of theirs could be read. They are shown if the import fails, or
+    if it finds no GPU although there is a driver.
+    """
+    finders = [one for one in sys.meta_path if type(one) is _QuietTensorFlow]
+    for finder in finders:
+        sys.meta_path.remove(finder)
+    if is_muted:
+        sys.meta_path.insert(0, _QuietTensorFlow())

@@ -1,7 +1,8 @@
 """Models by name: a local folder, published weights, or Hugging Face's hub.
 
 Everything that takes a model takes all three. Downloads are kept in Hugging
-Face's cache, where they are found again without a connection.
+Face's cache, where they are found again without a connection. Its library takes
+half a second to import: only who downloads imports it.
 """
 
 import dataclasses
@@ -9,19 +10,6 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import model_info, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
-from mobilebert_tf.downloads import archive_folder
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import sha256
 
@@ -170,6 +158,8 @@ def source_folder(name: str) -> Path | None:
     Raises:
         InputError: it can neither be downloaded nor found in the cache.
     """
+    from mobilebert_tf.downloads import archive_folder
+
     published = PUBLISHED.get(name)
     if published is not None and published.is_archive:
         return archive_folder(name, published.source, published.digest)
@@ -193,11 +183,17 @@ def _no_model(name: str, found: str) -> InputError:
 
 
 def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
+    from huggingface_hub import errors
+
     try:
         return Path(_fetch(name, repository, revision))
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise _no_model(name, "no such folder") from error
-    except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+    except (
+        errors.HTTPError,
+        errors.OfflineModeIsEnabled,
+        errors.LocalEntryNotFoundError,
+    ) as error:
         raise _no_model(name, f"no such folder; {_reason(error)}") from error
     except OSError as error:
         # A full disk has a number; a download that is too short has none.
@@ -208,14 +204,16 @@ def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
 
 def _fetch(name: str, repository: str, revision: str | None) -> str:
     """Asks the hub first, then the cache."""
+    from huggingface_hub import errors, model_info, snapshot_download
+
     try:
         # `snapshot_download` has no timeout.
         info = model_info(
             repository, revision=revision, timeout=_ANSWER_SECONDS
         )
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         raise
-    except (HTTPError, OfflineModeIsEnabled) as refusal:
+    except (errors.HTTPError, errors.OfflineModeIsEnabled) as refusal:
         try:
             # Asked for more, the library would miss what was not fetched.
             folder = snapshot_download(
@@ -224,7 +222,7 @@ def _fetch(name: str, repository: str, revision: str | None) -> str:
                 allow_patterns=["config.json"],
                 local_files_only=True,
             )
-        except LocalEntryNotFoundError:
+        except errors.LocalEntryNotFoundError:
             raise refusal from None
         if not _weights_of(os.listdir(folder)):
             # An earlier download was cut.
@@ -289,23 +287,25 @@ def _check_digests(name: str, folder: Path, files: list[str]) -> None:
 
 def _reason(error: Exception) -> str:
     """Returns why there is no download, as the end of an error message."""
-    if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
         error = error.__cause__
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, errors.GatedRepoError):
         return (
             "the hub hands it out only to those who have accepted its terms "
             "(log in with `hf auth login`)"
         )
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError):
         return (
             "the hub has none of that name, or it is private (log in with "
             "`hf auth login`)"
         )
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return "the hub has it without this revision"
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.HfHubHTTPError):
         return f"the hub answers {error.response.status_code}"
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled):
         return "the cache has none, and HF_HUB_OFFLINE is set"
     return (
         "the cache has none, and the hub cannot be reached "

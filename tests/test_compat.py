@@ -1,5 +1,10 @@
 """The private names that `compat` uses still do what it needs."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -114,3 +119,65 @@ def test_operations_and_graphs_of_a_tflite_file(tmp_path):
     assert list(first["outputs"]) == [output["index"]]
     runners = map(interpreter.get_signature_runner, ("add", "multiply"))
     assert [compat.graph_index(runner) for runner in runners] == [0, 1]
+
+
+# Prints as TensorFlow does, to the file descriptor, more than a pipe holds.
+FAKE_TENSORFLOW = """
+import os
+os.write(2, b"noise\\n" * 20_000)
+class config:
+    def list_physical_devices(kind):
+        os.write(2, b"noise about GPUs\\n")
+        return []
+if "FAIL" in os.environ:
+    raise ImportError("no such CPU")
+"""
+IMPORT_FAKE = """
+import os, subprocess, sys, mobilebert_tf
+from mobilebert_tf import compat
+compat._NVIDIA_DEVICE = os.environ.get("DRIVER", "/nowhere")
+compat.mute_tensorflow("SHOW" not in os.environ)
+try:
+    import tensorflow
+except ImportError as error:
+    print(error)
+print("in", tensorflow.__file__ if "tensorflow" in sys.modules else "vain")
+os.system("echo of a child >&2")
+if sys.stderr:
+    print("after", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "redirection", "noise"),
+    [
+        ({}, "", []),
+        ({}, "2>&-", None),
+        ({"FAIL": "1"}, "", ["noise"]),
+        ({"FAIL": "1"}, "2>&-", None),
+        ({"SHOW": "1"}, "", ["noise"]),
+        ({"DRIVER": "/dev/null"}, "", ["noise", "noise about GPUs"]),
+        # There is nowhere to keep it.
+        ({"TMPDIR": "/nowhere"}, "", []),
+    ],
+)
+def test_importing_tensorflow_is_silent_unless_it_fails(
+    variables, redirection, noise, tmp_path
+):
+    package = tmp_path / "tensorflow" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text(FAKE_TENSORFLOW)
+    path = f"{tmp_path}:{Path(__file__).parents[1]}"
+    done = subprocess.run(
+        f"{sys.executable} -c '{IMPORT_FAKE}' {redirection}",
+        shell=True,
+        env=os.environ | variables | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    end = "vain" if "FAIL" in variables else str(package)
+    assert done.stdout.endswith(f"in {end}\n") and done.returncode == 0
+    printed = list(dict.fromkeys(done.stderr.splitlines()))
+    wanted = [] if noise is None else [*noise, "of a child", "after"]
+    assert printed == wanted

@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
+import huggingface_hub
 import pytest
 from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-from mobilebert_tf import hub
+from mobilebert_tf import downloads, hub
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.presets import PRESETS
 from tests.web_server import COMMIT, serving
@@ -50,8 +51,8 @@ def server(cache, monkeypatch):
         download = partial(
             snapshot_download, endpoint=server.address, cache_dir=cache
         )
-        monkeypatch.setattr(hub, "model_info", client.model_info)
-        monkeypatch.setattr(hub, "snapshot_download", download)
+        monkeypatch.setattr(huggingface_hub, "model_info", client.model_info)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
         yield server
 
 
@@ -130,7 +131,7 @@ def test_an_archive_is_to_be_converted(cache, monkeypatch):
     )
     asked = []
     monkeypatch.setattr(
-        hub, "archive_folder", lambda *words: asked.append(words) or cache
+        downloads, "archive_folder", lambda *words: asked.append(words) or cache
     )
     assert hub.source_folder(name) == cache
     (words,) = asked
@@ -202,7 +203,7 @@ def test_why_there_is_none(error, expected, server, monkeypatch):
     def refuse(*arguments, **keywords):
         raise error
 
-    monkeypatch.setattr(hub, "model_info", refuse)
+    monkeypatch.setattr(huggingface_hub, "model_info", refuse)
     message = refusal("user/model@v9")
     assert "found no such folder; " in message
     assert expected in message
@@ -217,7 +218,7 @@ def test_a_revision_that_does_not_exist_is_not_taken_from_the_cache(
     def refuse(*arguments, **keywords):
         raise http_error(errors.RevisionNotFoundError)
 
-    monkeypatch.setattr(hub, "model_info", refuse)
+    monkeypatch.setattr(huggingface_hub, "model_info", refuse)
     assert "without this revision" in refusal("user/model@v9")
 
 
@@ -227,7 +228,7 @@ def test_a_revision_that_does_not_exist_is_not_taken_from_the_cache(
 def test_what_cannot_be_a_name_is_a_missing_folder(name, monkeypatch, tmp_path):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    monkeypatch.setattr(hub, "snapshot_download", None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = refusal(name)
     assert message.endswith("found no such folder")
@@ -268,6 +269,6 @@ def test_a_hub_that_never_answers(server, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         client = HfApi(endpoint=address)
-        monkeypatch.setattr(hub, "model_info", client.model_info)
+        monkeypatch.setattr(huggingface_hub, "model_info", client.model_info)
         assert "cannot be reached (ReadTimeout" in refusal("user/other")
     assert "cannot be reached (ConnectError" in refusal("user/other")

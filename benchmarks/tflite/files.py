@@ -20,9 +20,10 @@ import tensorflow as tf
 import mobilebert_tf as mb
 from benchmarks.instruments import start
 from benchmarks.tflite.measurement import MeasuredFile
+from mobilebert_tf.compat import muted
 from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.mobile.calibration import calibrate
-from mobilebert_tf.mobile.export import export, input_specs, muted
+from mobilebert_tf.mobile.export import export, input_specs
 from mobilebert_tf.mobile.folding import fold
 from mobilebert_tf.mobile.quantization import Quantized
 from mobilebert_tf.options import Options, option

@@ -6,7 +6,8 @@
 
 `main` gets one checked instance of each class, in that order. Bad input ends in
 one line and exit code 2; a run that cannot continue in one line and exit code
-1; SIGTERM, after saving, in exit code 0; Ctrl-C in 130.
+1; SIGTERM, after saving, in exit code 0; Ctrl-C in 130. --verbosity=1 shows
+what TensorFlow prints when it is imported.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 
+from mobilebert_tf import compat
 from mobilebert_tf.errors import InputError, RunError
 from mobilebert_tf.options import Option, Options, options_of, value_type
 from mobilebert_tf.training.stopping import Stopped, stop_at_sigterm
@@ -164,6 +166,8 @@ class Command:
         return found
 
     def _guarded(self, arguments: list[str]) -> None:
+        if flags.FLAGS.verbosity > 0:
+            compat.mute_tensorflow(False)
         try:
             _refuse_arguments(arguments)
             self.main(*self.read(flags.FLAGS))

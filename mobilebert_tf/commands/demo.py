@@ -11,7 +11,6 @@ same command continues.
 
 import dataclasses
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -123,7 +122,6 @@ def run_python(arguments: Sequence[str]) -> int:
     """
     child = subprocess.Popen(
         [sys.executable, *arguments],
-        env={"TF_CPP_MIN_LOG_LEVEL": "2"} | os.environ,
         process_group=0,
     )
     previous = {

@@ -118,18 +118,22 @@ class Given(NamedTuple):
 
 def main(*options: Options) -> None:
     """Copies, transfers, distils, evaluates, and writes a model folder."""
+    from mobilebert_tf.text.tokenizer import load_tokenizer
+
+    given = Given(*options)
+    pair, text, training = given.pair, given.text, given.training
+    tokenizer = load_tokenizer(pair.teacher)
+
+    # TensorFlow is imported after what is wrong without it.
     import keras
 
     from mobilebert_tf.data.stream import open_pretraining_input
     from mobilebert_tf.distillation.initialization import match_embedding_norm
-    from mobilebert_tf.text.tokenizer import load_tokenizer
     from mobilebert_tf.training import pretraining
     from mobilebert_tf.training.devices import open_devices
     from mobilebert_tf.training.loop import Run
     from mobilebert_tf.training.step import rematerialize
 
-    given = Given(*options)
-    pair, text, training = given.pair, given.text, given.training
     devices = open_devices(given.device)
     keras.utils.set_random_seed(training.seed)
     with devices.scope():
@@ -143,9 +147,7 @@ def main(*options: Options) -> None:
     student = distiller.student
     if given.device.rematerialize:
         rematerialize(student.encoder.blocks)
-    data = open_pretraining_input(
-        text, load_tokenizer(pair.teacher), training.train_batch_size
-    )
+    data = open_pretraining_input(text, tokenizer, training.train_batch_size)
     print(data.summary(), flush=True)
     # Made first, so that unfit text is refused before a folder is made for it.
     first = data.batches(training.seed)

@@ -88,6 +88,14 @@ def main(task_class: type[Task], *options: Options) -> None:
         InputError: an option or a file is not what was expected.
         RunError: training cannot continue.
     """
+    given = Given(*options)
+    folder = model_folder(given.start.model)
+    tokenizer = WordpieceTokenizer.from_folder(folder)
+    length = given.export.max_seq_length
+    if length:
+        check_length(folder, length, "--export_seq_length")
+
+    # TensorFlow is imported after what is wrong without it.
     from mobilebert_tf.mobile.stages import check_export, needs_calibration
     from mobilebert_tf.training.devices import open_devices
     from mobilebert_tf.training.fine_tuning import batch_widths
@@ -95,13 +103,7 @@ def main(task_class: type[Task], *options: Options) -> None:
     from mobilebert_tf.training.inference import Predictor
     from mobilebert_tf.training.model_card import write_model_folder
 
-    given = Given(*options)
     devices = open_devices(given.device, len(grid_points(given.tuning)))
-    folder = model_folder(given.start.model)
-    tokenizer = WordpieceTokenizer.from_folder(folder)
-    length = given.export.max_seq_length
-    if length:
-        check_length(folder, length, "--export_seq_length")
     actions = Actions(
         given.start.do_train,
         given.start.do_eval,

@@ -23,8 +23,6 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import scipy.special
-import scipy.stats
 from matplotlib import style
 from matplotlib.figure import Figure, SubFigure
 
@@ -143,6 +141,8 @@ class Demo:
         Returns:
             Text, library, the file's answer and its probability.
         """
+        from scipy.special import softmax
+
         from mobilebert_tf.mobile.runtime import TFLiteModel
         from mobilebert_tf.tasks.task import saved_label_names
 
@@ -155,7 +155,7 @@ class Demo:
         names = saved_label_names(folder)
         model = TFLiteModel(folder / "int8_qat.tflite")
         _, arrays = _encode(folder, [*texts.values()], model.max_seq_length)
-        probs = scipy.special.softmax(model.predict(arrays), axis=-1)
+        probs = softmax(model.predict(arrays), axis=-1)
         return [
             (text, library, names[row.argmax()], float(row.max()))
             for (library, text), row in zip(texts.items(), probs, strict=True)
@@ -193,6 +193,8 @@ class Demo:
 
     def draw_accuracies(self, figure: Figure | SubFigure) -> None:
         """Draws test accuracies with the 95 % interval of their examples."""
+        from scipy.stats import binomtest
+
         axes = figure.subplots()
         number = self.held_out["num_test"]
         for rows in zip(*self.seeds, strict=True):
@@ -200,9 +202,7 @@ class Demo:
             values = [100 * row["test_accuracy"] for row in rows]
             mean = statistics.fmean(values)
             right = round(mean / 100 * number)
-            low, high = scipy.stats.binomtest(right, number).proportion_ci(
-                method="wilson"
-            )
+            low, high = binomtest(right, number).proportion_ci(method="wilson")
             axes.barh(
                 *(name, mean, 0.65),
                 color=_COLORS.get(name, "#86b9dd"),

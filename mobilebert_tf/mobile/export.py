@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from mobilebert_tf.compat import muted
 from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.mobile.deployment import forward
@@ -36,7 +37,7 @@ from mobilebert_tf.mobile.rounding import (
     Exact,
     WeightRounding,
 )
-from mobilebert_tf.mobile.runtime import SIGNATURE, TFLiteModel, muted
+from mobilebert_tf.mobile.runtime import SIGNATURE, TFLiteModel
 from mobilebert_tf.mobile.tflite_file import (
     TextMetadata,
     add_metadata,

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
-import sklearn.metrics
 
 
 def classification_metrics(
@@ -32,6 +30,9 @@ def classification_metrics(
     Raises:
         ValueError: the arrays differ in length or are empty.
     """
+    # It takes a second to import, which --help would wait for.
+    import sklearn.metrics
+
     labels, predictions = _checked(labels, predictions)
     f1 = sklearn.metrics.f1_score(
         labels,
@@ -95,6 +96,8 @@ def regression_metrics(
     Raises:
         ValueError: the arrays differ in length, are empty or not finite.
     """
+    import scipy.stats
+
     labels, predictions = _checked(labels, predictions)
     # In float32 a large mean would swallow the differences.
     labels = labels.astype(np.float64)

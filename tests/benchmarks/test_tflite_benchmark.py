@@ -13,8 +13,9 @@ from benchmarks import instruments
 from benchmarks.tflite import benchmark, files, measurement
 from benchmarks.tflite.benchmark import open_file
 from benchmarks.tflite.measurement import MeasuredFile
+from mobilebert_tf.compat import muted
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.mobile.export import export, muted
+from mobilebert_tf.mobile.export import export
 from mobilebert_tf.mobile.folding import fold
 from tests import tiny
 

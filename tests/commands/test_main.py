@@ -1,6 +1,7 @@
 """`mobilebert NAME`: every command is found, and anything else is refused."""
 
 import importlib
+import json
 import subprocess
 import sys
 
@@ -36,21 +37,70 @@ def test_a_package_of_an_extra_is_named():
     )
 
 
-def test_help_and_unknown_names_need_no_tensorflow():
-    code = (
-        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
-        "from mobilebert_tf.commands.main import main; main()"
-    )
+# Runs command lines, each in a process, and prints how they ended.
+RUN_ALL = """
+import contextlib, importlib, io, json, multiprocessing, sys
+from mobilebert_tf.commands.main import COMMANDS, main
 
-    def run(*arguments):
-        return run_python(code, *arguments)
+def run(words):
+    sys.argv = ["mobilebert", *words]
+    out, error, code = io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            main()
+        except SystemExit as exit:
+            code = exit.code
+    heavy = {"tensorflow", "keras", "sklearn", "scipy", "huggingface_hub"}
+    found = sorted(heavy & {*sys.modules})
+    return code, out.getvalue(), error.getvalue(), found
 
-    assert run().stdout.startswith("usage: mobilebert NAME")
-    text = run("pretrain", "--help").stdout
-    assert "usage: mobilebert pretrain [flags]" in text
-    unknown = run("train")
-    assert unknown.returncode == 2
-    assert unknown.stderr.startswith("mobilebert: expected a command among pre")
+for module, _, _ in COMMANDS.values():
+    importlib.import_module(f"mobilebert_tf.commands.{module}")
+context = multiprocessing.get_context("fork")
+with context.Pool(2, maxtasksperchild=1) as pool:
+    print(json.dumps(pool.map(run, json.loads(sys.argv[1]), chunksize=1)))
+"""
+
+
+@pytest.fixture(scope="module")
+def light_ends(tmp_path_factory):
+    """How command lines ended, and which heavy packages each imported."""
+    folder = tmp_path_factory.mktemp("no_model")
+    needed = {
+        name: [
+            f"--{flag}={folder}/absent"
+            for flag in getattr(
+                importlib.import_module(f"mobilebert_tf.commands.{module}"),
+                attribute,
+            ).required
+        ]
+        for name, (module, attribute, _) in main.COMMANDS.items()
+    }
+    lines = {("NAME", "help"): []}
+    for name in main.COMMANDS:
+        lines[name, "help"] = [name, "--help"]
+        lines[name, "unknown"] = [name, *needed[name], "--nothing=1"]
+    for name in ("classify", "squad", "tag", "distill", "export"):
+        lines[name, "no model"] = [name, *needed[name]]
+    lines["pretrain", "value"] = ["pretrain", "--output_dir=x", "--seed=x"]
+    lines["pretrain", "bound"] = ["pretrain", "--output_dir=x", "--seed=-1"]
+    lines["pretrain", "argument"] = ["pretrain", "--output_dir=x", "nothing"]
+    lines["train", "unknown"] = ["train"]
+    done = run_python(RUN_ALL, json.dumps([*lines.values()]))
+    assert done.stdout, done.stderr
+    return dict(zip(lines, json.loads(done.stdout), strict=True))
+
+
+def test_help_and_refused_flags_import_nothing_heavy(light_ends):
+    for (name, kind), (code, text, error, heavy) in light_ends.items():
+        assert heavy == [], (name, kind)
+        if kind == "help":
+            assert f"usage: mobilebert {name} " in text
+            assert code in (0, None) and error == ""
+        else:
+            assert (code, text) == (2, ""), (name, kind)
+            (line,) = error.splitlines()
+            assert "mobilebert" in line, (name, kind)
 
 
 def test_the_command_line_can_be_typed_again(monkeypatch):

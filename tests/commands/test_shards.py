@@ -85,7 +85,6 @@ def start(arguments):
     return subprocess.Popen(
         arguments,
         cwd=REPOSITORY,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
