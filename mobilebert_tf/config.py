@@ -16,6 +16,8 @@ field, whose default is what the published weights need.
 import dataclasses
 import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file, read_json_object
@@ -23,12 +25,30 @@ from mobilebert_tf.presets import PRESETS
 
 # Inputs of every model, dataset and .tflite file, int32 [B, S] each.
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
+# Hugging Face's names of the same, which models accept as well.
+OTHER_INPUT_NAMES = {
+    "attention_mask": "input_mask",
+    "token_type_ids": "segment_ids",
+}
 
 ACTIVATIONS = ("relu", "relu6", "gelu", "gelu_erf", "tanh", "linear")
 NORMALIZATION_TYPES = ("no_norm", "layer_norm")
 ATTENTION_MASK_FORMS = ("additive", "multiply_add")
 _LARGEST_FLOAT = 3.4028234e38
+_MAX_UNNAMED = 100_000
 TRIGRAM_ORDERS = ("next_current_previous", "previous_current_next")
+
+
+def inputs_of(
+    batch: Mapping[str, Any], further: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Returns a model's inputs without the labels that a batch holds besides.
+
+    Args:
+        batch: all of `INPUT_NAMES`, and anything else.
+        further: other names to keep.
+    """
+    return {name: batch[name] for name in (*INPUT_NAMES, *further)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +203,46 @@ class MobileBertConfig:
             temporary.write_text(
                 json.dumps(values, indent=2, sort_keys=True) + "\n"
             )
+
+
+def label_names_of(config_file: str | os.PathLike, values: dict) -> list[str]:
+    """Returns the class names in the values of a folder's `config.json`.
+
+    Without names, Hugging Face numbers `num_labels` classes, by default two.
+
+    Raises:
+        InputError: they are not different texts numbered 0, 1, ...
+    """
+    names = values.get("id2label")
+    if names is None:
+        count = values.get("num_labels", 2)
+        is_count = isinstance(count, int) and 1 <= count <= _MAX_UNNAMED
+        if not is_count or isinstance(count, bool):
+            raise InputError(
+                config_file, "a number of classes", count, "num_labels"
+            )
+        return unnamed_labels(count)
+    if not isinstance(names, dict) or not names:
+        raise InputError(
+            config_file, "the names of the classes", names, place="id2label"
+        )
+    wanted = [str(index) for index in range(len(names))]
+    if sorted(names) != sorted(wanted):
+        raise InputError(
+            config_file, "keys 0, 1, ...", sorted(names), place="id2label"
+        )
+    names = [names[index] for index in wanted]
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or name in names[:index]:
+            raise InputError(
+                config_file, "different texts", repr(name), place="id2label"
+            )
+    return names
+
+
+def unnamed_labels(number: int) -> list[str]:
+    """Returns names for classes without names, as Hugging Face numbers them."""
+    return [f"LABEL_{index}" for index in range(number)]
 
 
 # Meaning of an absent key in google-research's dialect.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.distillation.objectives import (
     distillation_terms,
     transfer_terms,
@@ -154,15 +155,16 @@ class Distiller(keras.Model):
             raise ValueError("set_stage must be called first")
         soft_labels = self._distils and self.transfer_weights.soft_labels
         reads_teacher = self._transfers or soft_labels
+        read = inputs_of(inputs)
         student = self.student.encoder(
-            inputs,
+            read,
             training=bool(training) and not reads_teacher,
             num_blocks=self.stage.num_blocks,
         )
         teacher = None
         if reads_teacher:
             teacher = self.teacher.encoder(
-                inputs,
+                read,
                 training=False,
                 num_blocks=self._num_teacher_blocks(soft_labels),
             )

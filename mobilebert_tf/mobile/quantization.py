@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from mobilebert_tf import compat
-from mobilebert_tf.config import INPUT_NAMES
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.calibration import Range, usable_ranges
 from mobilebert_tf.mobile.deployment import forward
@@ -135,7 +135,7 @@ def train_quantized(
     variables = quantized.trainable_variables
 
     def compute_loss(batch):
-        inputs = {name: batch[name] for name in INPUT_NAMES}
+        inputs = inputs_of(batch)
         taught = tf.nest.map_structure(
             tf.stop_gradient, model(inputs, training=False)
         )

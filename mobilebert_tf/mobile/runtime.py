@@ -6,27 +6,33 @@ ignores a zero point on the right side of a batch product. Nothing here needs
 TensorFlow.
 """
 
-import contextlib
 import os
 import statistics
-import sys
-import tempfile
 import time
-import warnings
-from collections.abc import Iterable, Iterator
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from mobilebert_tf.compat import muted
 from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.modeling.inputs import read_inputs
 
 # A .tflite flatbuffer has this identifier at byte 4.
 _IDENTIFIER = b"TFL3"
 
+# In the ZIP archive behind a model with metadata.
+VOCAB_FILE, LABELS_FILE = "vocab.txt", "labels.txt"
+
 # The signature of the longest sequences.
 SIGNATURE = "serving_default"
+
+# What the inputs must be below; the file does not name its tables' sizes.
+_BOUNDS = {"input_ids": 2**31, "input_mask": 2, "segment_ids": 2**31}
 
 # TFLITE_XNNPACK_DELEGATE_FLAG_FORCE_FP16 of XNNPACK's delegate.
 _FORCE_FLOAT16 = 4
@@ -78,14 +84,13 @@ class TFLiteModel:
 
     def predict(
         self,
-        inputs: dict[str, np.ndarray] | Iterable[dict[str, np.ndarray]],
+        inputs: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]],
     ) -> np.ndarray | dict[str, np.ndarray]:
         """Runs every example, one at a time, as a phone does.
 
         Args:
-            inputs: arrays [N, S] by input name, in any order, or an iterable
-                of such batches. Other entries (labels) are ignored. S is one
-                of `lengths`.
+            inputs: arrays [N, S] by input name, ours or Hugging Face's, or
+                an iterable of such batches. S is one of `lengths`.
 
         Returns:
             The output, [N, ...]; for a file with several outputs, a dict of
@@ -93,9 +98,10 @@ class TFLiteModel:
 
         Raises:
             ValueError: if there are no sequences, or inputs that are missing,
-                of another shape, not whole numbers or outside the tables.
+                unknown, of another shape, not whole numbers or outside the
+                tables.
         """
-        batches = [inputs] if isinstance(inputs, dict) else inputs
+        batches = [inputs] if isinstance(inputs, Mapping) else inputs
         outputs = [
             self._run(example)
             for batch in batches
@@ -104,6 +110,24 @@ class TFLiteModel:
         if not outputs:
             raise ValueError("there is no example to predict")
         return _stack(outputs)
+
+    def packed_lines(self) -> dict[str, list[str]]:
+        """Returns the lines of the text files in the file's metadata, by name.
+
+        Raises:
+            InputError: the metadata is damaged.
+        """
+        if not zipfile.is_zipfile(self.path):
+            return {}
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return {
+                    name: archive.read(name).decode().split("\n")[:-1]
+                    for name in (VOCAB_FILE, LABELS_FILE)
+                    if name in archive.namelist()
+                }
+        except (zipfile.BadZipFile, UnicodeDecodeError, zlib.error) as error:
+            raise InputError(self.path, "whole metadata", error) from error
 
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of one example's outputs at the longest length."""
@@ -125,39 +149,20 @@ class TFLiteModel:
                 f"Received values up to {found}"
             ) from error
 
-    def _checked(self, batch: dict) -> list[dict[str, np.ndarray]]:
+    def _checked(self, batch: Mapping) -> list[dict[str, np.ndarray]]:
         """Returns the examples of a batch, int32 [1, S] by name."""
-        missing = [name for name in INPUT_NAMES if name not in batch]
-        if missing:
+        read = read_inputs(batch, _BOUNDS, required=INPUT_NAMES)
+        arrays = {name: np.asarray(read[name], np.int32) for name in read}
+        number, length = arrays["input_ids"].shape
+        if length not in self._runners:
+            known = " or ".join(map(str, self.lengths))
             raise ValueError(
-                f"inputs must hold {', '.join(INPUT_NAMES)}. "
-                f"Missing: {', '.join(missing)}"
+                f"sequences must be {known} long, as {self.path} was exported. "
+                f"Received: {length}"
             )
-        arrays = {name: np.asarray(batch[name]) for name in INPUT_NAMES}
-        shape = arrays["input_ids"].shape
-        for name, values in arrays.items():
-            if values.ndim != 2 or values.shape[1] not in self._runners:
-                known = " or ".join(map(str, self.lengths))
-                raise ValueError(
-                    f"{name} must be [N, S], S {known} long, as {self.path} "
-                    f"was exported. Received: {list(values.shape)}"
-                )
-            if values.shape != shape:
-                raise ValueError(
-                    f"{name} must have the shape of input_ids, {list(shape)}. "
-                    f"Received: {list(values.shape)}"
-                )
-            whole = values.astype(np.int32)
-            if not np.array_equal(whole, values) or (whole < 0).any():
-                raise ValueError(
-                    f"{name} must be whole numbers from 0 to 2^31 - 1. "
-                    f"Received: {values.min()} to {values.max()}, "
-                    f"{values.dtype}"
-                )
-            arrays[name] = whole
         return [
             {name: values[row : row + 1] for name, values in arrays.items()}
-            for row in range(shape[0])
+            for row in range(number)
         ]
 
     def latency_ms(self, repeats: int = 50, length: int | None = None) -> float:
@@ -251,17 +256,20 @@ def open_interpreter(path: Path, num_threads: int) -> Interpreter:
             needs kernels that the interpreter lacks.
     """
     content = read_tflite(path)
-    try:
-        interpreter = Interpreter(
-            model_content=content, num_threads=num_threads
-        )
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        expected = "a whole .tflite file"
-        if "custom op" in str(error):
-            expected = "a .tflite file of LiteRT's own operations"
-        raise InputError(path, expected, error) from error
-    return interpreter
+    # LiteRT names its delegate, and repeats its errors.
+    with muted():
+        try:
+            interpreter = Interpreter(
+                model_content=content, num_threads=num_threads
+            )
+            interpreter.allocate_tensors()
+            return interpreter
+        except (ValueError, RuntimeError) as error:
+            problem = error
+    expected = "a whole .tflite file"
+    if "custom op" in str(problem):
+        expected = "a .tflite file of LiteRT's own operations"
+    raise InputError(path, expected, problem) from problem
 
 
 def read_tflite(path: Path) -> bytes:
@@ -277,25 +285,3 @@ def read_tflite(path: Path) -> bytes:
     if content[4:8] != _IDENTIFIER:
         raise InputError(path, "a .tflite file", "another kind of file")
     return content
-
-
-@contextlib.contextmanager
-def muted() -> Iterator[None]:
-    """Holds back stderr, C++ included, and shows it only after a failure."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    has_failed = True
-    with tempfile.TemporaryFile() as log, warnings.catch_warnings():
-        # The converter calibrates with the interpreter that it warns against.
-        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter")
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-            has_failed = False
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            if has_failed:
-                log.seek(0)
-                sys.stderr.write(log.read().decode(errors="replace"))

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.special
 import tensorflow as tf
 
-from mobilebert_tf.config import INPUT_NAMES
+from mobilebert_tf.config import INPUT_NAMES, inputs_of
 from mobilebert_tf.data.batches import array_batches
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.calibration import (
@@ -368,8 +368,8 @@ def float16_error(path: Path, task: Task) -> float:
     """
     splits = task.labelled("dev") or list(task.splits)
     inputs = {
-        name: task.splits[splits[0]][name][:_NUM_IN_FLOAT16]
-        for name in INPUT_NAMES
+        name: array[:_NUM_IN_FLOAT16]
+        for name, array in inputs_of(task.splits[splits[0]]).items()
     }
     exact, found = (
         np.concatenate([np.ravel(part) for part in tf.nest.flatten(outputs)])

@@ -22,7 +22,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from mobilebert_tf.mobile.folding import FEATURES, SEQUENCES, SPANS, Folded
-from mobilebert_tf.mobile.runtime import SIGNATURE
+from mobilebert_tf.mobile.runtime import LABELS_FILE, SIGNATURE, VOCAB_FILE
 
 # Data of a tensor begin at a multiple of this, as the format requires.
 _ALIGNMENT = 16
@@ -31,7 +31,6 @@ _ENTRY = b"TFLITE_METADATA"
 _IDENTIFIER = b"M001"
 # The first version whose parsers know tokenizers.
 _MIN_PARSER_VERSION = "1.1.0"
-_VOCAB_FILE, _LABELS_FILE = "vocab.txt", "labels.txt"
 
 # What the Task Library's question answerer was compiled for.
 ANSWERER_LENGTH = 384
@@ -208,9 +207,9 @@ class TextMetadata:
 
     def files(self) -> dict[str, bytes]:
         """Returns the archive's files by name, one piece or label per line."""
-        files = {_VOCAB_FILE: self.vocabulary}
+        files = {VOCAB_FILE: self.vocabulary}
         if self.label_names:
-            files[_LABELS_FILE] = self.label_names
+            files[LABELS_FILE] = self.label_names
         return {
             name: "".join(f"{line}\n" for line in lines).encode()
             for name, lines in files.items()
@@ -301,7 +300,7 @@ def _flatbuffer(
     and its value.
     """
     vocab_file = {
-        0: _VOCAB_FILE,
+        0: VOCAB_FILE,
         1: "Vocabulary of the tokenizer.",
         2: _VOCABULARY,
     }
@@ -348,7 +347,7 @@ def _output(name: str, metadata: TextMetadata) -> dict:
         tensor[5] = {0: [1.0], 1: [0.0]}
     if metadata.label_names and name == "probabilities":
         labels = {
-            0: _LABELS_FILE,
+            0: LABELS_FILE,
             1: "Labels for categories that the model can recognize.",
             2: _AXIS_LABELS,
         }

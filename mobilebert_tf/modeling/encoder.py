@@ -36,9 +36,6 @@ class MobileBertEmbeddings(ConfiguredLayer):
     Returns:
         [B, S, D].
 
-    Raises:
-        ValueError: S exceeds `max_position_embeddings`.
-
     Reference:
         Sun et al. 2020, section 3.4.
     """
@@ -99,17 +96,11 @@ class MobileBertEmbeddings(ConfiguredLayer):
 
     def _positions(self, input_ids):
         length = input_ids.shape[1]
-        longest = self.config.max_position_embeddings
         if length is None:  # TensorFlow; too many tokens fail in the sum
             return self.position_embeddings[: ops.shape(input_ids)[1]]
         if not isinstance(length, int):  # a symbol of JAX's shape inference
             rows = ops.arange(length)
             return ops.take(self.position_embeddings, rows, axis=0)
-        if length > longest:
-            raise ValueError(
-                f"sequences must have at most {longest} tokens "
-                f"(max_position_embeddings). Received: {length}"
-            )
         return self.position_embeddings[:length]
 
     def _with_neighbours(self, words):
@@ -151,7 +142,8 @@ class MobileBertEncoder(PretrainedModel):
     Call arguments:
         inputs: a dict with `input_ids` [B, S] and, optionally, `input_mask`
             [B, S] (1 for real tokens; all ones when absent) and `segment_ids`
-            [B, S] (zeros when absent). Other entries are ignored.
+            [B, S] (zeros when absent), or Hugging Face's `attention_mask` and
+            `token_type_ids`.
         num_blocks: number of blocks to run, from below; None runs all.
 
     Returns:
@@ -159,8 +151,9 @@ class MobileBertEncoder(PretrainedModel):
         feature map that was computed.
 
     Raises:
-        ValueError: the dtype policy is float16, a sequence is longer than the
-            position table, or there are fewer than `num_blocks` blocks.
+        ValueError: the dtype policy is float16, the inputs do not fit, a
+            sequence is longer than the position table, or there are fewer
+            than `num_blocks` blocks.
 
     Example:
         >>> config = MobileBertConfig.from_preset("mobilebert_small")

@@ -12,14 +12,19 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
 
-from mobilebert_tf.config import MobileBertConfig, read_json_object
+from mobilebert_tf.config import (
+    INPUT_NAMES,
+    MobileBertConfig,
+    read_json_object,
+)
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.hub import unpickling_command
+from mobilebert_tf.modeling.inputs import read_inputs
 from mobilebert_tf.modeling.weight_names import (
     REDUNDANT,
     TIED,
@@ -52,19 +57,86 @@ _MAX_PROBLEMS_SHOWN = 8
 class PretrainedModel(keras.Model):
     """A Keras model with a config, which is read from and written to folders.
 
+    However it is called, its inputs pass `read_inputs`: they may have our
+    names or Hugging Face's, and `call` gets them by ours.
+
     Attributes:
         architecture: Hugging Face's name of the class.
         has_label_names: whether the class is constructed with `label_names`,
             the names of its classes, which `config.json` then holds.
+        further_inputs: names of inputs besides `INPUT_NAMES`.
+        input_axes: axes of `INPUT_NAMES`.
     """
 
-    architecture: str
-    has_label_names = False
+    architecture: ClassVar[str]
+    has_label_names: ClassVar[bool] = False
+    further_inputs: ClassVar[tuple[str, ...]] = ()
+    input_axes: ClassVar[str] = "BS"
 
     def __init__(self, config: MobileBertConfig, **kwargs):
         # Autocasting would round ids that arrive as floats to bfloat16.
         super().__init__(autocast=False, **kwargs)
         self.config = config
+
+    def __call__(self, inputs, *args, **kwargs):
+        return super().__call__(self._read(inputs), *args, **kwargs)
+
+    def stateless_call(
+        self, trainable_variables, non_trainable_variables, inputs, **kwargs
+    ):
+        # How Keras trains on JAX, past `__call__`.
+        return super().stateless_call(
+            trainable_variables,
+            non_trainable_variables,
+            self._read(inputs),
+            **kwargs,
+        )
+
+    def fit(self, x=None, *args, **kwargs):
+        return super().fit(self._read_arrays(x), *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        return super().evaluate(self._read_arrays(x), *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        return super().predict(self._read_arrays(x), *args, **kwargs)
+
+    def export(
+        self, filepath, format="tf_saved_model", input_signature=None, **kwargs
+    ):
+        """Exports as Keras does; by default for any batch size and length."""
+        shape = (None,) * len(self.input_axes)
+        default = {
+            name: keras.InputSpec(shape=shape, dtype="int32", name=name)
+            for name in INPUT_NAMES
+        }
+        super().export(
+            filepath,
+            format,
+            input_signature=input_signature or [default],
+            **kwargs,
+        )
+
+    def _read_arrays(self, x):
+        """Reads arrays, before Keras batches them; a dataset's come later."""
+        return self._read(x) if isinstance(x, Mapping) else x
+
+    def _read(self, inputs) -> dict[str, Any]:
+        config = self.config
+        longest = config.max_position_embeddings
+        bounds = {
+            "input_ids": config.vocab_size,
+            "input_mask": 2,
+            "segment_ids": config.type_vocab_size,
+        } | dict.fromkeys(self.further_inputs)
+        read = read_inputs(inputs, bounds, axes=self.input_axes)
+        length = read["input_ids"].shape[-1]
+        if isinstance(length, int) and not 1 <= length <= longest:
+            raise ValueError(
+                f"sequences must have 1 to {longest} tokens "
+                f"(max_position_embeddings). Received: {length}"
+            )
+        return read
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs) -> Self:
@@ -76,7 +148,8 @@ class PretrainedModel(keras.Model):
 
         Args:
             name_or_path: see `hub.model_folder`.
-            **kwargs: arguments of the class besides its config.
+            **kwargs: arguments of the class besides its config; for
+                `label_names` also `num_labels`, their number.
 
         Raises:
             InputError: see `load`.

@@ -9,7 +9,12 @@ from pathlib import Path
 import keras
 
 from mobilebert_tf import compat
-from mobilebert_tf.config import MobileBertConfig, read_json_object
+from mobilebert_tf.config import (
+    MobileBertConfig,
+    label_names_of,
+    read_json_object,
+    unnamed_labels,
+)
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.modeling import models
@@ -25,7 +30,6 @@ from mobilebert_tf.modeling.weight_names import HEADS, WITH_MASKED_LM
 # A config may have this many blocks more than the weights before it is refused
 # unbuilt; with fewer, the missing tensors are listed.
 _DEPTH_TOLERANCE = 24
-_MAX_UNNAMED = 100_000
 NO_POOLER = "no pooler in the weights: pooled_output is the raw [CLS] vector"
 
 MODEL_CLASSES: dict[str, type[PretrainedModel]] = {
@@ -120,6 +124,7 @@ def _check_depth(config_file: Path, config: MobileBertConfig, tensors) -> None:
 def load(
     name_or_path: str | os.PathLike,
     dtype_of: Callable[[keras.Variable], str] | None = None,
+    **unknown,
 ) -> PretrainedModel:
     """Returns the model of a folder, as the class that was saved.
 
@@ -127,11 +132,19 @@ def load(
         name_or_path: a folder or a name on the hub (see `hub.model_folder`).
         dtype_of: returns the dtype to hold a variable in, to which it is
             rounded as it is read; by default the dtype policy decides.
+        **unknown: refused, with the function that takes labels.
 
     Raises:
         InputError: there is no such model, a file is missing or unreadable,
             or it does not hold exactly the tensors of its config.
     """
+    if unknown:
+        raise TypeError(
+            "load returns the model that was saved and takes no "
+            f"{', '.join(unknown)}. For a new head: MobileBertForSequence"
+            f"Classification.from_pretrained({os.fspath(name_or_path)!r}, "
+            "num_labels=2), or label_names=[...]"
+        )
     folder = model_folder(name_or_path)
     saved = saved_model(folder)
     if saved.changes:
@@ -143,6 +156,8 @@ def from_pretrained(
     model_class: type[PretrainedModel], name_or_path, **kwargs
 ) -> PretrainedModel:
     """See `PretrainedModel.from_pretrained`."""
+    if model_class.has_label_names and "num_labels" in kwargs:
+        kwargs["label_names"] = unnamed_labels(kwargs.pop("num_labels"))
     folder = model_folder(name_or_path)
     saved = saved_model(folder)
     fits = saved.architecture == model_class.architecture
@@ -199,41 +214,6 @@ def _architecture_with_heads(tensors: Collection[str]) -> str | None:
         and with_masked_lm == (architecture in WITH_MASKED_LM)
     ]
     return fitting[0] if len(fitting) == 1 else None
-
-
-def label_names_of(config_file: Path, values: dict) -> list[str]:
-    """Returns the class names in the values of a folder's `config.json`.
-
-    Without names, Hugging Face numbers `num_labels` classes, by default two.
-
-    Raises:
-        InputError: they are not different texts numbered 0, 1, ...
-    """
-    names = values.get("id2label")
-    if names is None:
-        count = values.get("num_labels", 2)
-        is_count = isinstance(count, int) and 1 <= count <= _MAX_UNNAMED
-        if not is_count or isinstance(count, bool):
-            raise InputError(
-                config_file, "a number of classes", count, "num_labels"
-            )
-        return [f"LABEL_{index}" for index in range(count)]
-    if not isinstance(names, dict) or not names:
-        raise InputError(
-            config_file, "the names of the classes", names, place="id2label"
-        )
-    wanted = [str(index) for index in range(len(names))]
-    if sorted(names) != sorted(wanted):
-        raise InputError(
-            config_file, "keys 0, 1, ...", sorted(names), place="id2label"
-        )
-    names = [names[index] for index in wanted]
-    for index, name in enumerate(names):
-        if not isinstance(name, str) or name in names[:index]:
-            raise InputError(
-                config_file, "different texts", repr(name), place="id2label"
-            )
-    return names
 
 
 def _build_with_weights(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from mobilebert_tf.config import INPUT_NAMES, MobileBertConfig
+from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
 from mobilebert_tf.modeling.folder import PretrainedModel
 from mobilebert_tf.modeling.layers import (
@@ -160,9 +160,17 @@ class _TaskModel(PretrainedModel):
 class _MaskedLMModel(_TaskModel):
     """A task model with `masked_lm` among its heads."""
 
+    further_inputs = ("masked_lm_positions",)
+
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)
         self.masked_lm = MaskedLMHead(config, name="masked_lm")
+
+    def call(self, inputs, training=None):
+        inputs = dict(inputs)
+        positions = inputs.pop("masked_lm_positions", None)
+        outputs = self.encoder(inputs, training=training)
+        return self.heads(outputs, positions, training)
 
     def _masked_lm_logits(self, outputs, masked_lm_positions):
         """Returns float32 logits, [B, P, V] or [B, S, V]."""
@@ -195,10 +203,6 @@ class MobileBertForPretraining(_MaskedLMModel):
         self.next_sentence = ProjectionHead(config, 2, name="next_sentence")
         self.build()
 
-    def call(self, inputs, training=None):
-        outputs = self.encoder(inputs, training=training)
-        return self.heads(outputs, inputs.get("masked_lm_positions"), training)
-
     def heads(self, outputs, masked_lm_positions=None, training=None) -> dict:
         """Applies both heads to an `EncoderOutput`."""
         return {
@@ -229,11 +233,9 @@ class MobileBertForMaskedLM(_MaskedLMModel):
         super().__init__(config, name=name, **kwargs)
         self.build()
 
-    def call(self, inputs, training=None):
-        outputs = self.encoder(inputs, training=training)
-        return self._masked_lm_logits(
-            outputs, inputs.get("masked_lm_positions")
-        )
+    def heads(self, outputs, masked_lm_positions=None, training=None):
+        """Applies the head to an `EncoderOutput`."""
+        return self._masked_lm_logits(outputs, masked_lm_positions)
 
 
 @keras.saving.register_keras_serializable(package="mobilebert_tf")
@@ -346,6 +348,7 @@ class MobileBertForMultipleChoice(_TaskModel):
     """
 
     architecture = "MobileBertForMultipleChoice"
+    input_axes = "BCS"
 
     def __init__(self, config, name="multiple_choice", **kwargs):
         super().__init__(config, name=name, **kwargs)
@@ -357,9 +360,8 @@ class MobileBertForMultipleChoice(_TaskModel):
     def call(self, inputs, training=None):
         shape = ops.shape(inputs["input_ids"])  # [B, C, S]
         flat = {
-            name: ops.reshape(inputs[name], (-1, shape[-1]))
-            for name in INPUT_NAMES
-            if name in inputs
+            name: ops.reshape(values, (-1, shape[-1]))
+            for name, values in inputs.items()
         }
         logits = self.logits(self.encoder(flat, training=training), training)
         return ops.reshape(logits, (-1, shape[1]))

@@ -20,7 +20,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mobilebert_tf.config import INPUT_NAMES, MobileBertConfig, read_json_object
+from mobilebert_tf.config import (
+    INPUT_NAMES,
+    MobileBertConfig,
+    inputs_of,
+    label_names_of,
+    read_json_object,
+)
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import Options, option
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
@@ -321,7 +327,7 @@ class Task(abc.ABC):
             f"{split}_{name}": value
             for split in self.labelled(prefix)
             for name, value in self.metrics(
-                predict(self.splits[split]), split
+                predict(inputs_of(self.splits[split])), split
             ).items()
         }
 
@@ -344,8 +350,6 @@ def saved_label_names(folder: str | os.PathLike) -> tuple[str, ...]:
     Raises:
         InputError: they are malformed.
     """
-    from mobilebert_tf.modeling.load import label_names_of
-
     path = Path(folder) / CONFIG_FILE
     return tuple(label_names_of(path, read_json_object(path)))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import keras
 import numpy as np
 
-from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.config import MobileBertConfig, inputs_of
 from mobilebert_tf.distillation.distiller import Distiller, check_pair
 from mobilebert_tf.distillation.initialization import copy_from_teacher
 from mobilebert_tf.distillation.schedule import (
@@ -183,8 +183,8 @@ def sentence_inputs(batch: Mapping) -> dict[str, np.ndarray]:
     """Returns encoder inputs of a batch's first sequence, [1, S]."""
     length = min(int(np.sum(batch["input_mask"][0])), _LONGEST)
     return {
-        name: np.asarray(batch[name])[:1, :length]
-        for name in ("input_ids", "input_mask", "segment_ids")
+        name: np.asarray(values)[:1, :length]
+        for name, values in inputs_of(batch).items()
     }
 
 

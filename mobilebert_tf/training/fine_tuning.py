@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.data.batches import training_batches
 from mobilebert_tf.distillation.losses import feature_map_transfer_loss
 from mobilebert_tf.errors import InputError
@@ -84,14 +85,17 @@ def training_loss(
             width or number of blocks.
     """
     if teacher is None:
-        return lambda batch: task.terms(student(batch, training=True), batch)
+        return lambda batch: task.terms(
+            student(inputs_of(batch), training=True), batch
+        )
     if weights.feature_maps:
         _check_feature_maps(student, teacher)
 
     def compute_loss(batch):
-        ours = student.encoder(batch, training=True)
+        inputs = inputs_of(batch)
+        ours = student.encoder(inputs, training=True)
         outputs = student.logits(ours, training=True)
-        theirs = teacher.encoder(batch, training=False)
+        theirs = teacher.encoder(inputs, training=False)
         teacher_outputs = tf.nest.map_structure(
             ops.stop_gradient, teacher.logits(theirs, training=False)
         )

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.config import INPUT_NAMES
+from mobilebert_tf.config import INPUT_NAMES, inputs_of
 from mobilebert_tf.data.batches import BUCKET_LENGTHS, evaluation_batches
 
 
@@ -54,7 +54,7 @@ class Predictor:
             question answerer. Where an example's batch was narrower than S,
             the positions beyond are 0.
         """
-        inputs = {name: arrays[name] for name in INPUT_NAMES}
+        inputs = inputs_of(arrays)
         number, length = inputs["input_ids"].shape
 
         def zeros(spec):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.data.stream import PretrainingInput
 from mobilebert_tf.modeling.folder import load_weights
 from mobilebert_tf.modeling.losses import masked_lm_loss, next_sentence_loss
@@ -26,7 +27,8 @@ def pretraining_loss(
     """Returns a function that maps a batch to `loss` and its two terms."""
 
     def compute_loss(batch):
-        outputs = model(batch, training=True)
+        inputs = inputs_of(batch, model.further_inputs)
+        outputs = model(inputs, training=True)
         terms = {
             "masked_lm_loss": masked_lm_loss(
                 outputs["masked_lm_logits"],
@@ -114,7 +116,8 @@ class HeldOutText:
 
 def _evaluation_sums(model: MobileBertForPretraining, batch: dict) -> tf.Tensor:
     """Returns a batch's numerators and denominators of the means."""
-    outputs = model(batch, training=False)
+    inputs = inputs_of(batch, model.further_inputs)
+    outputs = model(inputs, training=False)
     words, pairs = outputs["masked_lm_logits"], outputs["next_sentence_logits"]
     ids, weights = batch["masked_lm_ids"], batch["masked_lm_weights"]
     labels = batch["next_sentence_labels"][:, 0]

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.distillation import losses, objectives
 from mobilebert_tf.distillation.distiller import Distiller, check_pair
 from mobilebert_tf.distillation.schedule import (
@@ -50,7 +51,10 @@ def watch(pair, monkeypatch, shapes=None):
 def test_transfer_loss_is_the_weighted_sum_over_the_block(pair, batch):
     pair.set_stage(TRANSFER_SECOND)
     terms = floats(pair(batch))
-    student, teacher = pair.student.encoder(batch), pair.teacher.encoder(batch)
+    inputs = inputs_of(batch)
+    student, teacher = (
+        model.encoder(inputs) for model in (pair.student, pair.teacher)
+    )
     maps = student.feature_maps[2], teacher.feature_maps[2]
     logits = student.attention_logits[1], teacher.attention_logits[1]
     mask = batch["input_mask"]
@@ -130,7 +134,7 @@ def test_the_plain_feature_map_loss_alone(pair, batch):
     terms = plain(batch)
     assert set(terms) == {"loss", "feature_map_transfer_loss_block_01"}
     ours, theirs = (
-        np.asarray(model.encoder(batch).feature_maps[2])
+        np.asarray(model.encoder(inputs_of(batch)).feature_maps[2])
         for model in (pair.student, pair.teacher)
     )
     real = batch["input_mask"].astype(bool)
@@ -180,10 +184,11 @@ def test_the_teacher_has_no_dropout(batch):
     """Its soft labels are those of inference, whatever `training` is."""
     pair = Distiller(pairs.student(), pairs.teacher(hidden_dropout_prob=0.1))
     pair.set_stage(DISTIL)
+    inputs = inputs_of(batch, pair.student.further_inputs)
     calm, wild = (
         losses.masked_lm_distillation_loss(
-            pair.student(batch)["masked_lm_logits"],
-            pair.teacher(batch, training=training)["masked_lm_logits"],
+            pair.student(inputs)["masked_lm_logits"],
+            pair.teacher(inputs, training=training)["masked_lm_logits"],
             batch["masked_lm_weights"],
         )
         for training in (False, True)
@@ -235,7 +240,7 @@ def test_padding_does_not_count(pair, batch):
         batch["input_mask"] == 1, batch["segment_ids"], 1
     ).astype("int32")
     maps = [
-        np.asarray(pair.student.encoder(inputs).feature_maps[2])
+        np.asarray(pair.student.encoder(inputs_of(inputs)).feature_maps[2])
         for inputs in (batch, changed)
     ]
     assert np.abs(maps[0] - maps[1]).max() > 0.1

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.distillation.initialization import (
     copy_from_teacher,
     match_embedding_norm,
@@ -69,7 +70,7 @@ def test_the_matched_norm_is_the_teachers_with_its_average_statistics(
     batch["input_ids"][batch["input_mask"] == 0] = 7
 
     def first_map(model):
-        outputs = model.encoder(batch, num_blocks=0)
+        outputs = model.encoder(inputs_of(batch), num_blocks=0)
         return np.asarray(outputs.sequence_output, "float64")
 
     raw = first_map(pair.student)  # A new NoNorm is the identity.

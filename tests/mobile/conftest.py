@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.mobile.calibration import calibrate
 from mobilebert_tf.mobile.equalization import equalize
 from mobilebert_tf.mobile.export import export
@@ -26,10 +27,6 @@ LENGTH = 20
 
 def take(arrays, rows) -> dict[str, np.ndarray]:
     return {name: array[rows] for name, array in arrays.items()}
-
-
-def inputs_of(arrays) -> dict[str, np.ndarray]:
-    return {name: rows for name, rows in arrays.items() if name != "labels"}
 
 
 def counting_examples(num: int, rng) -> dict[str, np.ndarray]:

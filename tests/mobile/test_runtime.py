@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mobilebert_tf.config import INPUT_NAMES, inputs_of
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from tests.mobile.conftest import LENGTH, take
@@ -15,7 +16,7 @@ from tests.mobile.conftest import LENGTH, take
 def test_batches_and_arrays_give_the_same(files, test_arrays):
     model = TFLiteModel(files["int8"], num_threads=2)
     assert model.max_seq_length == LENGTH
-    rows = take(test_arrays, slice(0, 10))
+    rows = inputs_of(take(test_arrays, slice(0, 10)))
     batches = [take(rows, slice(0, 7)), take(rows, slice(7, 10))]
     whole = model.predict(rows)
     assert whole.shape == (10, 2)
@@ -52,10 +53,15 @@ def test_latency_is_a_median_in_milliseconds(files, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda ids: {"input_ids": ids[:, :-1]}, f"{LENGTH} long"),
-        (lambda ids: {"input_ids": ids[0]}, r"must be \[N, S\]"),
-        (lambda ids: {"input_mask": ids[:1]}, "the shape of input_ids"),
+        (
+            lambda ids: dict.fromkeys(INPUT_NAMES, ids[:, 1:] * 0),
+            f"{LENGTH} long",
+        ),
+        (lambda ids: {"input_ids": ids[0]}, r"must be \[B, S\]"),
+        (lambda ids: {"input_mask": ids[:1] * 0}, r"input_mask must be \[B=2"),
         (lambda ids: {"input_ids": ids + 0.5}, "input_ids must be whole"),
+        (lambda ids: {"attention_mask": ids}, "input_mask must be given once"),
+        (lambda ids: {"labels": ids[:, 0]}, "Received: labels"),
         (lambda ids: {"input_ids": ids - 2}, "Received: -2 to "),
         (
             lambda ids: {"input_ids": ids.astype("int64") + 2**32},
@@ -68,7 +74,7 @@ def test_inputs_that_a_file_cannot_take_are_named(
     change, message, files, test_arrays
 ):
     model = TFLiteModel(files["float32"])
-    rows = take(test_arrays, slice(2))
+    rows = inputs_of(take(test_arrays, slice(2)))
     with pytest.raises(ValueError, match=message):
         model.predict(rows | change(rows["input_ids"]))
 

@@ -45,14 +45,15 @@ def export(model, task, folder, kinds, quantization=QUANTIZATION, **options):
 def test_files_get_the_metrics_of_the_float_model(exported, task, trained):
     folder, scores = exported
     dev = task.splits["dev"]
-    decisions = trained(inputs_of(dev)).numpy().argmax(1)
+    inputs = inputs_of(dev)
+    decisions = trained(inputs).numpy().argmax(1)
     wanted = float((decisions == dev["labels"]).mean())
     assert list(scores) == list(KINDS)
     assert 0.0 < scores["float32"]["fp16_error"] < 0.02
     assert scores["float32"]["dev_accuracy"] == wanted
     for kind, row in scores.items():
         path = folder / f"{kind}.tflite"
-        found = TFLiteModel(path).predict(dev).argmax(1) == dev["labels"]
+        found = TFLiteModel(path).predict(inputs).argmax(1) == dev["labels"]
         assert row["dev_accuracy"] == found.mean()
         assert row["megabytes"] == path.stat().st_size / 1e6
         assert row["latency_ms"] > 0.0
@@ -67,9 +68,9 @@ def test_training_moves_the_weights_and_only_there(exported, task):
     folder, _ = exported
     assert (folder / "int8_qat_training" / "metrics.jsonl").exists()
     assert not (folder / "int8_training").exists()
+    inputs = inputs_of(task.splits["dev"])
     float32, int8, trained = (
-        TFLiteModel(folder / f"{kind}.tflite").predict(task.splits["dev"])
-        for kind in KINDS
+        TFLiteModel(folder / f"{kind}.tflite").predict(inputs) for kind in KINDS
     )
     assert 0 < np.abs(int8 - trained).max() < 2.0 * np.abs(float32).max()
     assert np.abs(float32 - int8).max() < 0.2 * np.abs(float32).max()
@@ -148,8 +149,9 @@ def test_packed_files_are_scored_by_their_probabilities(
     accuracy = exported[1]["float32"]["dev_accuracy"]
     assert scores["float32"]["dev_accuracy"] == accuracy
     dev = task.splits["dev"]
-    found = TFLiteModel(tmp_path / "float32.tflite").predict(dev)
-    logits = trained(inputs_of(dev)).numpy()
+    inputs = inputs_of(dev)
+    found = TFLiteModel(tmp_path / "float32.tflite").predict(inputs)
+    logits = trained(inputs).numpy()
     np.testing.assert_allclose(found, wanted(logits, axis=-1), atol=1e-5)
     with zipfile.ZipFile(tmp_path / "float32.tflite") as archive:
         assert archive.read("labels.txt").split() == [b"b", b"a"]

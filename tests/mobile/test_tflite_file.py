@@ -50,7 +50,7 @@ def test_each_length_has_a_signature_of_its_own(several, model, rng):
         np.testing.assert_array_equal(
             runtime.predict(turned), runtime.predict(batch)
         )
-    with pytest.raises(ValueError, match="S 8 or 12 or 24 long"):
+    with pytest.raises(ValueError, match="8 or 12 or 24 long"):
         runtime.predict(tiny.batch(rng, (10,)))
 
 

@@ -244,3 +244,12 @@ def test_another_head_is_new(folder, build, keywords):
         assert not np.isin(
             numpy(model.head.dense.kernel), numpy(saved.head.dense.kernel)
         ).any()
+
+
+def test_a_number_of_labels_is_for_new_heads(folder):
+    model = mb.MobileBertForTokenClassification.from_pretrained(
+        folder, num_labels=4
+    )
+    assert model.label_names == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
+    with pytest.raises(TypeError, match=r"takes no num_labels. .*from_pre"):
+        mb.load(folder, num_labels=2)

@@ -18,6 +18,7 @@ import transformers
 import mobilebert_tf as mb
 from mobilebert_tf.modeling.losses import masked_lm_loss
 from mobilebert_tf.modeling.weight_names import match_weights
+from tests import tiny
 from tests.peers.weights import randomise
 
 pytestmark = pytest.mark.peers
@@ -313,3 +314,25 @@ def test_gradients_of_the_masked_lm_loss_agree(
             "Hugging Face", preset, "gradients", ours[name], gradient
         )
         assert found <= GRADIENT_LIMIT, name
+
+
+@pytest.mark.parametrize("kind", ["np", "pt", None])
+def test_its_tokenizers_output_is_taken_as_it_is(kind, rng, tmp_path):
+    model = tiny.classifier()
+    tiny.randomise(model, rng)
+    tiny.write_folder(tmp_path, model)
+    pairs = ["the cat sat.", "not good"], ["on a mat", "the mat"]
+    encode = functools.partial(
+        transformers.AutoTokenizer.from_pretrained(tmp_path),
+        *pairs,
+        padding=True,
+    )
+    peer = open_in_peer(tmp_path, "MobileBertForSequenceClassification")
+    with torch.no_grad():
+        theirs = peer(**encode(return_tensors="pt")).logits.numpy()
+    found = tiny.numpy(model(encode(return_tensors=kind)))
+    assert tiny.relative_error(found, theirs) < LIMIT
+    assert (
+        tiny.tokenizer()(*pairs)["input_ids"].tolist()
+        == (encode()["input_ids"])
+    )

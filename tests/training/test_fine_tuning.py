@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.models import (
     MobileBertForQuestionAnswering,
@@ -76,7 +77,8 @@ def test_terms_are_the_tasks_and_feature_maps_by_hand(name):
     batch = tiny.labelled_arrays(5, 1) | labels
     weights = TeacherWeights(logits=0.3, temperature=2.0, feature_maps=4.0)
     terms = training_loss(task, student, teacher, weights)(batch)
-    ours, theirs = (model.encoder(batch) for model in (student, teacher))
+    inputs = inputs_of(batch)
+    ours, theirs = (model.encoder(inputs) for model in (student, teacher))
     real = batch["input_mask"].astype(bool)
     difference = np.mean(
         [
@@ -86,14 +88,14 @@ def test_terms_are_the_tasks_and_feature_maps_by_hand(name):
             )
         ]
     )
-    expected = task.terms(student(batch), batch, teacher(batch), weights)
+    expected = task.terms(student(inputs), batch, teacher(inputs), weights)
     expected["loss"] += 4.0 * difference
     expected["feature_map_transfer_loss"] = difference
     assert {key: float(value) for key, value in terms.items()} == pytest.approx(
         {key: float(value) for key, value in expected.items()}, rel=1e-4
     )
     alone = training_loss(task, student)(batch)
-    expected = float(task.loss(student(batch), batch))
+    expected = float(task.loss(student(inputs), batch))
     assert float(alone.pop("loss")) == pytest.approx(expected, rel=1e-4)
     assert not alone
     # Nothing is learned from an equal.

@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 
 import mobilebert_tf as mb
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import AdamW
 from mobilebert_tf.training.options import (
@@ -48,7 +49,10 @@ class Input:
 def by_hand(model, numbers):
     """The same means from logits, in NumPy and float64."""
     batches = list(map(batch, numbers))
-    outputs = [model(inputs, training=False) for inputs in batches]
+    outputs = [
+        model(inputs_of(inputs, model.further_inputs), training=False)
+        for inputs in batches
+    ]
     means = {}
     for kind, labels in (
         ("masked_lm", "masked_lm_ids"),
