@@ -12,11 +12,16 @@ ours once `mobilebert_tf.modeling.models` is imported.
 
 import importlib
 
+from mobilebert_tf import compat
+
+compat.mute_tensorflow()
+
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _MODULES = {
     "EncoderOutput": "modeling.encoder",
+    "FillMask": "pipeline",
     "InputError": "errors",
     "MobileBertConfig": "config",
     "MobileBertEncoder": "modeling.encoder",
@@ -27,6 +32,9 @@ _MODULES = {
     "MobileBertForQuestionAnswering": "modeling.models",
     "MobileBertForSequenceClassification": "modeling.models",
     "MobileBertForTokenClassification": "modeling.models",
+    "QuestionAnswerer": "pipeline",
+    "TextClassifier": "pipeline",
+    "TokenClassifier": "pipeline",
     "WordpieceTokenizer": "text.tokenizer",
     "load": "modeling.load",
     "load_tokenizer": "text.tokenizer",

@@ -1,47 +1,54 @@
-"""Text in, answer out: a fine-tuned model as one call.
+"""Text in, answer out: a model, or a file for phones, as one call.
 
-from mobilebert_tf.pipeline import (
-    QuestionAnswerer,
-    TextClassifier,
-    TokenClassifier,
-)
+import mobilebert_tf as mb
 
-classify = TextClassifier("runs/sst2")
+classify = mb.TextClassifier("runs/sst2")  # or "runs/sst2/int8_qat.tflite"
 classify("A charming journey.").label  # "positive"
 
-answer = QuestionAnswerer("runs/squad")
+answer = mb.QuestionAnswerer("runs/squad")
 answer(question="Where does it rain?", context="It rains in Paris.").text
 
-find = TokenClassifier("runs/ner")
+find = mb.TokenClassifier("runs/ner")
 find("It rains in Paris.")[0].text  # "Paris"
+
+fill = mb.FillMask("runs/student")
+fill("It [MASK] in Paris.")[0].token  # "rains"
 """
 
 import functools
 import os
 from collections.abc import Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
+import numpy as np
+
+from mobilebert_tf.errors import InputError
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.tasks.classification import Answer, ClassificationTask
+from mobilebert_tf.tasks.labelled_texts import MULTI_LABEL, SINGLE_LABEL
 from mobilebert_tf.tasks.question_answering import (
     FoundAnswer,
     QuestionAnsweringTask,
     SquadSettings,
 )
 from mobilebert_tf.tasks.tagging import FoundEntity, TaggingTask
-from mobilebert_tf.tasks.task import Task
+from mobilebert_tf.tasks.task import CONFIG_FILE, Task
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 Text = str | tuple[str, str]
 
 _BATCH_SIZE = 16
+_TFLITE = ".tflite"
+_MASK = "[MASK]"
 
 
 class _Pipeline:
     """A task, its model and its tokenizer.
 
     Args:
-        name_or_path: a model folder, or a model on the hub.
+        name_or_path: a model folder, a model on the hub, or a .tflite file
+            that lies in its model folder.
         max_seq_length: longest sequence; None for the longest of the model.
 
     Raises:
@@ -55,20 +62,48 @@ class _Pipeline:
         name_or_path: str | os.PathLike,
         max_seq_length: int | None = None,
     ):
+        if Path(name_or_path).suffix == _TFLITE:
+            longest = self._open_file(Path(name_or_path))
+        else:
+            longest = self._open_folder(model_folder(name_or_path))
+        self._max_seq_length = min(max_seq_length or longest, longest)
+
+    def _open_folder(self, folder: Path) -> int:
+        """Opens the Keras model and returns its longest length."""
         # Keras and TensorFlow take seconds to import: whoever only names a
-        # pipeline does not wait for them.
+        # pipeline, or has a file, does not wait for them.
         from mobilebert_tf.modeling.load import load
         from mobilebert_tf.training.inference import Predictor
 
-        folder = model_folder(name_or_path)
         tokenizer = WordpieceTokenizer.from_folder(folder)
         self.task = self.task_class.open(folder, tokenizer)
-        self._model = load(folder)
-        longest = self._model.config.max_position_embeddings
-        self._max_seq_length = min(max_seq_length or longest, longest)
-        self._predictor = functools.cache(
-            functools.partial(Predictor, self._model)
-        )
+        model = load(folder)
+        self._predictor = functools.cache(functools.partial(Predictor, model))
+        return model.config.max_position_embeddings
+
+    def _open_file(self, path: Path) -> int:
+        """Opens a .tflite file and returns its longest length."""
+        from mobilebert_tf.mobile.runtime import TFLiteModel
+
+        file = TFLiteModel(path)
+        self.task = self._task_of(file)
+        shape, *_ = file.output_shapes().values()
+        number = len(self.task.label_names)
+        if number not in (0, shape[-1]):
+            expected = f"outputs for {number} labels"
+            raise InputError(path, expected, f"{shape[-1]} outputs")
+        predict = functools.partial(_predict_logits, file, self.task)
+        self._predictor = lambda batch_size: predict
+        return file.max_seq_length
+
+    def _task_of(self, file) -> Task:
+        """Returns the task of the model folder that a file lies in."""
+        folder = file.path.parent
+        if not (folder / CONFIG_FILE).exists():
+            expected = "a file in its model folder, or with labels in metadata"
+            raise InputError(file.path, expected, f"no {CONFIG_FILE} beside it")
+        tokenizer = WordpieceTokenizer.from_folder(folder)
+        return self.task_class.open(folder, tokenizer)
 
     def _outputs(self, texts: Sequence):
         """Outputs of the model for texts, as `Task.answers` takes them."""
@@ -84,11 +119,48 @@ class _Pipeline:
         return self.task.answers(self._outputs(texts), texts)
 
 
+def _predict_logits(file, task: Task, arrays: dict[str, np.ndarray]):
+    """Returns a file's outputs for arrays [N, S], probabilities as logits.
+
+    The file runs at the shortest of its lengths that holds them.
+    """
+    if not len(arrays["input_ids"]):  # Texts without a word.
+        one = {name: np.ones((1, 1), np.int32) for name in arrays}
+        return _predict_logits(file, task, one)[:0]
+    used = arrays["input_mask"].sum(axis=1).max()
+    length = next(length for length in file.lengths if length >= used)
+    outputs = file.predict(
+        {name: _resized(array, length) for name, array in arrays.items()}
+    )
+    width = arrays["input_ids"].shape[1]
+    if isinstance(outputs, dict):
+        return {name: _resized(outputs[name], width) for name in outputs}
+    if not isinstance(task, ClassificationTask):
+        outputs = _resized(outputs, width)
+    if file.output_names != ("probabilities",):
+        return outputs
+    # They may be rounded to 0 or 1.
+    probs = np.clip(outputs.astype(np.float64), 1e-30, 1.0 - 1e-16)
+    if getattr(task, "problem_type", SINGLE_LABEL) == MULTI_LABEL:
+        return np.log(probs) - np.log1p(-probs)
+    return np.log(probs)
+
+
+def _resized(array: np.ndarray, length: int) -> np.ndarray:
+    """Returns [N, length, ...]: cut, or padded with zeros."""
+    missing = max(0, length - array.shape[1])
+    widths = [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, widths)[:, :length]
+
+
 class TextClassifier(_Pipeline):
     """Classifies texts or pairs of texts; longer ones are truncated.
 
+    A .tflite file with labels and vocabulary in its metadata may lie anywhere.
+    None needs TensorFlow.
+
     Args:
-        name_or_path: a model folder, or a model on the hub.
+        name_or_path: a model folder, a model on the hub, or a .tflite file.
         max_seq_length: longest sequence; None for the longest of the model.
 
     Attributes:
@@ -99,6 +171,23 @@ class TextClassifier(_Pipeline):
     """
 
     task_class = ClassificationTask
+
+    def _task_of(self, file):
+        from mobilebert_tf.mobile.runtime import LABELS_FILE, VOCAB_FILE
+
+        packed = file.packed_lines()
+        if not {LABELS_FILE, VOCAB_FILE} <= packed.keys():
+            return super()._task_of(file)
+        vocabulary, labels = packed[VOCAB_FILE], packed[LABELS_FILE]
+        task = ClassificationTask(
+            tuple(labels), tokenizer=WordpieceTokenizer(vocabulary)
+        )
+        # The file does not say whether its probabilities exclude each other.
+        arrays = task.encode(vocabulary[-3:], file.max_seq_length)
+        sums = file.predict(arrays).sum(axis=-1)
+        if not np.allclose(sums, 1.0, atol=0.02):
+            task.problem_type = MULTI_LABEL
+        return task
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -115,7 +204,8 @@ class TokenClassifier(_Pipeline):
     """Finds entities in texts, and tags tokens.
 
     Args:
-        name_or_path: a model folder, or a model on the hub.
+        name_or_path: a model folder, a model on the hub, or a .tflite file in
+            its model folder.
         max_seq_length: longest sequence; longer texts are cut into windows.
             None for the longest of the model.
 
@@ -158,7 +248,8 @@ class QuestionAnswerer(_Pipeline):
     question is left unanswered.
 
     Args:
-        name_or_path: a model folder, or a model on the hub.
+        name_or_path: a model folder, a model on the hub, or a .tflite file in
+            its model folder.
 
     Raises:
         InputError: the model does not answer questions.
@@ -168,7 +259,8 @@ class QuestionAnswerer(_Pipeline):
 
     def __init__(self, name_or_path: str | os.PathLike):
         super().__init__(name_or_path)
-        self._max_seq_length = self.settings.max_seq_length
+        longest = self._max_seq_length
+        self._max_seq_length = min(self.settings.max_seq_length, longest)
 
     @property
     def settings(self) -> SquadSettings:
@@ -186,3 +278,68 @@ class QuestionAnswerer(_Pipeline):
         if isinstance(question, str):
             return self._answers([(question, context)])[0]
         return self._answers(list(zip(question, context, strict=True)))
+
+
+class Filled(NamedTuple):
+    """A piece that may stand at a `[MASK]`, and its probability."""
+
+    token: str
+    score: float
+
+
+class FillMask:
+    """Guesses the pieces behind each `[MASK]` of a text.
+
+    Args:
+        name_or_path: a folder of a pre-trained model, or one on the hub.
+
+    Raises:
+        InputError: it has no masked LM head.
+    """
+
+    def __init__(self, name_or_path: str | os.PathLike):
+        from mobilebert_tf.modeling.load import load
+
+        folder = model_folder(name_or_path)
+        self._tokenizer = WordpieceTokenizer.from_folder(folder)
+        self._model = load(folder)
+        if not self._model.further_inputs:
+            expected = "a model with a masked LM head"
+            raise InputError(folder, expected, self._model.architecture)
+
+    def __call__(
+        self, text: str, top_k: int = 5
+    ) -> list[Filled] | list[list[Filled]]:
+        """Returns the likeliest pieces, the likeliest first.
+
+        Several masks get a list each, in their order.
+
+        Raises:
+            InputError: the text has no `[MASK]`.
+        """
+        from scipy.special import softmax
+
+        ids, positions = [self._tokenizer.cls_id], []
+        for number, part in enumerate(text.split(_MASK)):
+            if number:
+                positions.append(len(ids))
+                ids.append(self._tokenizer.mask_id)
+            ids += self._tokenizer.pieces([part])[0].tolist()
+        if not positions:
+            raise InputError("text", f"a text with {_MASK}", repr(text))
+        outputs = self._model(
+            {
+                "input_ids": [[*ids, self._tokenizer.sep_id]],
+                "masked_lm_positions": [positions],
+            }
+        )
+        if isinstance(outputs, dict):
+            outputs = outputs["masked_lm_logits"]
+        found = [
+            [
+                Filled(self._tokenizer.vocab[index], float(probs[index]))
+                for index in np.argsort(-probs)[:top_k]
+            ]
+            for probs in softmax(np.asarray(outputs[0], np.float64), axis=-1)
+        ]
+        return found if len(found) > 1 else found[0]

@@ -1,6 +1,8 @@
 """Text in, answer out, against the models themselves."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ import scipy.special
 
 import mobilebert_tf as mb
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.mobile.export import export
+from mobilebert_tf.mobile.folding import fold
+from mobilebert_tf.mobile.tflite_file import TextMetadata
 from mobilebert_tf.pipeline import (
     QuestionAnswerer,
     TextClassifier,
@@ -221,6 +226,99 @@ def test_answers_of_long_contexts(answerer):
     settings = QuestionAnswerer(folder).settings
     # The model has 24 positions; questions are then too long for them.
     assert (settings.max_seq_length, settings.doc_stride) == (24, 8)
+
+
+def test_files_answer_as_their_models(classifier, tagger, answerer, tmp_path):
+    """Each lies in its model folder; the classifier's has two lengths."""
+    texts = ["the cat", "not good . " * 5, ("mat", "the cat sat")]
+    for pipeline, (opened, model, *_), words in (
+        (TextClassifier, classifier, [texts[:2]]),
+        (TextClassifier, classifier, [texts[2:]]),
+        (TokenClassifier, tagger, [["the cat", "", "sat " * 30]]),
+        (TokenClassifier, tagger, [[""]]),
+        (QuestionAnswerer, answerer, [["ab", "ab"], [CONTEXT, "abcdefgh" * 2]]),
+    ):
+        folder = tmp_path / pipeline.__name__
+        path = folder / "float32.tflite"
+        if not path.exists():
+            tiny.write_folder(folder, model)
+            opened.task.save(folder)
+            lengths = (12, 24) if pipeline is TextClassifier else 24
+            export(fold(model), path, lengths)
+        found, expected = pipeline(path)(*words), opened(*words)
+        for one, other in zip(found, expected, strict=True):
+            for value, wanted in zip(flat(one), flat(other), strict=True):
+                if isinstance(wanted, float):
+                    wanted = pytest.approx(wanted, rel=1e-4)
+                assert value == wanted, pipeline
+
+
+def flat(answer) -> list:
+    """The fields of one answer, or of a list of entities."""
+    if isinstance(answer, list):
+        return [field for entity in answer for field in entity]
+    return [part for part in answer if not isinstance(part, dict)] + [
+        value
+        for part in answer
+        if isinstance(part, dict)
+        for value in part.values()
+    ]
+
+
+ANSWER_WITHOUT = """
+import sys
+sys.modules["tensorflow"] = sys.modules["keras"] = None
+import mobilebert_tf as mb
+print(*mb.TextClassifier(sys.argv[1])("the cat").probabilities.values())
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "convert"),
+    [
+        ("probabilities", scipy.special.softmax),
+        ("independent_probabilities", scipy.special.expit),
+    ],
+)
+def test_a_file_with_metadata_answers_alone(
+    output, convert, classifier, tmp_path
+):
+    _, model = classifier
+    metadata = TextMetadata(tiny.PIECES, tiny.LABELS)
+    path = tmp_path / "phone.tflite"
+    export(fold(model), path, 24, output=output, metadata=metadata)
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWER_WITHOUT, path],
+        capture_output=True,
+        text=True,
+    )
+    (logits,) = tiny.numpy(model(inputs("[CLS] the cat [SEP]")))
+    found = [float(word) for word in done.stdout.split()]
+    assert found == pytest.approx(convert(logits), rel=1e-4), done.stderr
+    is_single = output == "probabilities"
+    answer = TextClassifier(path)("the cat")
+    assert isinstance(answer.label, str if is_single else tuple)
+    with pytest.raises(InputError, match=r"no config\.json beside it"):
+        TokenClassifier(path)
+
+
+def test_masks_are_filled_with_the_likeliest_pieces(tmp_path, encoder):
+    model = saved(tmp_path, mb.MobileBertForMaskedLM(CONFIG))
+    fill = mb.FillMask(tmp_path)
+    ids = [2, 5, 4, 7, 4, 3]  # [CLS] the [MASK] sat [MASK] [SEP]
+    logits = tiny.numpy(model({"input_ids": [ids]}))[0, [2, 4]]
+    probs = scipy.special.softmax(logits.astype(np.float64), axis=-1)
+    found = fill("The [MASK] sat [MASK]", top_k=3)
+    for row, wanted in zip(found, probs, strict=True):
+        best = np.argsort(-wanted)[:3]
+        assert [each.token for each in row] == [tiny.PIECES[i] for i in best]
+        scores = [each.score for each in row]
+        np.testing.assert_allclose(scores, wanted[best], rtol=1e-4)
+    assert len(fill("the [MASK]")) == 5
+    with pytest.raises(InputError, match=r"a text with \[MASK\]"):
+        fill("the cat")
+    with pytest.raises(InputError, match="a masked LM head, found Mobile"):
+        mb.FillMask(encoder)
 
 
 def test_empty_texts_are_refused(answerer):

@@ -131,9 +131,8 @@ def tokenize_documents(
     """
     tokens, lengths, line_documents = [], [], []
     for texts, document_indices in _line_batches(documents):
-        ids = tokenizer.tokenize(texts)
-        row_lengths = ids.row_lengths().numpy()
-        tokens.append(ids.flat_values.numpy())
+        ids, row_lengths = tokenizer.pieces(texts)
+        tokens.append(ids)
         lengths.append(row_lengths[row_lengths > 0])
         line_documents.append(np.array(document_indices)[row_lengths > 0])
     lengths = np.concatenate([np.zeros(0, np.int64), *lengths])

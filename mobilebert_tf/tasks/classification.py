@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import scipy.special
 
 from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError
@@ -207,6 +206,8 @@ class ClassificationTask(Task):
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Converts logits to probabilities, [N, C]; a regression's stay."""
+        import scipy.special
+
         outputs = outputs.astype(np.float64)
         if self.problem_type == MULTI_LABEL:
             return scipy.special.expit(outputs)

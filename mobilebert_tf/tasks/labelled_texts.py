@@ -17,8 +17,8 @@ import numpy as np
 
 from mobilebert_tf.data.tables import Table, TableFormat, read_table
 from mobilebert_tf.errors import InputError, listed, nearest, refuse, shortened
-from mobilebert_tf.tasks.input_rows import input_rows, tokenize
 from mobilebert_tf.tasks.task import Arrays
+from mobilebert_tf.text.encoding import encode_texts
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 # Types of problems, by their names in Hugging Face's config.json.
@@ -298,10 +298,7 @@ def encode_examples(
     max_seq_length: int,
     label_names: Sequence[str] | None = None,
 ) -> Arrays:
-    """Makes model inputs: [CLS] a [SEP], or [CLS] a [SEP] b [SEP], padded.
-
-    A pair that is too long loses the last pieces of its longer text, one at a
-    time, and of the second text while both are equally long (as in BERT).
+    """Encodes examples as `encode_texts` does, with their labels.
 
     Args:
         examples: N texts or pairs.
@@ -318,25 +315,9 @@ def encode_examples(
     Raises:
         ValueError: `max_seq_length` has no room for a piece of each text.
     """
-    num_texts = 1 if examples.texts_b is None else 2
-    if max_seq_length < 2 * num_texts + 1:
-        raise ValueError(
-            f"max_seq_length must be at least {2 * num_texts + 1} for "
-            f"{num_texts} text(s). Received: {max_seq_length}"
-        )
-    room = max_seq_length - num_texts - 1
-    first, second = tokenize(tokenizer, examples.texts_a), None
-    if examples.texts_b is None:
-        first = first._replace(lengths=np.minimum(first.lengths, room))
-    else:
-        second = tokenize(tokenizer, examples.texts_b)
-        # In closed form what BERT does in a loop: the first text keeps the
-        # longer half.
-        half = np.maximum(room - second.lengths, (room + 1) // 2)
-        first = first._replace(lengths=np.minimum(first.lengths, half))
-        rest = np.minimum(second.lengths, room - first.lengths)
-        second = second._replace(lengths=rest)
-    arrays = input_rows(tokenizer, max_seq_length, first, second)
+    arrays = encode_texts(
+        tokenizer, examples.texts_a, examples.texts_b, max_seq_length
+    )
     if examples.labels is not None:
         arrays["labels"] = _encode_labels(examples.labels, label_names)
     return arrays

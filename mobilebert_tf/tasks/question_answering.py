@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from scipy.special import softmax
-
 from mobilebert_tf.config import MobileBertConfig, read_json_object
 from mobilebert_tf.data.builtin import argument_questions
 from mobilebert_tf.errors import InputError
@@ -331,6 +329,8 @@ class QuestionAnsweringTask(Task):
 
     def answers(self, outputs, texts):
         """Returns a `FoundAnswer` to each (question, context) pair."""
+        from scipy.special import softmax
+
         length = outputs["start_logits"].shape[1]
         answers = answer_questions(
             outputs, *self._encode(texts, length), self.settings

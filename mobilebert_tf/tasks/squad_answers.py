@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
 
 from mobilebert_tf.files import atomic_files
 from mobilebert_tf.tasks.squad import Questions
@@ -269,7 +268,9 @@ def _best_columns(
 
 
 def _official(entries: Sequence[Candidate]) -> list[dict]:
-    probabilities = scipy.special.softmax([entry.logit for entry in entries])
+    from scipy.special import softmax
+
+    probabilities = softmax([entry.logit for entry in entries])
     return [
         {
             "text": entry.text,

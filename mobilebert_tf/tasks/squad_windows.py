@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.tasks.input_rows import (
+from mobilebert_tf.tasks.squad import Answer, Questions
+from mobilebert_tf.tasks.task import Arrays
+from mobilebert_tf.text.encoding import (
     Runs,
     enumerate_rows,
     input_rows,
     tokenize,
 )
-from mobilebert_tf.tasks.squad import Answer, Questions
-from mobilebert_tf.tasks.task import Arrays
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 # [CLS], and [SEP] after the question and after the context.

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import softmax
 
-from mobilebert_tf.config import INPUT_NAMES
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.data.builtin import code_task
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import option
@@ -186,8 +185,7 @@ class TaggingTask(Task):
 
     def encode(self, texts, max_seq_length):
         """Encodes sentences, each a text or a list of tokens."""
-        arrays = self._encode(texts, max_seq_length)
-        return {name: arrays[name] for name in INPUT_NAMES}
+        return inputs_of(self._encode(texts, max_seq_length))
 
     def _encode(self, texts, max_seq_length):
         sentences = list(filter(None, map(_tokens, texts)))
@@ -228,6 +226,8 @@ class TaggingTask(Task):
 
     def _tags(self, logits, tokens):
         """Returns tags and probabilities by sentence, from logits by token."""
+        from scipy.special import softmax
+
         probs = softmax(logits.astype(np.float64), axis=-1)
         tags = [self.label_names[index] for index in probs.argmax(axis=-1)]
         return (

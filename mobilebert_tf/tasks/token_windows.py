@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mobilebert_tf.tasks.input_rows import (
+from mobilebert_tf.tasks.task import Arrays
+from mobilebert_tf.text.encoding import (
     Runs,
     consecutive,
     input_rows,
     tokenize,
 )
-from mobilebert_tf.tasks.task import Arrays
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 _NUM_SPECIAL = 2  # [CLS] and [SEP].

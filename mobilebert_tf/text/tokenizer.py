@@ -2,7 +2,8 @@
 
 The text is normalised by `normalization` and split by TensorFlow Text's fast
 WordPiece kernel. The library's whole BERT tokenizer would normalise again,
-which takes more than half of its time.
+which takes more than half of its time. Where nothing else has imported
+TensorFlow, `tokenizers` gives the same pieces: a phone file answers without.
 
 A model folder holds `vocab.txt` and usually `tokenizer_config.json`;
 transformers 5 writes `tokenizer.json` in place of `vocab.txt`. A file that asks
@@ -13,6 +14,7 @@ tokens than the model was trained on.
 import functools
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +25,11 @@ from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_files
 from mobilebert_tf.hub import model_folder
+from mobilebert_tf.text.encoding import encode_texts
 from mobilebert_tf.text.normalization import (
     normalize,
     normalize_with_offsets,
+    split_words,
     word_spans,
 )
 from mobilebert_tf.text.vocabulary import (
@@ -63,8 +67,9 @@ class WordpieceTokenizer:
 
     Example:
         tokenizer = WordpieceTokenizer.from_vocab_file("vocab.txt")
-        ids = tokenizer.tokenize(["Hello, world!"])  # ragged [1, (pieces)]
-        tokenizer.detokenize(ids[0])                 # "hello , world !"
+        model(tokenizer(["Hello, world!", "Hello"]))
+        ids = tokenizer.encode("Hello, world!")  # [101, 7592, ...]
+        tokenizer.decode(ids)                    # "[CLS] hello , world ! [SEP]"
     """
 
     def __init__(self, vocab: Sequence[str], do_lower_case: bool = True):
@@ -128,20 +133,72 @@ class WordpieceTokenizer:
             [piece.startswith(CONTINUATION_PREFIX) for piece in self.vocab]
         )
 
-    def tokenize(self, texts: Sequence[str]) -> "tf.RaggedTensor":
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        text_pairs: str | Sequence[str] | None = None,
+        max_length: int | None = None,
+        padding: str = "longest",
+    ) -> dict[str, np.ndarray]:
+        """Encodes texts, or pairs of texts, as a model's inputs.
+
+        Args:
+            texts: a text, or N texts.
+            text_pairs: the second of each pair.
+            max_length: longer sequences are truncated, a pair at its longer
+                text; None keeps all pieces.
+            padding: `longest`, to the longest sequence, or `max_length`.
+
+        Returns:
+            `input_ids`, `input_mask` and `segment_ids`, int32 [N, S].
+
+        Raises:
+            ValueError: see `encode_texts`.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        if isinstance(text_pairs, str):
+            text_pairs = [text_pairs]
+        return encode_texts(self, texts, text_pairs, max_length, padding)
+
+    def encode(self, text: str, text_pair: str | None = None) -> list[int]:
+        """Returns the ids of a text or pair, with special tokens."""
+        return self(text, text_pair)["input_ids"][0].tolist()
+
+    def pieces(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Tokenizes texts without adding special tokens.
 
         Returns:
-            int32 ragged [len(texts), (pieces)].
+            The ids of all texts in a row, int32, and the number of each
+            text's, int64 [len(texts)].
         """
-        flat_ids, lengths = [], []
+        flat_ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
         for batch in _batches(texts):
-            ids = self._kernel.tokenize(
-                [self._prepared(text)[0] for text in batch]
-            )
-            flat_ids.append(ids.flat_values.numpy())
-            lengths.append(ids.row_lengths().numpy())
-        return _ragged(flat_ids, lengths, np.int32)
+            prepared = [self._prepared(text)[0] for text in batch]
+            if sys.modules.get("tensorflow"):
+                ids = self._kernel.tokenize(prepared)
+                flat_ids.append(ids.flat_values.numpy())
+                lengths.append(ids.row_lengths().numpy())
+            else:
+                rows = self._light_kernel.encode_batch(
+                    [split_words(text) for text in prepared],
+                    is_pretokenized=True,
+                    add_special_tokens=False,
+                )
+                flat_ids += [np.array(row.ids, np.int32) for row in rows]
+                lengths.append(np.array([len(row.ids) for row in rows]))
+        return np.concatenate(flat_ids), np.concatenate(lengths)
+
+    def tokenize(self, texts: str | Sequence[str]):
+        """Tokenizes texts without adding special tokens.
+
+        Returns:
+            The pieces of a single text, as strings; of several texts their
+            ids, an int32 `tf.RaggedTensor` [len(texts), (pieces)].
+        """
+        if isinstance(texts, str):
+            return [self.vocab[index] for index in self.pieces([texts])[0]]
+        ids, lengths = self.pieces(texts)
+        return _ragged([ids], [lengths], np.int32)
 
     def tokenize_with_offsets(
         self, texts: Sequence[str]
@@ -176,9 +233,15 @@ class WordpieceTokenizer:
             _ragged(flat_ends, lengths, np.int64),
         )
 
-    def detokenize(self, ids: Sequence[int]) -> str:
+    def decode(
+        self, ids: Sequence[int], skip_special_tokens: bool = False
+    ) -> str:
         """Joins pieces into words with single spaces, for display."""
-        text = " ".join(self.vocab[int(index)] for index in ids)
+        text = " ".join(
+            self.vocab[int(index)]
+            for index in ids
+            if not (skip_special_tokens and index in self.special_ids)
+        )
         return text.replace(f" {CONTINUATION_PREFIX}", "")
 
     @functools.cached_property
@@ -192,6 +255,20 @@ class WordpieceTokenizer:
             max_bytes_per_word=_MAX_WORD_BYTES,
             token_out_type=tf.int32,
             unknown_token="[UNK]",
+        )
+
+    @functools.cached_property
+    def _light_kernel(self):
+        """Splits words; equal for all characters that Python's Unicode has."""
+        import tokenizers
+
+        return tokenizers.Tokenizer(
+            tokenizers.models.WordPiece(
+                {piece: index for index, piece in enumerate(self.vocab)},
+                unk_token="[UNK]",
+                continuing_subword_prefix=CONTINUATION_PREFIX,
+                max_input_chars_per_word=MAX_WORD_CHARACTERS,
+            )
         )
 
     def _prepared(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import mobilebert_tf as mb
+from mobilebert_tf.config import inputs_of
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.losses import dividing_by
 from mobilebert_tf.tasks import tagging
@@ -53,7 +54,7 @@ def test_parts_of_a_batch_add_up(tokenizer, model):
     some = sentences(8)
     batch = split(some.tokens, some.tags, tokenizer)
     task = TaggingTask(NAMES, {}, tokenizer)
-    logits, total = model(batch).numpy(), 0.0
+    logits, total = model(inputs_of(batch)).numpy(), 0.0
     for rows in (slice(2), slice(2, None)):
         part = {name: array[rows] for name, array in batch.items()}
 

@@ -7,6 +7,7 @@ its own, is tested in `tests/peers/test_tokens.py`.
 """
 
 import json
+import sys
 import unicodedata
 
 import numpy as np
@@ -29,7 +30,12 @@ def make(pieces, do_lower_case=True):
 
 def pieces_of(tokenizer, text):
     ids = tokenizer.tokenize([text]).to_list()[0]
-    return [tokenizer.vocab[index] for index in ids]
+    pieces = [tokenizer.vocab[index] for index in ids]
+    assert tokenizer.tokenize(text) == pieces
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tensorflow", None)
+        assert tokenizer.tokenize(text) == pieces
+    return pieces
 
 
 def test_kernel_splits_where_we_count_words():
@@ -49,6 +55,12 @@ def test_kernel_splits_where_we_count_words():
     assert len(characters) > 15_000
     texts = [f"a{character}b" for character in characters]
     rows = tokenizer.tokenize(texts).to_list()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tensorflow", None)
+        flat, lengths = tokenizer.pieces(texts)
+    assert (flat.dtype, lengths.dtype) == ("int32", "int64")
+    assert flat.tolist() == [index for row in rows for index in row]
+    assert lengths.tolist() == [len(row) for row in rows]
     name = {5: "a", 6: "b", 7: "##b"}
     for text, row in zip(texts, rows, strict=True):
         words = split_words(normalize(text, do_lower_case=False))
@@ -58,6 +70,23 @@ def test_kernel_splits_where_we_count_words():
                 word, [word if word in "ab" else "[UNK]"]
             )
         assert [name.get(i, "[UNK]") for i in row] == expected, ascii(text)
+
+
+def test_both_kernels_agree_on_real_text(shared_data, monkeypatch):
+    path = shared_data / "vocab" / "bert-base-uncased-vocab.txt"
+    tokenizer = WordpieceTokenizer.from_vocab_file(path)
+    texts = [
+        line
+        for file in sorted((shared_data / "corpus").glob("*.txt"))
+        for line in file.read_text(encoding="utf-8").splitlines()[:2000]
+    ]
+    ids, lengths = tokenizer.pieces(texts)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    for found, wanted in zip(
+        tokenizer.pieces(texts), (ids, lengths), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+    assert len(ids) > 20_000
 
 
 @pytest.mark.parametrize(
@@ -97,7 +126,7 @@ def test_word_limit_counts_characters_not_bytes(character):
     text = f"{character} {character * 101},{character * 450} {character}"
     ids, starts, ends = tokenizer.tokenize_with_offsets([text])
     assert ids.to_list() == [[5, 1, 1, 1, 5]]
-    assert tokenizer.tokenize([text]).to_list() == ids.to_list()
+    assert pieces_of(tokenizer, text) == [tokenizer.vocab[i] for i in [*ids[0]]]
     assert starts.to_list() == [[0, 2, 103, 104, 555]]
     assert ends.to_list() == [[1, 103, 104, 554, 556]]
 
@@ -133,9 +162,46 @@ def test_results_do_not_depend_on_batching(monkeypatch):
     assert tokenizer.tokenize_with_offsets([])[2].to_list() == []
 
 
-def test_a_single_string_is_refused():
+def test_a_single_string_is_refused_where_several_are_meant():
     with pytest.raises(TypeError, match="sequence of str"):
-        make(PIECES).tokenize("hello")
+        make(PIECES).pieces("hello")
+
+
+def test_calling_gives_a_models_inputs():
+    tokenizer = make(PIECES)
+    single = tokenizer("Hello, you")
+    assert {name: rows.tolist() for name, rows in single.items()} == {
+        "input_ids": [
+            [2, *map(tokenizer.vocab.index, "hello , you".split()), 3]
+        ],
+        "input_mask": [[1] * 5],
+        "segment_ids": [[0] * 5],
+    }
+    assert tokenizer.encode("Hello, you") == single["input_ids"][0].tolist()
+    pairs = tokenizer(["hello", "how are you"], ["you", ""])
+    assert pairs["input_mask"].tolist() == [[1] * 5 + [0], [1] * 6]
+    assert pairs["segment_ids"].tolist() == [
+        [0, 0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+    ids = pairs["input_ids"][0].tolist()
+    assert [*tokenizer.encode("hello", "you"), 0] == ids
+    # The longer text of a pair loses its end; shorter rows are padded.
+    cut = tokenizer(["how are you !", "!"], ["hello you", "!"], max_length=7)
+    text = "[CLS] how are [SEP] hello you [SEP]"
+    assert tokenizer.decode(cut["input_ids"][0]) == text
+    assert tokenizer.decode(cut["input_ids"][1], True) == "! !"
+    wide = tokenizer("you", max_length=6, padding="max_length")
+    assert wide["input_ids"].shape == (1, 6) and wide["input_mask"].sum() == 3
+    assert tokenizer([])["input_ids"].shape == (0, 2)
+    for words, message in (
+        ({"text_pairs": ["a", "b"]}, "text_pairs must be 1"),
+        ({"max_length": 2}, "at least 3"),
+        ({"padding": "max_length"}, "with a max_length"),
+        ({"padding": "widest"}, "'widest'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tokenizer("hello", **words)
 
 
 def test_attributes():
@@ -149,7 +215,7 @@ def test_attributes():
         tokenizer.continuation_mask, [0, 0, 0, 1, 0, 0, 0]
     )
     assert tokenizer.continuation_mask.dtype == bool
-    assert tokenizer.detokenize([4, 0, 3, 3, 2, 0]) == "[CLS] abb [SEP] a"
+    assert tokenizer.decode([4, 0, 3, 3, 2, 0]) == "[CLS] abb [SEP] a"
 
 
 @pytest.mark.parametrize("do_lower_case", [True, False])

@@ -122,7 +122,7 @@ def test_sizes_are_exact_nothing_is_unknown_and_more_pieces_shorten_text():
         ids = tokenizer.tokenize(lines)
         assert tokenizer.unk_id not in ids.flat_values.numpy()
         for line, row in zip(lines, ids.to_list(), strict=True):
-            assert tokenizer.detokenize(row) == line
+            assert tokenizer.decode(row) == line
         num_pieces.append(len(ids.flat_values))
     assert num_pieces == sorted(num_pieces, reverse=True)
     # 8,000 words: nearly one piece each when 700 pieces hold most of them.
