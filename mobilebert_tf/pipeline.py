@@ -35,11 +35,13 @@ from mobilebert_tf.tasks.question_answering import (
 from mobilebert_tf.tasks.tagging import FoundEntity, TaggingTask
 from mobilebert_tf.tasks.task import CONFIG_FILE, Task
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
+from mobilebert_tf.text.vocabulary import check_vocabulary
 
 Text = str | tuple[str, str]
 
 _BATCH_SIZE = 16
 _TFLITE = ".tflite"
+_PROBABILITIES = "probabilities"
 _MASK = "[MASK]"
 
 
@@ -137,7 +139,7 @@ def _predict_logits(file, task: Task, arrays: dict[str, np.ndarray]):
         return {name: _resized(outputs[name], width) for name in outputs}
     if not isinstance(task, ClassificationTask):
         outputs = _resized(outputs, width)
-    if file.output_names != ("probabilities",):
+    if file.output_names != (_PROBABILITIES,):
         return outputs
     # They may be rounded to 0 or 1.
     probs = np.clip(outputs.astype(np.float64), 1e-30, 1.0 - 1e-16)
@@ -179,14 +181,16 @@ class TextClassifier(_Pipeline):
         if not {LABELS_FILE, VOCAB_FILE} <= packed.keys():
             return super()._task_of(file)
         vocabulary, labels = packed[VOCAB_FILE], packed[LABELS_FILE]
+        check_vocabulary(vocabulary, file.path)
         task = ClassificationTask(
             tuple(labels), tokenizer=WordpieceTokenizer(vocabulary)
         )
-        # The file does not say whether its probabilities exclude each other.
-        arrays = task.encode(vocabulary[-3:], file.max_seq_length)
-        sums = file.predict(arrays).sum(axis=-1)
-        if not np.allclose(sums, 1.0, atol=0.02):
-            task.problem_type = MULTI_LABEL
+        if file.output_names == (_PROBABILITIES,):
+            # The file does not say whether they exclude each other.
+            arrays = task.encode(vocabulary[-3:], file.max_seq_length)
+            sums = file.predict(arrays).sum(axis=-1)
+            if not np.allclose(sums, 1.0, atol=0.02):
+                task.problem_type = MULTI_LABEL
         return task
 
     @property
