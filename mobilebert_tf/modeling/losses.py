@@ -74,9 +74,31 @@ def next_sentence_loss(logits, next_sentence_labels):
     return mean(_sparse_cross_entropy(logits, labels))
 
 
-def classification_loss(logits, labels):
-    """Mean cross-entropy of [B, C] logits against int labels [B]."""
-    return mean(_sparse_cross_entropy(logits, labels))
+def classification_loss(logits, labels, class_weights=None, focal_gamma=0.0):
+    """Mean cross-entropy of [B, C] logits against int labels [B].
+
+    Args:
+        logits: [B, C].
+        labels: int [B].
+        class_weights: [C], factors of the losses of each class's examples. The
+            mean is over examples, not weights, so that they all count alike in
+            any batch.
+        focal_gamma: a loss is multiplied by (1 - p)**focal_gamma, p being the
+            probability of the label (Lin et al. 2017).
+    """
+    losses = _focal(_sparse_cross_entropy(logits, labels), focal_gamma)
+    if class_weights is not None:
+        weights = ops.convert_to_tensor(class_weights, dtype=losses.dtype)
+        losses = losses * ops.take(weights, labels)
+    return mean(losses)
+
+
+def _focal(losses, gamma):
+    """Weights losses -log(p) by (1 - p)**gamma; 0 leaves them as they are."""
+    if not gamma:
+        return losses
+    # Not 0, where the power of a gamma below 1 has no gradient.
+    return losses * ops.maximum(-ops.expm1(-losses), 1e-7) ** gamma
 
 
 def regression_loss(predictions, labels):
@@ -84,12 +106,21 @@ def regression_loss(predictions, labels):
     return mean(ops.square(ops.squeeze(predictions, -1) - labels))
 
 
-def multi_label_loss(logits, labels):
-    """Mean binary cross-entropy of [B, C] logits against 0 or 1, in nats."""
+def multi_label_loss(logits, labels, class_weights=None, focal_gamma=0.0):
+    """Mean binary cross-entropy of [B, C] logits against 0 or 1, in nats.
+
+    `class_weights` [C] are factors of the losses of the ones; for `focal_gamma`
+    see `classification_loss`.
+    """
     labels = ops.cast(labels, logits.dtype)
     # log(1 + exp(x)) - x y, written so that large logits do not overflow.
     losses = ops.maximum(logits, 0.0) - logits * labels
-    return mean(losses + ops.log1p(ops.exp(-ops.abs(logits))))
+    losses = losses + ops.log1p(ops.exp(-ops.abs(logits)))
+    losses = _focal(losses, focal_gamma)
+    if class_weights is not None:
+        weights = ops.convert_to_tensor(class_weights, dtype=losses.dtype)
+        losses = losses * (1.0 + labels * (weights - 1.0))
+    return mean(losses)
 
 
 def token_loss(logits, labels, label_weights):

@@ -4,9 +4,11 @@ Logits are [N, C]. With one label they become probabilities by a softmax, with
 several labels each by a sigmoid, and a regression's single column is its value.
 """
 
+import csv
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -16,7 +18,16 @@ import numpy as np
 from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
+from mobilebert_tf.tasks.class_report import (
+    class_table,
+    confusion_matrix,
+    confusion_table,
+    draw_confusion,
+    threshold_table,
+)
 from mobilebert_tf.tasks.classification_examples import (
+    FOCAL,
+    class_weights,
     read_splits,
 )
 from mobilebert_tf.tasks.glue import GLUE_TASKS, write_submission
@@ -82,6 +93,9 @@ class ClassificationTask(Task):
         label_separator: separates several labels in a cell.
         tokenizer: encodes texts.
         examples: the texts of `splits`.
+        class_weights: factors of the classes in the loss, in their order.
+        focal_gamma: see `losses.classification_loss`.
+        wanted: `precision` or `recall` that thresholds are to reach.
     """
 
     model_class_name: ClassVar[str] = "MobileBertForSequenceClassification"
@@ -94,6 +108,9 @@ class ClassificationTask(Task):
     label_separator: str = ","
     tokenizer: WordpieceTokenizer | None = None
     examples: Mapping[str, Examples] = dataclasses.field(default_factory=dict)
+    class_weights: tuple[float, ...] | None = None
+    focal_gamma: float = 0.0
+    wanted: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, options, tokenizer, folder, actions):
@@ -127,7 +144,13 @@ class ClassificationTask(Task):
             label_separator=options.label_separator,
             tokenizer=tokenizer,
             examples=examples,
+            focal_gamma=options.focal_gamma * (options.loss == FOCAL),
+            wanted=options.wanted,
         )
+        if "train" in examples:
+            task.class_weights = class_weights(
+                options.class_weights, names, examples["train"].labels
+            )
         task.encode_splits(options.max_seq_length)
         return task
 
@@ -168,12 +191,13 @@ class ClassificationTask(Task):
     def loss(self, outputs, batch):
         from mobilebert_tf.modeling import losses
 
-        loss = {
-            SINGLE_LABEL: losses.classification_loss,
-            MULTI_LABEL: losses.multi_label_loss,
-            REGRESSION: losses.regression_loss,
-        }
-        return loss[self.problem_type](outputs, batch["labels"])
+        labels = batch["labels"]
+        if self.problem_type == REGRESSION:
+            return losses.regression_loss(outputs, labels)
+        loss = losses.classification_loss
+        if self.problem_type == MULTI_LABEL:
+            loss = losses.multi_label_loss
+        return loss(outputs, labels, self.class_weights, self.focal_gamma)
 
     def distillation_loss(self, outputs, teacher_outputs, batch, temperature):
         from keras import ops
@@ -247,8 +271,13 @@ class ClassificationTask(Task):
         return Answer(self.label_names[choice], by_name)
 
     def write(self, outputs, split, folder):
-        """Writes `predictions.tsv`, or the submission file of a GLUE task."""
+        """Writes `predictions.tsv`, or the submission file of a GLUE task.
+
+        Of a labelled split it prints tables by class and, with one label, draws
+        `SPLIT_confusion.png`.
+        """
         if "labels" in self.splits[split]:
+            self._report(outputs, split, folder)
             return
         if self.glue_name:
             predictions = self.decide(outputs)
@@ -256,8 +285,29 @@ class ClassificationTask(Task):
         else:
             path = Path(folder) / "predictions.tsv"
             answers = self.answers(outputs, ())
-            write_predictions(path, answers, self.label_separator)
+            texts = self.examples.get(split)
+            write_predictions(path, answers, self.label_separator, texts)
         print(f"Wrote {path}", flush=True)
+
+    def _report(self, outputs, split, folder):
+        if self.problem_type == REGRESSION:
+            return
+        labels, decisions = self.splits[split]["labels"], self.decide(outputs)
+        names, marks = self.label_names, labels
+        lines = class_table(labels, decisions, names)
+        if self.problem_type == SINGLE_LABEL:
+            matrix = confusion_matrix(labels, decisions, names)
+            draw_confusion(
+                Path(folder) / f"{split}_confusion.png", matrix, names
+            )
+            lines += ["", *confusion_table(matrix, names)]
+            marks = np.eye(len(names))[labels]
+        if self.wanted:
+            probs = self.probabilities(outputs)
+            table = threshold_table(marks, probs, names, **self.wanted)
+            words = " ".join(f"{n} {v:g}" for n, v in self.wanted.items())
+            lines += ["", f"thresholds for {words}:", *table]
+        print("\n".join([f"{split}, by class:", *lines, ""]), flush=True)
 
     def file_options(self, tokenizer):
         if tokenizer is None:
@@ -277,10 +327,17 @@ class ClassificationTask(Task):
         return {"metadata": metadata, "output": output}
 
     def notes(self):
-        return {
+        notes = {
             "Classes": ", ".join(self.label_names),
             "Training examples": f"{self.num_train_examples}",
         }
+        if self.class_weights:
+            weights = zip(self.label_names, self.class_weights, strict=True)
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in weights)
+            notes["Class weights"] = shown
+        if self.focal_gamma:
+            notes["Loss"] = f"focal, gamma {self.focal_gamma:g}"
+        return notes
 
     def save(self, folder):
         """Adds the problem type to config.json, as Hugging Face does."""
@@ -293,22 +350,41 @@ class ClassificationTask(Task):
 
 
 def write_predictions(
-    path: str | os.PathLike, answers: Sequence[Answer], label_separator: str
+    path: str | os.PathLike,
+    answers: Sequence[Answer],
+    label_separator: str,
+    examples: Examples | None = None,
 ) -> None:
-    """Writes a TSV with `index`, `prediction` and a probability per class.
+    """Writes a TSV for spreadsheets, a line for each answer.
 
-    Several predicted labels are joined by `label_separator`.
+    Its columns are `index`, `prediction` (several labels are joined by
+    `label_separator`), a probability per class, and the texts, if given, with
+    spaces for line ends. Names and texts that begin with =, +, - or @, which a
+    spreadsheet would compute, get an apostrophe before them.
     """
-    lines = ["\t".join(["index", "prediction", *answers[0].probabilities])]
+    texts = {}
+    if examples is not None:
+        texts = {"text": examples.texts_a, "text_b": examples.texts_b}
+    texts = {name: column for name, column in texts.items() if column}
+    names = map(_as_text, answers[0].probabilities)
+    rows = [["index", "prediction", *names, *texts]]
     for index, (label, probabilities) in enumerate(answers):
         if isinstance(label, tuple):
             label = label_separator.join(label)
-        elif isinstance(label, float):
-            label = f"{label:.6f}"
+        label = f"{label:.6f}" if isinstance(label, float) else _as_text(label)
         cells = [f"{value:.6f}" for value in probabilities.values()]
-        lines.append("\t".join([str(index), label, *cells]))
-    with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        cells += [_as_text(column[index]) for column in texts.values()]
+        rows.append([index, label, *cells])
+    with (
+        atomic_file(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        csv.writer(file, "excel-tab", lineterminator="\n").writerows(rows)
+
+
+def _as_text(cell: str) -> str:
+    cell = re.sub(r"[\t\r\n]+", " ", cell)
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
 
 
 def _labels_to_learn(train: Examples, problem_type: str) -> tuple[str, ...]:

@@ -4,12 +4,14 @@ Without training, or after the training examples, labels must be known ones.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from mobilebert_tf.data.builtin import library_task
 from mobilebert_tf.data.tables import TableFormat
-from mobilebert_tf.errors import InputError
+from mobilebert_tf.errors import InputError, listed, nearest
 from mobilebert_tf.options import option
 from mobilebert_tf.tasks.glue import GLUE_TASKS, read_glue
 from mobilebert_tf.tasks.labelled_texts import (
@@ -20,11 +22,14 @@ from mobilebert_tf.tasks.labelled_texts import (
     SINGLE_LABEL,
     SKIP,
     Examples,
+    Label,
     read_examples,
 )
 from mobilebert_tf.tasks.task import Actions, TaskOptions
 
 BUILT_IN = "library"
+CROSS_ENTROPY, FOCAL = "cross_entropy", "focal"
+BALANCED = "balanced"
 
 _DELIMITERS = {"tab": "\t", "\\t": "\t"}
 
@@ -98,6 +103,38 @@ class ClassificationOptions(TaskOptions):
         "the labelled files.",
         choices=(REFUSE, SKIP),
     )
+    class_weights: tuple[str, ...] = option(
+        (),
+        "Weights of the classes in the loss: balanced (inversely to how often "
+        "each is seen), or name=weight,...",
+        group="training",
+    )
+    loss: str = option(
+        CROSS_ENTROPY,
+        "Loss of a classifier; focal counts examples less the better they are "
+        "classified already.",
+        choices=(CROSS_ENTROPY, FOCAL),
+        group="training",
+    )
+    focal_gamma: float = option(
+        2.0, "Exponent of --loss=focal.", min=0.0, max=10.0, group="training"
+    )
+    wanted_precision: float | None = option(
+        None,
+        "Also print for each class the threshold on its probability that "
+        "reaches this precision.",
+        min=0.0,
+        max=1.0,
+        resumable=True,
+    )
+    wanted_recall: float | None = option(
+        None,
+        "Also print for each class the threshold on its probability that "
+        "reaches this recall.",
+        min=0.0,
+        max=1.0,
+        resumable=True,
+    )
     max_train_examples: int | None = option(
         None, "Train on the first examples only, at most this many.", min=1
     )
@@ -130,6 +167,12 @@ class ClassificationOptions(TaskOptions):
             raise InputError(
                 "--dev_fraction", "one of the two", "--dev_file too"
             )
+        if self.regression and (self.class_weights or self.loss == FOCAL):
+            flag = "--class_weights" if self.class_weights else "--loss"
+            raise InputError(flag, "a classifier", "--regression")
+        if None not in (self.wanted_precision, self.wanted_recall):
+            expected, found = "one of the two", "--wanted_recall too"
+            raise InputError("--wanted_precision", expected, found)
         if self.files and self.task:
             raise InputError("--task", "either a task or files", "both")
         if self.data_dir and self.task not in GLUE_TASKS:
@@ -141,6 +184,15 @@ class ClassificationOptions(TaskOptions):
         if self.regression:
             return REGRESSION
         return MULTI_LABEL if self.multi_label else SINGLE_LABEL
+
+    @property
+    def wanted(self) -> dict[str, float]:
+        """The precision or recall that thresholds are to reach."""
+        wanted = {
+            "precision": self.wanted_precision,
+            "recall": self.wanted_recall,
+        }
+        return {n: value for n, value in wanted.items() if value is not None}
 
     @property
     def table_format(self) -> TableFormat:
@@ -201,6 +253,53 @@ def _empty_texts(options: ClassificationOptions, split: str) -> str:
     # Each row of a file to predict gets its line in predictions.tsv.
     skips = options.empty_texts == SKIP
     return KEEP if skips and split == "predict" else options.empty_texts
+
+
+def class_weights(
+    given: Sequence[str], names: Sequence[str], labels: Sequence[Label]
+) -> tuple[float, ...] | None:
+    """Returns the factors of the classes in the loss; None if all are 1.
+
+    `balanced` is N / (C * n) for a class of n among N labels, or, where an
+    example may have several labels, (N - n) / n for its examples that have it.
+
+    Args:
+        given: the option: nothing, `balanced`, or `name=weight` texts.
+        names: the classes.
+        labels: of the training examples.
+
+    Raises:
+        InputError: a class is unknown or a weight is not above 0.
+    """
+    if not given:
+        return None
+    if list(given) == [BALANCED]:
+        counts = np.asarray(
+            [sum(name in _names(label) for label in labels) for name in names]
+        )
+        total, counts = len(labels), np.maximum(counts, 1)
+        weights = total / (len(names) * counts)
+        if isinstance(labels[0], tuple):
+            weights = np.maximum(total - counts, 1) / counts
+        return tuple(weights.tolist())
+    weights = dict.fromkeys(names, 1.0)
+    for text in given:
+        name, _, number = text.rpartition("=")
+        if name not in weights:
+            expected = f"balanced, or NAME=WEIGHT of {listed(names)}"
+            found = f"{text!r}{nearest(name, names)}"
+            raise InputError("--class_weights", expected, found)
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            weights[name] = 0.0
+        if not 0.0 < weights[name] < math.inf:
+            raise InputError("--class_weights", "numbers above 0", repr(text))
+    return tuple(weights.values())
+
+
+def _names(label: Label) -> tuple[str, ...]:
+    return label if isinstance(label, tuple) else (label,)
 
 
 def hold_out(

@@ -1,5 +1,7 @@
 """Classification tasks: classes, losses, answers, metrics, refusals, files."""
 
+import csv
+import dataclasses
 import json
 from collections import Counter
 
@@ -8,11 +10,13 @@ import pytest
 import scipy.special
 import scipy.stats
 import sklearn.metrics
+import sklearn.utils
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.tasks.classification import Answer, ClassificationTask
 from mobilebert_tf.tasks.classification_examples import (
     ClassificationOptions,
+    class_weights,
     hold_out,
 )
 from mobilebert_tf.tasks.labelled_texts import (
@@ -146,6 +150,76 @@ def test_losses_are_scikit_learns(rng):
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("weights", [None, (2.0, 0.5, 1.0)])
+def test_weighted_and_focal_losses(rng, gamma, weights):
+    """scikit-learn's weighted log loss, and the formula of Lin et al."""
+    logits = rng.normal(0, 3, (9, 3)).astype(np.float32)
+    given = {"class_weights": weights, "focal_gamma": gamma}
+    factors = np.asarray(weights or [1.0] * 3)
+    classes = rng.integers(0, 3, 9)
+    probs = scipy.special.softmax(logits.astype(np.float64), axis=1)
+    by_example = factors[classes]
+    by_example *= (1.0 - probs[np.arange(9), classes]) ** gamma
+    expected = by_example.mean() * sklearn.metrics.log_loss(
+        classes, probs, sample_weight=by_example, labels=[0, 1, 2]
+    )
+    task = dataclasses.replace(task_of(), **given)
+    loss = task.terms(logits, {"labels": classes})["loss"]
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    marks = rng.integers(0, 2, (9, 3)).astype(np.float32)
+    probs = scipy.special.expit(logits.astype(np.float64))
+    right = np.where(marks == 1, probs, 1 - probs)
+    factors = np.where(marks == 1, factors, 1.0) * (1 - right) ** gamma
+    task = dataclasses.replace(task_of(MULTI_LABEL), **given)
+    loss = task.loss(logits, {"labels": marks})
+    expected = np.mean(-factors * np.log(right))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_focal_loss_has_gradients_where_it_is_zero():
+    tf = pytest.importorskip("tensorflow")
+    task = dataclasses.replace(task_of(), focal_gamma=0.5)
+    logits = tf.Variable([[200.0, 0.0, 0.0]])
+    with tf.GradientTape() as tape:
+        loss = task.loss(logits, {"labels": np.array([0])})
+    assert np.isfinite(tape.gradient(loss, logits)).all()
+
+
+def test_balanced_weights_are_scikit_learns():
+    labels = ["b"] * 6 + ["a"] * 3 + ["c"]
+    expected = sklearn.utils.compute_class_weight(
+        "balanced", classes=np.array(["a", "b", "c"]), y=labels
+    )
+    weights = class_weights(["balanced"], ("a", "b", "c"), labels)
+    assert weights == pytest.approx(expected)
+    several = [("a", "b"), ("b",), ("b",), ()]
+    weights = class_weights(["balanced"], ("a", "b"), several)
+    assert weights == pytest.approx([3.0, 1 / 3])
+    weights = class_weights(["b=2", "a==.5"], ("a=", "b"), ["b"])
+    assert weights == (0.5, 2.0)
+    assert class_weights([], ("a", "b"), labels) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("Pos=2", "NAME=WEIGHT of 'neg', 'pos', found 'Pos=2' .did you mean"),
+        ("balanced", "balanced, or NAME=WEIGHT of 'neg', 'pos', found"),
+        ("pos", "balanced, or NAME=WEIGHT"),
+        ("pos=x", "numbers above 0, found 'pos=x'"),
+        ("pos=0", "numbers above 0, found 'pos=0'"),
+        ("pos=inf", "numbers above 0"),
+        ("pos=nan", "numbers above 0"),
+    ],
+)
+def test_weights_of_classes_that_are_wrong(given, message):
+    with pytest.raises(
+        InputError, match=f"--class_weights: expected {message}"
+    ):
+        class_weights([given, "neg=1"], ("neg", "pos"), ["neg"])
+
+
 # 2 true positives, 1 false positive, 1 false negative, 2 true negatives.
 OFFICIAL = {
     "mrpc": {"accuracy": 4 / 6, "f1": 2 * 2 / (2 * 2 + 1 + 1)},
@@ -162,6 +236,9 @@ def test_tasks_of_glue_have_their_official_metrics(name):
     assert metrics == pytest.approx(OFFICIAL[name])
 
 
+FORMULAS = Examples(
+    ["=1+1", "-x", "a = b"], ['"Oh", a\tb', "+y", "\n@z".strip()]
+)
 PREDICTIONS = [
     (
         SINGLE_LABEL,
@@ -190,6 +267,24 @@ def test_predictions_are_a_table(problem_type, logits, table, tmp_path):
     assert path.name == "predictions.tsv"
     header = "index\tprediction" + "\t" * (problem_type != REGRESSION)
     assert path.read_text() == header + table
+
+
+def test_texts_and_labels_are_no_formulas_of_a_spreadsheet(tmp_path):
+    task = ClassificationTask(
+        ("=A1", "@b", "c"), {"predict": {}}, examples={"predict": FORMULAS}
+    )
+    task.write(np.eye(3), "predict", tmp_path)
+    path = tmp_path / "predictions.tsv"
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file, "excel-tab"))
+    assert rows[0] == "index prediction '=A1 '@b c text text_b".split()
+    assert [row[1] for row in rows[1:]] == ["'=A1", "'@b", "c"]
+    assert [row[-2:] for row in rows[1:]] == [
+        ["'=1+1", '"Oh", a b'],
+        ["'-x", "'+y"],
+        ["a = b", "'@z"],
+    ]
+    assert len(path.read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -349,6 +444,8 @@ def test_ax_is_for_models_of_mnli(mnli, tmp_path):
 
 
 DEV_TWICE = {"train_file": "x", "dev_file": "y", "dev_fraction": 0.1}
+REGRESSION_LOSS = {"regression": True, "loss": "focal"}
+BOTH_WANTED = {"wanted_precision": 0.9, "wanted_recall": 0.9}
 CONTRADICTIONS = [
     ({"regression": True, "multi_label": True}, "--multi_label: expected one"),
     ({"label_separator": ""}, "--label_separator: expected a character"),
@@ -358,6 +455,9 @@ CONTRADICTIONS = [
     ({"data_dir": "x"}, "--data_dir: expected a --task of GLUE"),
     ({"delimiter": ""}, "--delimiter: expected one character, or tab"),
     ({"delimiter": '"'}, "--delimiter: expected one character, or tab"),
+    (REGRESSION_LOSS, "--loss: expected a classifier, found --regression"),
+    ({"loss": "hinge"}, "--loss: expected one of cross_entropy, focal"),
+    (BOTH_WANTED, "--wanted_precision: expected one of the two"),
     ({"encoding": "latin-17"}, "--encoding: expected an encoding that Python"),
     ({"encoding": "rot13"}, "--encoding: expected an encoding that Python"),
     ({"dev_fraction": 0.1}, "--dev_fraction: expected a --train_file"),
