@@ -9,7 +9,7 @@ model folder and writes a model folder:
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from mobilebert_tf.commands.command import Command, command_line
@@ -124,7 +124,11 @@ def main(task_class: type[Task], *options: Options) -> None:
     scores, notes = {}, {}
     if given.export.kinds:
         scores, notes = _export(given, outcome, exported, tokenizer)
-    outcome.run.finish(results | scores)
+    floors = task.floors(task.labelled("dev") + task.labelled("test"))
+    floors = {name: floors[name] for name in results if name in floors}
+    outcome.run.finish(results | scores, floors)
+    for line in _not_above(task, results, floors):
+        print(line, flush=True)
     started = {"Started from": given.start.model}
     write_model_folder(
         given.output.output_dir,
@@ -133,6 +137,7 @@ def main(task_class: type[Task], *options: Options) -> None:
         title=task.title,
         command=command_line(),
         results=results,
+        floors=floors,
         notes=task.notes() | started | outcome.notes() | notes,
     )
     task.save(given.output.output_dir)
@@ -219,6 +224,19 @@ def _answer(task: Task, predict, actions: Actions, folder: str) -> dict:
     for split in others if actions.predict else ():
         task.write(predict(task.splits[split]), split, folder)
     return results
+
+
+def _not_above(
+    task: Task, results: Mapping[str, float], floors: Mapping[str, float]
+) -> Iterator[str]:
+    """Yields a warning for each result, of those that matter, at its floor."""
+    for name, floor in floors.items():
+        is_chosen = any(name.endswith(f"_{each}") for each in task.chosen_by)
+        if is_chosen and results[name] <= floor:
+            yield (
+                f"warning: {name} {results[name]:.4f} is not above its floor "
+                f"{floor:.4f} ({task.floor_rule})"
+            )
 
 
 def _export(

@@ -5,7 +5,7 @@ Shape letters: N examples, C classes.
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import sklearn.metrics
@@ -14,6 +14,19 @@ from mobilebert_tf.files import atomic_file
 
 # Classes that a terminal has room for, and the longest name of one.
 _MAX_CLASSES, _MAX_NAME = 12, 24
+# Classes whose shares introduce a split.
+_MAX_SHARES = 8
+
+
+def shares(counts: Mapping[str, int], total: int) -> str:
+    """Returns the most frequent names with their shares of a total."""
+    largest = sorted(counts, key=lambda name: (-counts[name], name))
+    shown = [
+        f"{_short(name)} {100.0 * counts[name] / total:.3g} %"
+        for name in largest[:_MAX_SHARES]
+    ]
+    more = len(largest) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def class_table(

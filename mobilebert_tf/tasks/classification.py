@@ -4,25 +4,24 @@ Logits are [N, C]. With one label they become probabilities by a softmax, with
 several labels each by a sigmoid, and a regression's single column is its value.
 """
 
-import csv
 import dataclasses
 import json
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
 from mobilebert_tf.config import read_json_object
-from mobilebert_tf.errors import InputError
+from mobilebert_tf.errors import InputError, listed
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.tasks.class_report import (
     class_table,
     confusion_matrix,
     confusion_table,
     draw_confusion,
+    shares,
     threshold_table,
 )
 from mobilebert_tf.tasks.classification_examples import (
@@ -37,12 +36,16 @@ from mobilebert_tf.tasks.labelled_texts import (
     SINGLE_LABEL,
     Examples,
     encode_examples,
+    names_of,
 )
 from mobilebert_tf.tasks.metrics import (
     classification_metrics,
+    largest_class_floor,
+    most_frequent_labels_floor,
     multi_label_metrics,
     regression_metrics,
 )
+from mobilebert_tf.tasks.predictions import Answer, write_predictions
 from mobilebert_tf.tasks.task import (
     CONFIG_FILE,
     Arrays,
@@ -64,20 +67,6 @@ _CHOSEN_BY = {
     MULTI_LABEL: ("micro_f1",),
     REGRESSION: ("pearson", "spearman"),
 }
-
-
-class Answer(NamedTuple):
-    """What a classifier answers to a text.
-
-    Attributes:
-        label: the likeliest class; a tuple of the classes with a probability
-            of at least a half, of a model for several labels; the number, of a
-            regression.
-        probabilities: by class; empty for a regression.
-    """
-
-    label: str | tuple[str, ...] | float
-    probabilities: dict[str, float]
 
 
 @dataclasses.dataclass(eq=False)
@@ -133,10 +122,6 @@ class ClassificationTask(Task):
         if "train" in examples:
             train = examples["train"].first(options.max_train_examples)
             examples["train"] = train
-        for split, texts in examples.items():
-            print(_size(options.task, split, len(texts)), flush=True)
-            for note in texts.notes:
-                print(f"  {note}", flush=True)
         task = cls(
             names,
             problem_type=problem_type,
@@ -152,6 +137,8 @@ class ClassificationTask(Task):
                 options.class_weights, names, examples["train"].labels
             )
         task.encode_splits(options.max_seq_length)
+        for split in examples:
+            print("\n".join(task._introduction(split)), flush=True)
         return task
 
     @classmethod
@@ -221,12 +208,53 @@ class ClassificationTask(Task):
         if self.problem_type == MULTI_LABEL:
             return multi_label_metrics(labels, predictions)
         if self.problem_type == REGRESSION:
-            return regression_metrics(labels, predictions)
-        values = classification_metrics(
-            labels, predictions, len(self.label_names)
-        )
-        names = self.chosen_by if self.glue_name else values
-        return {name: values[name] for name in names}
+            values = regression_metrics(labels, predictions)
+        else:
+            values = classification_metrics(
+                labels, predictions, len(self.label_names)
+            )
+        return self._official(values)
+
+    def _official(self, metrics: dict[str, float]) -> dict[str, float]:
+        names = self.chosen_by if self.glue_name else metrics
+        return {name: metrics[name] for name in names}
+
+    @property
+    def floor_rule(self):
+        return {
+            SINGLE_LABEL: "always naming the largest class",
+            MULTI_LABEL: "always naming the most frequent labels",
+            REGRESSION: "always the median",
+        }[self.problem_type]
+
+    def floor(self, split):
+        labels = self.splits[split]["labels"]
+        if self.problem_type == MULTI_LABEL:
+            return most_frequent_labels_floor(labels)
+        if self.problem_type == REGRESSION:
+            median = np.full_like(labels, np.median(labels))
+            return self._official(regression_metrics(labels, median))
+        floor = largest_class_floor(labels, len(self.label_names))
+        return self._official(floor)
+
+    def _introduction(self, split: str) -> Iterator[str]:
+        """Yields size, classes and floor of a split, and what is odd in it."""
+        examples = self.examples[split]
+        line = _size(self.glue_name, split, len(examples))
+        missing = []
+        if examples.labels and self.problem_type == REGRESSION:
+            low, median, high = np.quantile(examples.labels, [0, 0.5, 1])
+            line += f" ({low:g} to {high:g}, median {median:g})"
+        elif examples.labels:
+            counts = Counter(names_of(examples.labels))
+            line += f" ({shares(counts, len(examples))})"
+            missing = [name for name in self.label_names if not counts[name]]
+        if examples.labels and split != "train":
+            line += self.floor_note(split)
+        yield line
+        yield from (f"  {note}" for note in examples.notes)
+        if missing:
+            yield f"warning: {split} has no example of {listed(missing)}"
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Converts logits to probabilities, [N, C]; a regression's stay."""
@@ -295,6 +323,12 @@ class ClassificationTask(Task):
         labels, decisions = self.splits[split]["labels"], self.decide(outputs)
         names, marks = self.label_names, labels
         lines = class_table(labels, decisions, names)
+        named = decisions.reshape(len(labels), -1)
+        if len(labels) > 1 and (named == named[0]).all():
+            lines.append(
+                f"warning: the same answer to all {len(labels):,} {split} "
+                "examples (--class_weights=balanced may help)"
+            )
         if self.problem_type == SINGLE_LABEL:
             matrix = confusion_matrix(labels, decisions, names)
             draw_confusion(
@@ -347,44 +381,6 @@ class ClassificationTask(Task):
             temporary.write_text(
                 json.dumps(values, indent=2, sort_keys=True) + "\n"
             )
-
-
-def write_predictions(
-    path: str | os.PathLike,
-    answers: Sequence[Answer],
-    label_separator: str,
-    examples: Examples | None = None,
-) -> None:
-    """Writes a TSV for spreadsheets, a line for each answer.
-
-    Its columns are `index`, `prediction` (several labels are joined by
-    `label_separator`), a probability per class, and the texts, if given, with
-    spaces for line ends. Names and texts that begin with =, +, - or @, which a
-    spreadsheet would compute, get an apostrophe before them.
-    """
-    texts = {}
-    if examples is not None:
-        texts = {"text": examples.texts_a, "text_b": examples.texts_b}
-    texts = {name: column for name, column in texts.items() if column}
-    names = map(_as_text, answers[0].probabilities)
-    rows = [["index", "prediction", *names, *texts]]
-    for index, (label, probabilities) in enumerate(answers):
-        if isinstance(label, tuple):
-            label = label_separator.join(label)
-        label = f"{label:.6f}" if isinstance(label, float) else _as_text(label)
-        cells = [f"{value:.6f}" for value in probabilities.values()]
-        cells += [_as_text(column[index]) for column in texts.values()]
-        rows.append([index, label, *cells])
-    with (
-        atomic_file(path) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
-    ):
-        csv.writer(file, "excel-tab", lineterminator="\n").writerows(rows)
-
-
-def _as_text(cell: str) -> str:
-    cell = re.sub(r"[\t\r\n]+", " ", cell)
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
 
 
 def _labels_to_learn(train: Examples, problem_type: str) -> tuple[str, ...]:

@@ -61,9 +61,9 @@ class Examples:
         return len(self.texts_a)
 
     @property
-    def label_names(self) -> tuple[str, ...]:
+    def labelnames_of(self) -> tuple[str, ...]:
         """The different class names, sorted: their order is their index."""
-        return tuple(sorted(set(_names(self.labels))))
+        return tuple(sorted(set(names_of(self.labels))))
 
     def first(self, number: int | None) -> "Examples":
         """Returns the first `number` examples, or all if there are fewer."""
@@ -182,7 +182,7 @@ def _refuse_marks(
 def _check_known(
     cell: "_Cell", label: Label, known: Sequence[str] | None
 ) -> None:
-    for name in _names([label]) if known is not None else ():
+    for name in names_of([label]) if known is not None else ():
         if name not in known:
             found = f"{name!r}{nearest(name, known)}"
             raise cell.error(f"one of {listed(known)}", found)
@@ -283,8 +283,8 @@ def _read_label(
     return cell.number() if problem_type == REGRESSION else cell.name()
 
 
-def _names(labels: Iterable[Label]) -> list[str]:
-    """Returns the class names in labels; a number is none."""
+def names_of(labels: Iterable[Label]) -> list[str]:
+    """Returns the class names in labels; a number has none."""
     names = []
     for label in labels:
         if not isinstance(label, float):

@@ -63,6 +63,26 @@ def largest_class_floor(
     return classification_metrics(labels, predictions, num_classes)
 
 
+def most_frequent_labels_floor(labels: np.ndarray) -> dict[str, float]:
+    """Scores always naming the same labels, those with the best micro F1.
+
+    Args:
+        labels: 0 or 1 for each class, [N, C].
+
+    Returns:
+        The metrics of `multi_label_metrics`.
+    """
+    counts = labels.sum(axis=0)
+    order = np.argsort(-counts, kind="stable")
+    # Of the 1, 2, ... most frequent ones: 2 hits / (named + true).
+    numbers = np.arange(1, len(counts) + 1)
+    f1 = 2.0 * np.cumsum(counts[order])
+    f1 /= len(labels) * numbers + counts.sum()
+    predictions = np.zeros(labels.shape, np.int32)
+    predictions[:, order[: f1.argmax() + 1]] = 1
+    return multi_label_metrics(labels, predictions)
+
+
 def multi_label_metrics(
     labels: np.ndarray, predictions: np.ndarray
 ) -> dict[str, float]:
@@ -91,7 +111,11 @@ def regression_metrics(
     labels: Sequence[float] | np.ndarray,
     predictions: Sequence[float] | np.ndarray,
 ) -> dict[str, float]:
-    """Correlation of values (`pearson`) and of ranks (`spearman`), [N] each.
+    """Scores numbers, [N] each.
+
+    Returns:
+        Correlation of values (`pearson`) and of ranks (`spearman`), and
+        `mean_absolute_error`.
 
     Raises:
         ValueError: the arrays differ in length, are empty or not finite.
@@ -104,11 +128,14 @@ def regression_metrics(
     predictions = predictions.astype(np.float64)
     if not (np.isfinite(labels).all() and np.isfinite(predictions).all()):
         raise ValueError("labels and predictions must be finite")
-    if _is_constant(labels) or _is_constant(predictions):
-        return {"pearson": 0.0, "spearman": 0.0}
+    pearson = spearman = 0.0
+    if not (_is_constant(labels) or _is_constant(predictions)):
+        pearson = scipy.stats.pearsonr(labels, predictions).statistic
+        spearman = scipy.stats.spearmanr(labels, predictions).statistic
     return {
-        "pearson": float(scipy.stats.pearsonr(labels, predictions).statistic),
-        "spearman": float(scipy.stats.spearmanr(labels, predictions).statistic),
+        "pearson": float(pearson),
+        "spearman": float(spearman),
+        "mean_absolute_error": float(np.abs(labels - predictions).mean()),
     }
 
 

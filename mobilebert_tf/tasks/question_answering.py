@@ -223,6 +223,7 @@ class QuestionAnsweringTask(Task):
     model_class_name = "MobileBertForQuestionAnswering"
     title = "Question answerer"
     chosen_by = ("exact", "f1")
+    floor_rule = "never an answer"
     hyperparameters = Hyperparameters(learning_rate=4e-5, num_epochs=5)
 
     def __init__(
@@ -296,7 +297,8 @@ class QuestionAnsweringTask(Task):
             self.splits[split] = windows.inputs() | labels
             self._windows[split] = windows
             self._sizes[split] = size
-            print(f"{split}: {size}", flush=True)
+            note = self.floor_note(split) if split != "train" else ""
+            print(f"{split}: {size}{note}", flush=True)
 
     def encode(self, texts, max_seq_length):
         """Encodes (question, context) pairs, each as at least one window."""
@@ -326,6 +328,12 @@ class QuestionAnsweringTask(Task):
     def metrics(self, outputs, split):
         """Official scores in percent; for v2.0 also the best thresholds."""
         return self._answers(outputs, split).scores(self._threshold or 0.0)
+
+    def floor(self, split):
+        """Scores leaving every question of v2.0 unanswered."""
+        questions = self._questions[split]
+        percent = 100.0 * questions.num_unanswerable / len(questions)
+        return {"exact": percent, "f1": percent} if percent else {}
 
     def answers(self, outputs, texts):
         """Returns a `FoundAnswer` to each (question, context) pair."""

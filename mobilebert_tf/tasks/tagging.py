@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from mobilebert_tf.config import inputs_of
 from mobilebert_tf.data.builtin import code_task
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import option
+from mobilebert_tf.tasks.class_report import shares
 from mobilebert_tf.tasks.conll import (
     NO_SCHEME,
     SCHEMES,
@@ -117,6 +119,7 @@ class TaggingTask(Task):
 
     model_class_name = "MobileBertForTokenClassification"
     title = "Tagger"
+    floor_rule = "each token's usual tag"
 
     def __init__(
         self,
@@ -177,7 +180,10 @@ class TaggingTask(Task):
                 max_seq_length,
                 self.label_names,
             )
-            print(f"{split}: {_description(some, encoded)}", flush=True)
+            note = _description(some, encoded)
+            if some.tags is not None and split != "train":
+                note += self.floor_note(split)
+            print(f"{split}: {note}", flush=True)
             self.splits[split] = encoded.arrays
             self._is_token[split] = encoded.arrays["label_weights"] > 0
             if some.tags is None:
@@ -210,6 +216,14 @@ class TaggingTask(Task):
     def metrics(self, outputs, split):
         """Entity precision, recall, F1 and accuracy; or accuracy alone."""
         return self._scores(split, self._predicted(outputs, split))
+
+    def floor(self, split):
+        """Scores tagging each token as it usually is in `train`."""
+        if "train" not in self.sentences:
+            return {}
+        train, tokens = self.sentences["train"], self.sentences[split].tokens
+        usual = most_frequent_tags(train.tokens, train.tags, tokens)
+        return self._scores(split, usual)
 
     def tags(
         self, outputs, sentences: Sequence[str | Sequence[str]]
@@ -286,12 +300,9 @@ class TaggingTask(Task):
                 f"{split} {kind}: " + _percent(scores)
                 for kind, scores in metrics_by_type(right, tags).items()
             ]
-        if "train" in self.sentences:
-            train = self.sentences["train"]
-            tokens = self.sentences[split].tokens
-            usual = most_frequent_tags(train.tokens, train.tags, tokens)
-            scores = _percent(self._scores(split, usual))
-            lines.append(f"{split}, each token's usual tag: {scores}")
+        floor = self.floor(split)
+        if floor:
+            lines.append(f"{split}, each token's usual tag: {_percent(floor)}")
         return lines
 
 
@@ -360,6 +371,9 @@ def _found(
 def _description(sentences: Sentences, encoded: EncodedSentences) -> str:
     """Returns how many sentences there are, and what became of long ones."""
     note = f"{len(sentences):,} sentences, {sentences.num_tokens:,} tokens"
+    if sentences.tags is not None:
+        counts = Counter(tag for tags in sentences.tags for tag in tags)
+        note += f" ({shares(counts, sentences.num_tokens)})"
     if encoded.num_divided:
         number = len(encoded.arrays["input_ids"])
         divided = f"{encoded.num_divided:,} sentences are longer"

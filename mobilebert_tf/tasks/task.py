@@ -130,6 +130,7 @@ class Task(abc.ABC):
             name of the split.
         hyperparameters: defaults of fine-tuning.
         bucket_lengths: default widths of batches, ascending; each is compiled.
+        floor_rule: what `floor` scores, in words.
     """
 
     model_class_name: ClassVar[str]
@@ -139,6 +140,7 @@ class Task(abc.ABC):
     chosen_by: tuple[str, ...]
     hyperparameters: Hyperparameters = Hyperparameters()
     bucket_lengths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    floor_rule: str = ""
 
     @classmethod
     @abc.abstractmethod
@@ -201,6 +203,16 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def metrics(self, outputs: Outputs, split: str) -> dict[str, float]:
         """Scores the outputs of a labelled split, by the metric's name."""
+
+    def floor(self, split: str) -> dict[str, float]:
+        """Scores what needs no model, as `metrics` does; may be empty."""
+        return {}
+
+    def floor_note(self, split: str) -> str:
+        """Returns the scores of `floor` in words, to follow a split's size."""
+        scores = self.floor(split)
+        shown = ", ".join(f"{name} {scores[name]:.4f}" for name in scores)
+        return f"; {self.floor_rule}: {shown}" if shown else ""
 
     @abc.abstractmethod
     def answers(self, outputs: Outputs, texts: Sequence) -> list:
@@ -329,6 +341,14 @@ class Task(abc.ABC):
             for name, value in self.metrics(
                 predict(inputs_of(self.splits[split])), split
             ).items()
+        }
+
+    def floors(self, splits: Iterable[str]) -> dict[str, float]:
+        """Returns the floor of labelled splits, by `SPLIT_METRIC`."""
+        return {
+            f"{split}_{name}": value
+            for split in splits
+            for name, value in self.floor(split).items()
         }
 
     def score(self, metrics: Mapping[str, float]) -> float:

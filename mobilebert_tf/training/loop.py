@@ -189,12 +189,25 @@ class Run:
         lines = recorded(self.folder, self.global_step)
         return best_of(lines) if lines else None
 
-    def finish(self, results: Mapping[str, float]) -> None:
-        """Logs and prints final results, and closes the record."""
-        self.log.write(RESULTS, 0, self.global_step, results)
+    def finish(
+        self,
+        results: Mapping[str, float],
+        floors: Mapping[str, float] | None = None,
+    ) -> None:
+        """Logs and prints final results, and closes the record.
+
+        Args:
+            results: by name.
+            floors: what needs no model scores, by the same names; recorded as
+                `NAME_floor`.
+        """
+        floors = floors or {}
+        below = {f"{name}_floor": value for name, value in floors.items()}
+        self.log.write(RESULTS, 0, self.global_step, dict(results) | below)
         self.log.close()
         for name, value in results.items():
-            print(f"{name}: {value:.4f}", flush=True)
+            note = f" (floor {floors[name]:.4f})" if name in floors else ""
+            print(f"{name}: {value:.4f}{note}", flush=True)
 
     def _agree_on_checkpoint(self) -> Checkpoint | None:
         """The chief chooses the checkpoint to resume from; others follow."""

@@ -38,6 +38,7 @@ def write_model_card(
     command: str,
     results: Mapping[str, float],
     notes: Mapping[str, object],
+    floors: Mapping[str, float] | None = None,
 ) -> None:
     """Writes `README.md` into a model folder, with Hugging Face's metadata.
 
@@ -48,6 +49,7 @@ def write_model_card(
         command: the one that made it.
         results: metrics on held-out data; may be empty.
         notes: further lines by name.
+        floors: what needs no model scores, by the names of the metrics.
     """
     num_parameters = sum(
         int(np.prod(weight.shape)) for weight in model.trainable_weights
@@ -62,7 +64,10 @@ def write_model_card(
         "Normalisation": config.normalization_type,
         "Vocabulary": config.vocab_size,
     }
+    right = "Value | Floor" if floors else "Value"
     scores = {name: f"{value:.4f}" for name, value in results.items()}
+    for name in scores if floors else ():
+        scores[name] += f" | {floors[name]:.4f}" if name in floors else " | "
     lines = [
         "---",
         "library_name: keras",
@@ -75,7 +80,7 @@ def write_model_card(
         f"    {command}",
         "",
         *_table("Model", "", rows),
-        *(_table("Metric (held-out)", "Value", scores) if scores else ()),
+        *(_table("Metric (held-out)", right, scores) if scores else ()),
         *[f"- {name}: {value}" for name, value in notes.items()],
         "",
         "Open it with `mobilebert_tf.load(folder)`, or, unless it is a "
@@ -88,7 +93,7 @@ def write_model_card(
 def _table(left: str, right: str, rows: Mapping[str, object]) -> list[str]:
     return [
         f"| {left} | {right} |",
-        "|---|---|",
+        "|---" * (2 + right.count("|")) + "|",
         *[f"| {name} | {value} |" for name, value in rows.items()],
         "",
     ]

@@ -1,5 +1,6 @@
 """Metrics against scikit-learn, numbers worked by hand, and conlleval."""
 
+import itertools
 import math
 import random
 import warnings
@@ -17,6 +18,7 @@ from mobilebert_tf.tasks.metrics import (
     entity_metrics,
     largest_class_floor,
     metrics_by_type,
+    most_frequent_labels_floor,
     most_frequent_tags,
     multi_label_metrics,
     regression_metrics,
@@ -60,6 +62,23 @@ def test_the_floor_is_that_of_a_dummy_classifier(num_classes):
     assert floor["accuracy"] == pytest.approx(dummy.score(labels, labels))
 
 
+def test_the_floor_of_several_labels_is_the_best_of_all_constants(rng):
+    for _ in range(20):
+        labels = (rng.random((15, 4)) < rng.random(4)).astype(int)
+        labels[0, 0] = 1
+        f1 = [
+            sklearn.metrics.f1_score(
+                labels,
+                np.tile(constant, (15, 1)),
+                average="micro",
+                zero_division=0.0,
+            )
+            for constant in itertools.product([0, 1], repeat=4)
+        ]
+        floor = most_frequent_labels_floor(labels)
+        assert floor["micro_f1"] == pytest.approx(max(f1))
+
+
 @pytest.mark.parametrize("constant", [0, 1])
 def test_constant_predictions_are_defined(constant):
     with warnings.catch_warnings():
@@ -76,7 +95,7 @@ def test_regression_by_hand():
     # Deviations (-1.5, -0.5, 0.5, 1.5) and (-4.5, -1.5, 3.5, 2.5).
     covariance = 1.5 * 4.5 + 0.5 * 1.5 + 0.5 * 3.5 + 1.5 * 2.5
     norms = math.sqrt(5.0 * (4.5**2 + 1.5**2 + 3.5**2 + 2.5**2))
-    assert list(metrics) == ["pearson", "spearman"]
+    assert metrics["mean_absolute_error"] == (0 + 2 + 6 + 4) / 4
     assert metrics["pearson"] == pytest.approx(covariance / norms)
     # Ranks 1 2 3 4 and 1 2 4 3: 1 - 6 * (1 + 1) / (4 * 15).
     assert metrics["spearman"] == pytest.approx(0.8)
@@ -90,6 +109,8 @@ def test_constant_regression_is_zero(labels):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         metrics = regression_metrics(labels, [0.1, 0.1, 0.1])
+    error = sklearn.metrics.mean_absolute_error(labels, [0.1] * 3)
+    assert metrics.pop("mean_absolute_error") == pytest.approx(error)
     assert metrics == {"pearson": 0.0, "spearman": 0.0}
 
 
