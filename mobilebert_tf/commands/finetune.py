@@ -10,6 +10,7 @@ model folder and writes a model folder:
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from mobilebert_tf.commands.command import Command, command_line
@@ -141,6 +142,7 @@ def main(task_class: type[Task], *options: Options) -> None:
         notes=task.notes() | started | outcome.notes() | notes,
     )
     task.save(given.output.output_dir)
+    print(_closing(given, task, scores, floors), flush=True)
 
 
 def check_choice(task: Task, num_runs: int, patience: int | None) -> None:
@@ -224,6 +226,51 @@ def _answer(task: Task, predict, actions: Actions, folder: str) -> dict:
     for split in others if actions.predict else ():
         task.write(predict(task.splits[split]), split, folder)
     return results
+
+
+def _closing(
+    given: Given,
+    task: Task,
+    scores: Mapping[str, float],
+    floors: Mapping[str, float],
+) -> str:
+    """Returns a run's last line: the file to ship, and what to do next.
+
+    It is the smallest of those that lose less than 1 % of the best one's score.
+
+    Args:
+        given: the options.
+        task: the task with its examples.
+        scores: of the files, `KIND_NAME`.
+        floors: by `SPLIT_METRIC`.
+    """
+    if not given.export.kinds:
+        return "Next: the same command with --export=int8_qat for a phone file"
+    rows = {
+        kind: {
+            name.removeprefix(f"{kind}_"): value
+            for name, value in scores.items()
+            if name.startswith(f"{kind}_")
+        }
+        for kind in given.export.kinds
+    }
+    good = list(rows)
+    if task.labelled("dev"):
+        ranks = {kind: task.score(row) for kind, row in rows.items()}
+        best = max(ranks.values())
+        good = [kind for kind in rows if ranks[kind] >= best - 0.01 * abs(best)]
+    chosen = min(good, key=lambda kind: rows[kind]["megabytes"])
+    row = rows[chosen]
+    facts = [f"{row['megabytes']:.2f} MB"] + [
+        f"{name} {row[name]:.4f} (floor {floor:.4f})"
+        for name, floor in floors.items()
+        if name.removeprefix("dev_") in task.chosen_by and name in row
+    ]
+    path = Path(given.output.output_dir) / f"{chosen}.tflite"
+    return (
+        f"Ship {path}: {', '.join(facts)}. Next: adb push {path} "
+        "/data/local/tmp (docs/mobile.md)"
+    )
 
 
 def _not_above(

@@ -158,6 +158,14 @@ def classifier(files):
 def test_a_classifier_learns_and_is_exported(classifier):
     values = results(classifier)
     assert values["dev_accuracy"] > 0.9 and values["test_accuracy"] > 0.9
+    # As many examples of each class.
+    assert values["dev_accuracy_floor"] == values["test_accuracy_floor"] == 0.5
+    card = (classifier / "README.md").read_text()
+    row = f"| dev_accuracy | {values['dev_accuracy']:.4f} | 0.5000 |"
+    assert (
+        f"| Metric (held-out) | Value | Floor |\n|---|---|---|\n{row}" in card
+    )
+    assert (classifier / "test_confusion.png").stat().st_size
     header, *rows = (classifier / "predictions.tsv").read_text().splitlines()
     assert header == "index\tprediction\tland\tsea"
     assert [row.split("\t")[1] for row in rows] == ["sea", "land"]

@@ -205,7 +205,7 @@ def test_balanced_weights_are_scikit_learns():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("Pos=2", "NAME=WEIGHT of 'neg', 'pos', found 'Pos=2' .did you mean"),
+        ("Pos=2", "balanced, or NAME=WEIGHT of 'neg', 'pos', found 'Pos=2' .d"),
         ("balanced", "balanced, or NAME=WEIGHT of 'neg', 'pos', found"),
         ("pos", "balanced, or NAME=WEIGHT"),
         ("pos=x", "numbers above 0, found 'pos=x'"),
@@ -369,6 +369,70 @@ def test_a_share_is_held_out_without_a_dev_file(pretrained, files):
     options = files(train="text\tlabel\na\tx\nb\ty\n")
     with pytest.raises(InputError, match="--dev_fraction: expected two train"):
         read(pretrained, dev_fraction=0.3, **options)
+
+
+ROWS = ["a\tpos", "b\tpos", "c\tpos", "d\tneg"]
+TABLE = "\n".join(["text\tlabel", *ROWS])
+NUMBERS = "text\tlabel\na\t0\nb\t1\nc\t5\n"
+# Files, options, and lines of the introductions.
+INTRODUCTIONS = [
+    (
+        {"train": TABLE, "dev": TABLE},
+        {},
+        [
+            "train: 4 examples (pos 75 %, neg 25 %)",
+            "dev: 4 examples (pos 75 %, neg 25 %); always naming the largest "
+            "class: accuracy 0.7500, f1 0.8571, matthews 0.0000",
+        ],
+    ),
+    (
+        {"train": TABLE, "dev": "label\ttext\nneg\ta\n", "predict": TABLE},
+        {},
+        ["warning: dev has no example of 'pos'", "predict: 4 examples"],
+    ),
+    (
+        {"train": NUMBERS, "dev": NUMBERS},
+        {"regression": True},
+        [
+            "train: 3 examples (0 to 5, median 1)",
+            "dev: 3 examples (0 to 5, median 1); always the median: pearson "
+            "0.0000, spearman 0.0000, mean_absolute_error 1.6667",
+        ],
+    ),
+    (
+        {"train": "text\tlabel\na\tx,y\nb\tx\nc\t\nd\tx\n"},
+        {"multi_label": True, "empty_texts": "skip"},
+        ["train: 4 examples (x 75 %, y 25 %)"],
+    ),
+    (
+        {"train": "text;label\na;x\n;x\nb;y\n"},
+        {"delimiter": ";", "empty_texts": "skip"},
+        ["  separated by semicolons", "  1 of 3 rows left out, without a text"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("contents", "options", "lines"), INTRODUCTIONS)
+def test_splits_introduce_themselves(
+    pretrained, files, contents, options, lines, capsys
+):
+    read(pretrained, **files(**contents), **options)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line not in shown] == []
+
+
+def test_a_labelled_split_is_reported_by_class(tmp_path, capsys):
+    labels = {"labels": np.array([0, 0, 0, 1])}
+    task = dataclasses.replace(
+        task_of(labels=("neg", "pos"), dev=labels), wanted={"recall": 0.9}
+    )
+    task.write(np.eye(2)[[0, 0, 0, 0]], "dev", tmp_path)
+    shown = capsys.readouterr().out
+    assert "warning: the same answer to all 4 dev examples" in shown
+    assert "thresholds for recall 0.9:" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["dev_confusion.png"]
+    task.write(np.eye(2)[[0, 0, 0, 1]], "dev", tmp_path)
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_tables_without_a_header_and_with_empty_texts(pretrained, files):
