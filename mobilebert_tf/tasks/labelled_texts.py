@@ -61,7 +61,7 @@ class Examples:
         return len(self.texts_a)
 
     @property
-    def labelnames_of(self) -> tuple[str, ...]:
+    def label_names(self) -> tuple[str, ...]:
         """The different class names, sorted: their order is their index."""
         return tuple(sorted(set(names_of(self.labels))))
 

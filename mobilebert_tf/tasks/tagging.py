@@ -300,6 +300,11 @@ class TaggingTask(Task):
                 f"{split} {kind}: " + _percent(scores)
                 for kind, scores in metrics_by_type(right, tags).items()
             ]
+        found = {tag for sentence in tags for tag in sentence}
+        if len(found) == 1:
+            lines.append(
+                f"warning: every {split} token is tagged {found.pop()}"
+            )
         floor = self.floor(split)
         if floor:
             lines.append(f"{split}, each token's usual tag: {_percent(floor)}")

@@ -228,7 +228,7 @@ BY_ORIENT = {
 def test_json_of_other_programs_is_read(tmp_path, ending):
     lines = "\n".join(map(json.dumps, VALUES))
     contents = [*map(json.dumps, BY_ORIENT.values()), lines]
-    contents.append(json.dumps(VALUES, indent=2))
+    contents += [json.dumps(VALUES, indent=2), f"\ufeff{lines}"]
     for content in map(str.encode, contents):
         if ending.endswith("gz"):
             content = gzip.compress(content)
