@@ -22,7 +22,7 @@ FORMATS = (".tsv", ".csv", ".jsonl", ".json")
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 # What a spreadsheet writes before the header, to name its delimiter.
-_NAMED_DELIMITER = re.compile(r"\s*sep=(.)[;,\t]*(?=\r?\n)", re.IGNORECASE)
+_NAMED_DELIMITER = re.compile(r"\Asep=(.)[;,\t]*(?=\r?\n)", re.IGNORECASE)
 _WHITE_SPACE = "\ufeff \t\r\n\xa0"
 
 # Number of a line, and its cells or what is wrong with it.
@@ -240,13 +240,13 @@ def _hint(name: str, header: Sequence[str], delimiter: str) -> str:
 
 def _quotes(records: list[_Record], places: dict[str, int]) -> list[str]:
     """Returns a note if cells of a .tsv are quoted as those of a .csv."""
-    doubled = sum(
-        1
+    cells = [
+        row[place]
         for _, row in records
         for place in places.values()
-        if place < len(row)
-        and re.fullmatch('"(.*"")+[^"]*"', row[place], re.DOTALL)
-    )
+        if place < len(row) and row[place].startswith('"')
+    ]
+    doubled = sum(cell.endswith('"') and '""' in cell[1:-1] for cell in cells)
     if not doubled:
         return []
     return [

@@ -121,6 +121,11 @@ def test_what_spreadsheets_add_is_left_out(tmp_path, content):
     assert notes[0] == "separated by semicolons"
 
 
+def test_a_delimiter_is_named_before_the_header_only(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,label\n"a\nsep=;\nb",x\n')
+    assert read(path)[0] == [{"text": "a\nsep=;\nb", "label": "x"}]
+
+
 def test_rows_know_their_lines(tmp_path):
     path = write(tmp_path, "a.csv", 'sep=,\n"text",label\n"a\nb",x\nc,y\n')
     table = read_table(path, COLUMNS)
