@@ -369,8 +369,8 @@ learns the built-in task. A task of GLUE, from its official files:
         --learning_rate=1e-5,3e-5,1e-4 --num_seeds=5 --patience=3
 
 compares three rates with five seeds each and keeps the best on dev; test
-predictions are written as GLUE's server takes them. Your own files (.tsv, .csv
-or .jsonl, with a header):
+predictions are written as GLUE's server takes them. Your own files (.tsv, .csv,
+.jsonl or .json, also .gz; delimiter and encoding are recognised):
 
     python run_classifier.py --model=runs/student --output_dir=runs/classifier \
         --train_file=train.tsv --dev_file=dev.tsv --predict_file=new.tsv \
@@ -419,6 +419,9 @@ have them (a token per line, a blank line between sentences):
     python -m mobilebert_tf.commands.tag --model=runs/student \
         --train_file=eng.train --dev_file=eng.testa --test_file=eng.testb \
         --predict_file=new.txt --output_dir=runs/tagger
+
+--predict_file may also hold plain sentences, one a line. For CoNLL-U add
+--token_column=2 --tag_column=4.
 
 Tags are IOB1, IOB2, BIOES or BILOU, which is recognised, or, with
 --scheme=none, labels such as parts of speech. Precision, recall and F1 are
