@@ -250,8 +250,8 @@ def _quotes(records: list[_Record], places: dict[str, int]) -> list[str]:
     if not doubled:
         return []
     return [
-        f"{doubled:,} cells are quoted as in .csv, and the quotes kept as text "
-        "(to have them read, name the file .csv)"
+        f"cells that are quoted as in .csv: {doubled:,}; their quotes are kept "
+        "as text (name the file .csv to have them read)"
     ]
 
 

@@ -167,8 +167,9 @@ def test_a_classifier_learns_and_is_exported(classifier):
     )
     assert (classifier / "test_confusion.png").stat().st_size
     header, *rows = (classifier / "predictions.tsv").read_text().splitlines()
-    assert header == "index\tprediction\tland\tsea"
+    assert header == "index\tprediction\tland\tsea\ttext"
     assert [row.split("\t")[1] for row in rows] == ["sea", "land"]
+    assert rows[0].endswith("\tthe cat the sat the cat.")
     problem_type = read_json(classifier, "config")["problem_type"]
     assert problem_type == "single_label_classification"
     check_folder(

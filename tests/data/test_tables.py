@@ -208,7 +208,7 @@ def test_quotes_of_a_tsv_are_text_and_noticed(tmp_path):
     write_csv(path, "\t")
     rows, (note,) = read(path)
     assert rows[1]["text"] == '"Ein trüber; ""Film"""'
-    assert "1 cells are quoted as in .csv, and the quotes kept as text" in note
+    assert "quoted as in .csv: 1; their quotes are kept as text" in note
     # The same file under another name.
     assert read(path.rename(tmp_path / "a.csv"))[0] == VALUES
     path = write(tmp_path, "b.tsv", 'text\tlabel\n"a\nb"\tx\nc\ty\n')
