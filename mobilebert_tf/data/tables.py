@@ -102,7 +102,7 @@ def read_table(
     if encoding != "UTF-8":
         table.notes.append(encoding)
     if ending.startswith(".json"):
-        table.rows = _json_rows(table, text.strip(), columns)
+        table.rows = _json_rows(table, text.rstrip(), columns)
         return table
     split = _split_tsv if ending == ".tsv" else _split_csv
     usual = "\t" if ending == ".tsv" else ","
@@ -322,7 +322,7 @@ def _json_records(
         whole, problem = None, error
     if isinstance(whole, dict):
         whole = _by_rows(whole, columns)
-    is_array = ".jsonl" not in table.path.suffixes and text[:1] == "["
+    is_array = ".jsonl" not in table.path.suffixes and text.lstrip()[:1] == "["
     if problem and is_array:
         place = getattr(problem, "lineno", None)
         raise InputError(table.path, "a JSON array", problem, place)

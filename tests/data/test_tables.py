@@ -146,6 +146,7 @@ HEADERS = [
     ("a.csv", ";;;\n\n", "found blank lines"),
     ("a.txt", "text\tlabel\n", "expected a name in .tsv, .csv, .jsonl, .json"),
     ("a.json", '[{"text": "a"},\n{"text"', "line 2: expected a JSON array"),
+    ("a.json", '\n[{"text": "a"},\n{"text"', "line 3: expected a JSON array"),
 ]
 
 
