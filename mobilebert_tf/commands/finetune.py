@@ -261,11 +261,11 @@ def _closing(
         good = [kind for kind in rows if ranks[kind] >= best - 0.01 * abs(best)]
     chosen = min(good, key=lambda kind: rows[kind]["megabytes"])
     row = rows[chosen]
-    facts = [f"{row['megabytes']:.2f} MB"] + [
-        f"{name} {row[name]:.4f} (floor {floor:.4f})"
-        for name, floor in floors.items()
-        if name.removeprefix("dev_") in task.chosen_by and name in row
-    ]
+    facts = [f"{row['megabytes']:.2f} MB"]
+    for split in task.labelled("dev"):
+        for name in (f"{split}_{metric}" for metric in task.chosen_by):
+            floor = f" (floor {floors[name]:.4f})" if name in floors else ""
+            facts.append(f"{name} {row[name]:.4f}{floor}")
     path = Path(given.output.output_dir) / f"{chosen}.tflite"
     return (
         f"Ship {path}: {', '.join(facts)}. Next: adb push {path} "

@@ -8,11 +8,18 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mobilebert_tf.commands.finetune import CLASSIFY, SQUAD, TAG
+from mobilebert_tf.commands.finetune import (
+    CLASSIFY,
+    SQUAD,
+    TAG,
+    _closing,
+    _not_above,
+)
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from mobilebert_tf.tasks.conll import read_sentences
@@ -484,3 +491,53 @@ def test_help_explains_every_flag():
     assert "Pieces from one window to the next" in text
     text = " ".join(TAG.help("name", everything=True).split())
     assert "One of iob1, iob2, bioes, bilou, none" in text
+
+
+class TwoDevs:
+    """A task with two dev splits, as MNLI."""
+
+    chosen_by, floor_rule = ("accuracy",), "a rule"
+
+    def labelled(self, prefix):
+        return ["dev_a", "dev_b"] if prefix == "dev" else []
+
+    def score(self, metrics):
+        return (metrics["dev_a_accuracy"] + metrics["dev_b_accuracy"]) / 2
+
+
+# Accuracies and megabytes by kind, and the kind to ship.
+FILES = [
+    ({"float32": (0.9, 90), "int8": (0.7, 24), "int8_qat": (0.895, 25)}, 2),
+    ({"float32": (0.9, 90), "int8": (0.895, 24), "int8_qat": (0.9, 25)}, 1),
+    ({"float32": (0.0, 90), "dynamic": (0.0, 25)}, 1),
+]
+
+
+@pytest.mark.parametrize(("files", "index"), FILES)
+def test_the_last_line_names_the_file_to_ship(files, index):
+    scores = {}
+    for kind, (accuracy, size) in files.items():
+        scores |= {
+            f"{kind}_dev_a_accuracy": accuracy,
+            f"{kind}_dev_b_accuracy": accuracy,
+            f"{kind}_megabytes": size,
+        }
+    given = SimpleNamespace(
+        export=SimpleNamespace(kinds=tuple(files)),
+        output=SimpleNamespace(output_dir="runs/x"),
+    )
+    line = _closing(given, TwoDevs(), scores, {"dev_a_accuracy": 0.35})
+    kind = list(files)[index]
+    accuracy, size = files[kind]
+    assert line.startswith(
+        f"Ship runs/x/{kind}.tflite: {size}.00 MB, dev_a_accuracy "
+        f"{accuracy:.4f} (floor 0.3500), dev_b_accuracy {accuracy:.4f}. Next: "
+    )
+
+
+def test_results_that_are_not_above_their_floors_are_warned_about():
+    floors = {"dev_a_accuracy": 0.35, "dev_b_accuracy": 0.35, "dev_a_f1": 0.5}
+    results = {"dev_a_accuracy": 0.35, "dev_b_accuracy": 0.36, "dev_a_f1": 0.1}
+    assert list(_not_above(TwoDevs(), results, floors)) == [
+        "warning: dev_a_accuracy 0.3500 is not above its floor 0.3500 (a rule)"
+    ]
