@@ -74,24 +74,25 @@ class _Graph:
 
     def outputs(self, input_ids, input_mask, segment_ids, first_only):
         mask = self.mask(input_mask)
-        rows = self.embed(input_ids, segment_ids)  # [B * S, D]
+        features = self.embed(input_ids, segment_ids)  # [B, S, D]
         last = self.config.num_hidden_layers - 1
         for index in range(self.config.num_hidden_layers):
-            keep = self.first if first_only and index == last else _all
-            rows = self.block(f"block_{index:02d}", rows, mask, keep)
+            keep = _first if first_only and index == last else _all
+            features = self.block(f"block_{index:02d}", features, mask, keep)
         if "pooler/kernel" in self.weights:
-            rows = self.dense("pooler", rows)
+            features = self.dense("pooler", features)
             # The range of the integer tanh kernel.
-            rows = self.rounding.fixed(tf.tanh(rows), -1.0, 127 / 128)
+            features = self.rounding.fixed(tf.tanh(features), -1.0, 127 / 128)
         if self.folded.head != FEATURES:
-            rows = self.dense("head", rows)
+            features = self.dense("head", features)
         if first_only:
-            return rows
-        return tf.reshape(rows, (-1, self.length, rows.shape[-1]))
+            return tf.reshape(features, (-1, features.shape[-1]))
+        return features
 
     def mask(self, input_mask):
         """Returns (factor or None, addend), each [B, 1, 1, S]."""
-        keep = tf.cast(input_mask, tf.float32)[:, None, None, :]
+        shape = (-1, 1, 1, self.length)
+        keep = tf.reshape(tf.cast(input_mask, tf.float32), shape)
         addend = (1.0 - keep) * self.folded.mask_value
         is_factor = self.config.attention_mask_form == "multiply_add"
         return (keep if is_factor else None), addend
@@ -99,23 +100,30 @@ class _Graph:
     def embed(self, input_ids, segment_ids):
         config, rounding = self.config, self.rounding
         name = "embeddings/words"
-        words = rounding.look_up(name, self.weights[name], input_ids)
+        features = self.look_up(name, input_ids)  # [B, S, E]
         if config.trigram_input:
-            words = self.with_neighbours(words)  # [B, S, 3E]
-        rows = tf.reshape(words, (-1, words.shape[-1]))
+            features = self.with_neighbours(features)  # [B, S, 3E]
         if "embeddings/projection/kernel" in self.weights:
-            rows = self.dense("embeddings/projection", rows)  # [B * S, D]
-        name = "embeddings/segments"
-        segments = rounding.look_up(
-            name, self.weights[name], tf.reshape(segment_ids, (-1,))
+            features = self.dense("embeddings/projection", features)
+        segments = self.look_up("embeddings/segments", segment_ids)
+        features = rounding.activation(
+            "embeddings/with_segments", features + segments
         )
-        rows = rounding.activation("embeddings/with_segments", rows + segments)
         name = "embeddings/positions"
-        positions = rounding.activation(name, self.weights[name][: self.length])
-        features = tf.reshape(rows, (-1, self.length, config.hidden_size))
-        rows = tf.reshape(features + positions, (-1, config.hidden_size))
-        rows = rounding.activation("embeddings/with_positions", rows)
-        return self.norm("embeddings", rows)
+        # [1, S, D]: GPUs read a constant of rank 2 as its first row.
+        positions = self.weights[name][None, : self.length]
+        positions = rounding.activation(name, positions)
+        features = rounding.activation(
+            "embeddings/with_positions", features + positions
+        )
+        return self.norm("embeddings", features)
+
+    def look_up(self, name, ids):
+        """Returns rows of a table: [B, S] to [B, S, W]."""
+        table = self.weights[name]
+        # GPUs take ids of rank 1 only.
+        rows = self.rounding.look_up(name, table, tf.reshape(ids, (-1,)))
+        return tf.reshape(rows, (-1, self.length, table.shape[-1]))
 
     def with_neighbours(self, words):
         following = tf.pad(words[:, 1:], ((0, 0), (0, 1), (0, 0)))
@@ -151,14 +159,6 @@ class _Graph:
             return self.residual(f"{name}/output_bottleneck", hidden, kept)
         return hidden
 
-    def first(self, rows):
-        """Returns the first tokens' rows: [B * S, W] to [B, W]."""
-        width = rows.shape[-1]
-        features = tf.reshape(rows, (-1, self.length, width))
-        # A SLICE of known size, because the delegate takes no other.
-        size = (features.shape[0] or -1, 1, width)
-        return tf.reshape(tf.slice(features, (0, 0, 0), size), (-1, width))
-
     def attention(self, name, query_input, key_input, value_input, mask):
         rounding = self.rounding
         factor, addend = mask
@@ -180,7 +180,7 @@ class _Graph:
         context = rounding.activation(f"{name}/context", probs @ value)
         return tf.reshape(
             tf.transpose(context, (0, 2, 1, 3)),
-            (-1, self.config.intra_bottleneck_size),
+            (-1, query.shape[2], self.config.intra_bottleneck_size),
         )
 
     def heads(self, rows, axes, length):
@@ -214,9 +214,11 @@ class _Graph:
         outputs = activation_function(activation)(outputs)
         return self.rounding.activation(f"{name}/activation", outputs)
 
-    def product(self, name, rows):
+    def product(self, name, features):
         kernel = self.rounding.kernel(self.weights[f"{name}/kernel"])
-        return rows @ kernel + self.weights[f"{name}/bias"]
+        rows = tf.reshape(features, (-1, features.shape[-1]))
+        outputs = rows @ kernel + self.weights[f"{name}/bias"]
+        return tf.reshape(outputs, (-1, features.shape[1], kernel.shape[-1]))
 
     def norm(self, name, rows):
         """Applies the layer norm of that name, in float, if one is left."""
@@ -231,5 +233,12 @@ class _Graph:
         return self.rounding.activation(f"{name}/norm", outputs)
 
 
-def _all(rows):
-    return rows
+def _all(features):
+    return features
+
+
+def _first(features):
+    """Returns the first tokens' features: [B, S, W] to [B, 1, W]."""
+    # A SLICE of known size, because the delegate takes no other.
+    size = (features.shape[0] or -1, 1, features.shape[-1])
+    return tf.slice(features, (0, 0, 0), size)

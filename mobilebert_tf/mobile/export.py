@@ -30,6 +30,7 @@ from mobilebert_tf.mobile.folding import (
     Folded,
     bounded,
 )
+from mobilebert_tf.mobile.gpu_graph import suit_gpus
 from mobilebert_tf.mobile.options import INTEGER_KINDS, KINDS
 from mobilebert_tf.mobile.quantization import Quantized
 from mobilebert_tf.mobile.rounding import (
@@ -129,6 +130,7 @@ def export(
     examples = _single_examples(calibration) if kind == "int16x8" else []
     graph = _ConvertedGraph(folded, converted, output)
     model = unpack(_convert(graph, signatures, kind, examples))
+    suit_gpus(model)
     arrange(model, INPUT_NAMES, outputs)
     if metadata is not None:
         add_metadata(model, metadata, folded.head, INPUT_NAMES, outputs)
@@ -189,8 +191,9 @@ def _float_softmax(logits, input_mask):
     of 1/256, unless its input is float. Adding the first token's mask to all
     logits alike makes the input float, and vanishes in the softmax.
     """
-    shape = (-1, *[1] * (len(logits.shape) - 1))
-    first = tf.reshape(tf.cast(input_mask[:, 0], tf.float32), shape)
+    keep = tf.cast(input_mask, tf.float32)
+    # A slice that keeps its axis, because GPUs take no other.
+    first = tf.reshape(keep[:, :1], (-1, *[1] * (len(logits.shape) - 1)))
     return tf.nn.softmax(logits + first)
 
 

@@ -117,19 +117,18 @@ class RangeRecorder(Exact):
             rows = rows.reshape(*rows.shape[:2], -1)
             measured = _measure(rows, self._real(rows.shape[1]))
             self.measured[name] = _over_channels(measured)
-        elif name == "head" or len(array) not in (num * length, length):
-            # Logits are measured whole, and so are single tokens, none of
-            # which stands out, and scales.
-            rows = array.reshape(-1, array.shape[-1])
-            if len(rows) == num * length:
-                rows = rows[self._is_real.reshape(-1)]
-            self.measured[name] = _whole(rows)
-        elif len(array) == num * length:
-            rows = array.reshape(num, length, -1)
-            self.measured[name] = _measure(rows, self._is_real)
-        else:  # the table of positions, [S, W]
+        elif array.ndim == 1:  # the factors of a stream
+            self.measured[name] = _whole(array[None])
+        elif len(array) != num:  # the table of positions, [1, S, W]
             is_used = self._is_real.any(axis=0, keepdims=True)
-            self.measured[name] = _measure(array[None], is_used)
+            self.measured[name] = _measure(array, is_used)
+        elif name == "head" or array.shape[1] != length:
+            # Logits are measured whole, and so are single tokens, none of
+            # which stands out.
+            rows = array[self._real(array.shape[1])]
+            self.measured[name] = _whole(rows)
+        else:
+            self.measured[name] = _measure(array, self._is_real)
         return tensor
 
     def symmetric(self, name, tensor):
