@@ -17,11 +17,15 @@ MEDIAPIPE := $(VENV)/mediapipe
 # By itself: of 2023, it wants a NumPy below 2. Its wheels end at Python 3.11.
 TASK_LIBRARY := $(VENV)/task_library
 
+# Older runtimes, QEMU and an ARM Python: 400 MB.
+MACHINES := $(VENV)/machines
+
 # Model Garden pins an older TensorFlow than ours, with which it works too.
 MODEL_GARDEN := tf-models-official==2.20.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-seeds test test-peers test-slow wheel lint bench clean
+.PHONY: help demo demo-seeds test test-peers test-phone test-slow wheel lint bench \
+	clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
@@ -50,6 +54,10 @@ test-peers: $(VENV)/.peers $(VENV)/.mediapipe $(VENV)/.task_library  ## compare 
 	MOBILEBERT_TF_MEDIAPIPE_PYTHON=$(abspath $(MEDIAPIPE))/bin/python \
 	MOBILEBERT_TF_TASK_LIBRARY_PYTHON=$(abspath $(TASK_LIBRARY))/bin/python \
 		$(PYTEST) -m "peers and not slow" tests/peers
+
+test-phone: $(VENV)/.machines  ## run files as phones would: GPU, ARM64, older runtimes
+	MOBILEBERT_TF_MACHINES=$(abspath $(MACHINES)) \
+		$(BIN)/python -m pytest -m phone tests/phone
 
 test-slow: $(VENV)/.peers  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow tests
@@ -109,6 +117,12 @@ $(VENV)/.peers: $(VENV)/.test
 	@echo "Installing the peers into $(VENV) (about 2 minutes, 1 GB) ..."
 	@$(PIP_INSTALL) -e '.[bench]'
 	@$(PIP_INSTALL) --no-deps $(MODEL_GARDEN)
+	@touch $@
+
+$(VENV)/.machines: $(VENV)/.test tests/phone/set_up.sh
+	@echo "Fetching older runtimes and an ARM64 machine into $(MACHINES) ..."
+	@rm -rf $(MACHINES)
+	@sh tests/phone/set_up.sh $(BIN)/python $(MACHINES)
 	@touch $@
 
 $(VENV)/.mediapipe: $(VENV)/.created

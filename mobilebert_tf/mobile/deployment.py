@@ -1,7 +1,7 @@
 """The graph that is trained for int8, converted and shipped.
 
 It computes what the Keras model computes (see `folding`), in operations that
-the integer kernels of LiteRT have: rank-2 dense layers on [B * S, W] with fused
+the integer kernels of LiteRT have: dense layers on [B, S, W] with fused
 activations, plain additions, two batch products and a float softmax per block.
 Where only the first token's row is read, the last block computes that row only;
 the other tokens are keys and values to it.
@@ -62,7 +62,7 @@ def forward(
 class _Graph:
     """The parts of one forward pass at one length.
 
-    Rows are [B * S, W]; names are those of `Folded.arrays` and of ranges.
+    Features are [B, S, W]; names are those of `Folded.arrays` and of ranges.
     """
 
     def __init__(self, folded: Folded, rounding: Exact, length: int):

@@ -202,7 +202,7 @@ def _mean(rows, input_mask):
     keep = tf.cast(input_mask, tf.float32)
     count = tf.maximum(tf.reduce_sum(keep, axis=1, keepdims=True), 1.0)
     # Divided first, since a sum over tokens may overflow in float16.
-    return tf.reduce_sum(rows * (keep / count)[:, :, None], axis=1)
+    return tf.reduce_sum(rows * tf.expand_dims(keep / count, -1), axis=1)
 
 
 def signature_lengths(lengths: int | Sequence[int]) -> dict[str, int]:

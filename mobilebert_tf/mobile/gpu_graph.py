@@ -39,7 +39,7 @@ class _Rewriting:
             max(code.builtinCode, code.deprecatedBuiltinCode)
             for code in model.operatorCodes
         ]
-        self.shapes = [list(tensor.shape) for tensor in graph.tensors]
+        self.shapes = [self.shape(i) for i in range(len(graph.tensors))]
         self.written: list[schema.OperatorT] = []
         # Tensors that are read instead of others.
         self.instead: dict[int, int] = {}
@@ -69,7 +69,9 @@ class _Rewriting:
         self.graph.operators = self.written
 
     def shape(self, index: int) -> list[int]:
-        return [int(size) for size in self.graph.tensors[index].shape]
+        shape = self.graph.tensors[index].shape
+        # Some scalars have none.
+        return [] if shape is None else [int(size) for size in shape]
 
     def set_shape(self, index: int, shape: Sequence[int]) -> None:
         self.graph.tensors[index].shape = np.array(shape, np.int32)
@@ -193,7 +195,7 @@ class _Rewriting:
                 type=tensor.type,
                 # The empty buffer.
                 buffer=0,
-                name=tensor.name + b"/reshaped",
+                name=tensor.name,
                 quantization=tensor.quantization,
             )
         )

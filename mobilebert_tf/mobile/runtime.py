@@ -203,16 +203,32 @@ def predict_in_float16(
         What `TFLiteModel.predict` returns. Values may be infinite or NaN.
     """
     # Only this function needs these libraries, which take a second to load.
-    from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.cpu_options import CpuOptions
     from ai_edge_litert.hardware_accelerator import HardwareAccelerator
     from ai_edge_litert.options import Options
 
-    shapes = TFLiteModel(path).output_shapes()
     options = Options(
         hardware_accelerators=HardwareAccelerator.CPU,
         cpu_options=CpuOptions(num_threads=1, xnnpack_flags=_FORCE_FLOAT16),
     )
+    return predict_compiled(path, inputs, options)[0]
+
+
+def predict_compiled(path: str | os.PathLike, inputs: dict, options):
+    """Runs a file through LiteRT's `CompiledModel`, on any accelerator.
+
+    Args:
+        path: the file.
+        inputs: as for `TFLiteModel.predict`, of the longest length.
+        options: `ai_edge_litert.options.Options`.
+
+    Returns:
+        What `TFLiteModel.predict` returns, and whether the accelerator ran all
+        operations.
+    """
+    from ai_edge_litert.compiled_model import CompiledModel
+
+    shapes = TFLiteModel(path).output_shapes()
     rows = []
     with muted(), CompiledModel.from_file(str(path), options=options) as model:
         index = model.get_signature_index(SIGNATURE)
@@ -233,7 +249,7 @@ def predict_in_float16(
                     )
                 }
             )
-    return _stack(rows)
+        return _stack(rows), model.is_fully_accelerated()
 
 
 def _stack(rows: list[dict[str, np.ndarray]]):

@@ -52,7 +52,7 @@ class _CountedRows(Exact):
         self.counts = {}
 
     def activation(self, name, tensor):
-        self.counts[name] = len(tensor)
+        self.counts[name] = int(np.prod(tensor.shape[:-1]))
         return tensor
 
 

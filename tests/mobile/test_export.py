@@ -159,7 +159,7 @@ def test_signature_and_operations_of_every_kind(files):
 @pytest.mark.parametrize("kind", ["float32", "int8", "int8_qat"])
 def test_only_look_ups_and_the_mask_are_left_to_slow_kernels(kind, files):
     left = MeasuredFile(files[kind]).undelegated()
-    assert left == {"GATHER": 2, "CAST": 1, "RESHAPE": 1}
+    assert left == {"GATHER": 2, "CAST": 1, "RESHAPE": 2}
 
 
 def test_dense_weights_are_int8_per_channel_around_zero(int8):
