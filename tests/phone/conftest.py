@@ -16,6 +16,9 @@ from tests import tiny
 
 LENGTH = 32
 KINDS = ("float32", "float16", "dynamic", "int8")
+# By machine and kind: the largest difference from this machine, of the largest
+# value, for float kinds; the error beside float32 in terms of this machine's.
+_FOUND: dict[str, dict[str, float]] = {}
 TASKS = {
     "logits": "ForSequenceClassification",
     "probabilities": "ForTokenClassification",
@@ -84,10 +87,11 @@ def wanted(files, inputs):
     return {key: answers_here(path, inputs) for key, path in files.items()}
 
 
-def assert_alike(found, wanted, key) -> None:
+def assert_alike(machine, found, wanted, key) -> None:
     """Compares a machine's answers to one file with those of this one.
 
     Args:
+        machine: its name in the table at the end.
         found: arrays by output.
         wanted: what this machine answers, by task and kind.
         key: task and kind.
@@ -96,12 +100,28 @@ def assert_alike(found, wanted, key) -> None:
     assert found.keys() == wanted[key].keys()
     for name, values in found.items():
         here, exact = wanted[key][name], wanted[task, "float32"][name]
-        differs = np.abs(values - here) > 1e-5 * np.abs(here).max()
+        distance = np.abs(values - here) / np.abs(here).max()
         if kind in ("float32", "float16"):
-            assert not differs.any(), (key, name)
+            _note(machine, kind, distance.max())
+            assert distance.max() < 1e-5, (key, name)
             continue
         # Other instructions round ties, and dynamic rows, to other sides.
         errors = [np.abs(one - exact).mean() for one in (values, here)]
+        _note(machine, f"{kind} error", errors[0] / errors[1])
         assert errors[0] <= 1.2 * errors[1], (key, name)
         if kind == "int8":
-            assert differs.mean() < 0.1, (key, name)
+            _note(machine, "int8 unequal", np.mean(distance > 1e-5))
+            assert np.mean(distance > 1e-5) < 0.1, (key, name)
+
+
+def _note(machine, what, value):
+    row = _FOUND.setdefault(machine, {})
+    row[what] = max(row.get(what, 0.0), float(value))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _FOUND:
+        terminalreporter.section("other machines beside this one's CPU")
+    for machine, row in _FOUND.items():
+        listed = "  ".join(f"{what} {value:.2g}" for what, value in row.items())
+        terminalreporter.line(f"{machine}: {listed}")

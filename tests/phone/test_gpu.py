@@ -53,7 +53,7 @@ def test_gpus_answer_as_cpus_do(files, wanted):
     for key, outputs in zip(files, found, strict=True):
         # Look-ups in tables of float16 stay on the CPU.
         assert outputs.pop("accelerated") == (key[1] != "float16"), key
-        assert_alike(outputs, wanted, key)
+        assert_alike("GPU", outputs, wanted, key)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
