@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check \
 	-c requirements.txt
 # Without those that need a model folder or, like the TPU compiler, an hour.
 BENCHMARKS := input_pipeline progressive_transfer qat_stability training_step \
-	weights_memory tflite.files tflite.peers
+	vocabularies weights_memory tflite.files tflite.peers
 ifdef MOBILEBERT_TF_DATA
 BENCHMARKS += equalization fine_tuning squad_featurisation
 endif

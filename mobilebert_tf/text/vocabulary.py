@@ -6,9 +6,12 @@ pieces that continue a word start with "##". A file has one piece a line.
 
 import math
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import tokenizers
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import decode_content, read_content
@@ -21,16 +24,17 @@ from mobilebert_tf.text.normalization import (
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION_PREFIX = "##"
 
-# The learner visits every substring of every word several times, in Python; the
-# most frequent words suffice to choose pieces.
-_MAX_WORDS = 30_000
-# The search for a threshold stops at this share of pieces above the requested
-# size; the surplus is cut off.
-_SURPLUS = 0.08
-_MAX_TRIALS = 6
-# The size of a vocabulary falls with about this power of the count threshold
-# (measured on English prose). It only affects the first guesses.
-_SIZE_EXPONENT = -0.65
+# A longer word is unknown as a whole: Hugging Face's limit (BERT's own code has
+# 200).
+MAX_WORD_CHARACTERS = 100
+# The limit of TensorFlow Text's kernel.
+_MAX_PIECE_BYTES = 256
+# Pieces learned beyond the requested ones. Many are only steps towards longer
+# ones: without the least used, English takes 1 to 2 % fewer pieces a word. More
+# surplus helps at 4,000 pieces and harms at 1,000.
+_SURPLUS = 0.1
+_REPEATED_AT_ONCE = 10_000
+_UNPAIRED = re.compile("[\ud800-\udfff]")
 
 
 def read_vocabulary(path: str | os.PathLike) -> list[str]:
@@ -57,14 +61,15 @@ def check_vocabulary(
     """Checks that pieces, in the order of their ids, are a vocabulary.
 
     Raises:
-        InputError: a piece is empty, contains a line end or occurs twice, or
-            one of `SPECIAL_TOKENS` is missing.
+        InputError: a piece is empty, too long for the kernel, has a NUL, line
+            end or half of a surrogate pair in it or occurs twice, or one of
+            `SPECIAL_TOKENS` is missing.
     """
     first_line = {}
     for number, piece in enumerate(pieces, start=1):
-        if not piece or "\n" in piece:
-            found = "a line end in it" if piece else "an empty line"
-            raise InputError(source, "one piece a line", found, number)
+        problem = _problem_of(piece)
+        if problem:
+            raise InputError(source, "one piece a line", problem, number)
         if piece in first_line:
             raise InputError(
                 source,
@@ -83,118 +88,125 @@ def check_vocabulary(
         )
 
 
+def _problem_of(piece: str) -> str | None:
+    if not piece:
+        return "an empty line"
+    if "\n" in piece:
+        return "a line end in it"
+    if "\0" in piece or _UNPAIRED.search(piece):
+        return "a NUL or half of a surrogate pair in it"
+    if not _is_short_enough(piece):
+        return f"one of more than {_MAX_PIECE_BYTES} bytes"
+    return None
+
+
 def learn_vocabulary(
     lines: Iterable[str], vocab_size: int, do_lower_case: bool = True
 ) -> list[str]:
     """Learns a WordPiece vocabulary from text, in whatever order of lines.
 
-    Words are counted after normalization and BERT's splitting. TensorFlow
-    Text's top-down learner then chooses the pieces that occur at least a
-    threshold number of times; the threshold is searched until it gives slightly
-    more than `vocab_size` pieces, and the rarest are dropped.
+    Words are counted after normalization and BERT's splitting. The trainer of
+    `tokenizers` merges frequent neighbours into somewhat more pieces than
+    wanted; those that the words are cut into least often are dropped.
 
-    Every character of the alphabet is a piece, also as a continuation unless it
-    is a word by itself, so that no ordinary word is unknown. The alphabet is
-    the most frequent characters, up to a twentieth of the vocabulary (a
-    quarter, up to 128, of a small one). A text with too few repeated pieces is
-    filled up with its most frequent words; with too few words, the vocabulary
-    is smaller than `vocab_size`.
+    A character of the alphabet is a piece, also as a continuation unless it is
+    a word by itself, so that no ordinary word is unknown. The alphabet has the
+    most frequent characters, up to a twentieth of the vocabulary (a quarter, up
+    to 128, of a small one), and beyond that all that are one in a million, as
+    the thousands of Chinese, Japanese or Korean text are.
 
     Returns:
-        `SPECIAL_TOKENS`, the characters, then pieces from frequent to rare.
+        `SPECIAL_TOKENS`, the characters, then pieces from frequent to rare;
+        fewer than `vocab_size` if the text has no more words.
 
     Raises:
-        InputError: `vocab_size` has no room for special tokens and characters,
-            or the text contains no words.
+        InputError: `vocab_size` has no room for a character, or the text
+            contains no words.
     """
     counts = Counter()
     for line in lines:
         counts.update(split_words(normalize(line, do_lower_case)))
     if not counts:
         raise InputError("training text", "words", "none")
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    alphabet = _alphabet(ranked, vocab_size)
-    characters = sorted(alphabet) + [
-        CONTINUATION_PREFIX + character
-        for character in sorted(alphabet)
-        if not is_word_by_itself(character)
+    alphabet = _alphabet(counts, vocab_size)
+    fixed = [
+        *SPECIAL_TOKENS,
+        *sorted(alphabet),
+        *(
+            CONTINUATION_PREFIX + character
+            for character in sorted(alphabet)
+            if not is_word_by_itself(character)
+        ),
     ]
-    room = vocab_size - len(SPECIAL_TOKENS) - len(characters)
-    if room < 0:
-        raise InputError(
-            "vocab_size",
-            f"at least {vocab_size - room}, for the characters of this text",
-            vocab_size,
-        )
-    usable = [item for item in ranked if alphabet.issuperset(item[0])]
-    fixed = {*SPECIAL_TOKENS, *characters}
-    pieces = _learn_pieces(usable[:_MAX_WORDS], room, fixed) if usable else []
-    if len(pieces) < room:
-        known = fixed.union(pieces)
-        pieces += [word for word, _ in usable if word not in known]
-    return [*SPECIAL_TOKENS, *characters, *pieces[:room]]
+    words = {
+        word: count
+        for word, count in sorted(counts.items())
+        if 1 < len(word) <= MAX_WORD_CHARACTERS and alphabet.issuperset(word)
+    }
+    learned = _learn_pieces(words, vocab_size - len(fixed), fixed)
+    return [*fixed, *learned]
 
 
-def _alphabet(ranked: list[tuple[str, int]], vocab_size: int) -> set[str]:
+def _alphabet(words: Mapping[str, int], vocab_size: int) -> set[str]:
     """Returns the most frequent characters that the vocabulary has room for."""
     counts = Counter()
-    for word, count in ranked:
+    for word, count in words.items():
         for character in word:
             counts[character] += count
-    limit = max(vocab_size // 20, min(128, vocab_size // 4))
-    by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return {character for character, _ in by_count[:limit]}
+    usual = max(vocab_size // 20, min(128, vocab_size // 4))
+    rare = counts.total() / 1_000_000
+    room, alphabet = vocab_size - len(SPECIAL_TOKENS), set()
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    for character, count in ranked:
+        room -= 1 if is_word_by_itself(character) else 2
+        if room < 0 or (len(alphabet) >= usual and count < rare):
+            break
+        alphabet.add(character)
+    if not alphabet:
+        raise InputError("vocab_size", "room for characters", vocab_size)
+    return alphabet
 
 
 def _learn_pieces(
-    word_counts: list[tuple[str, int]], room: int, fixed: set[str]
+    words: Mapping[str, int], room: int, fixed: Sequence[str]
 ) -> list[str]:
-    """Searches the threshold that gives just over `room` learned pieces.
-
-    Size against threshold is close to a power law, so a few steps along it
-    suffice; the learner's own bisection takes about twenty passes.
-    """
-    trials = {}
-    threshold = word_counts[min(len(word_counts) - 1, (2 * room) // 3)][1]
-    # Largest threshold with enough pieces, smallest with too few.
-    enough, too_few = 0, math.inf
-    while threshold not in trials and len(trials) < _MAX_TRIALS:
-        trials[threshold] = pieces = _pieces_at(word_counts, threshold, fixed)
-        if room <= len(pieces) <= room * (1 + _SURPLUS):
-            break
-        if len(pieces) > room:
-            enough = max(enough, threshold)
-        else:
-            too_few = min(too_few, threshold)
-        ratio = room * (1 + _SURPLUS / 2) / max(1, len(pieces))
-        threshold = round(threshold * ratio ** (1 / _SIZE_EXPONENT))
-        threshold = max(1, enough + 1, min(threshold, too_few - 1))
-    sufficient = [pieces for pieces in trials.values() if len(pieces) >= room]
-    return min(sufficient or trials.values(), key=lambda p: abs(len(p) - room))
-
-
-def _pieces_at(
-    word_counts: list[tuple[str, int]], threshold: int, fixed: set[str]
-) -> list[str]:
-    """Learns the pieces of at least `threshold` occurrences, frequent first."""
-    from tensorflow_text.tools.wordpiece_vocab import (
-        wordpiece_tokenizer_learner_lib as learner,
+    """Returns up to `room` pieces besides the fixed ones, most used first."""
+    if not room or not words:
+        return []
+    model = tokenizers.models.WordPiece(
+        unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS
     )
-
-    learned = learner.learn(
-        word_counts,
-        vocab_size=0,
-        reserved_tokens=[],
-        # With equal bounds the learner tries exactly this threshold.
-        upper_thresh=threshold,
-        lower_thresh=threshold,
-        max_unique_chars=len(fixed),
-        joiner=CONTINUATION_PREFIX,
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=len(fixed) + room + math.ceil(_SURPLUS * room),
+        min_frequency=1,
+        # In an order of ours: equally frequent merges are made in the order of
+        # their parts' ids, which would otherwise be that of a random hash.
+        special_tokens=list(fixed),
+        show_progress=False,
     )
-    # Single characters that are words by themselves never continue a word.
-    return [
-        piece
-        for piece in learned
-        if piece not in fixed
-        and len(piece.removeprefix(CONTINUATION_PREFIX)) > 1
-    ]
+    tokenizer.train_from_iterator(_repeated(words), trainer)
+    used = Counter()
+    for word, count in words.items():
+        for piece in tokenizer.model.tokenize(word):
+            used[piece.value] += count
+    for piece in fixed:
+        del used[piece]
+    # Where there is room for all of these, for whole words too.
+    ranked = sorted(used.items(), key=lambda item: (-item[1], item[0]))
+    ranked += sorted(words.items(), key=lambda item: (-item[1], item[0]))
+    pieces = dict.fromkeys(piece for piece, _ in ranked)
+    return list(filter(_is_short_enough, pieces))[:room]
+
+
+def _repeated(words: Mapping[str, int]) -> Iterator[str]:
+    """Yields text in which each word occurs as often as it was counted."""
+    for word, count in words.items():
+        for start in range(0, count, _REPEATED_AT_ONCE):
+            yield f"{word} " * min(_REPEATED_AT_ONCE, count - start)
+
+
+def _is_short_enough(piece: str) -> bool:
+    size = len(piece.removeprefix(CONTINUATION_PREFIX).encode())
+    return size <= _MAX_PIECE_BYTES

@@ -55,6 +55,8 @@ def test_reads_pieces_in_order(tmp_path, end):
             SPECIAL.encode() + b"a\ncaf\xe9\n",
             "line 7: expected UTF-8 text, found the byte 0xe9",
         ),
+        (SPECIAL.encode() + b"a\nx\0y\n", "line 7: .* a NUL or half"),
+        (SPECIAL.encode() + b"##" + b"a" * 257, "line 6: .* 256 bytes"),
     ],
 )
 def test_bad_file_names_place_and_reason(tmp_path, content, message):
@@ -72,9 +74,17 @@ def test_missing_file(tmp_path):
         WordpieceTokenizer.from_folder(tmp_path)
 
 
-def test_piece_with_line_end_is_refused():
-    with pytest.raises(InputError, match="line 6: .* a line end"):
-        check_vocabulary([*SPECIAL_TOKENS, "a\nb"])
+@pytest.mark.parametrize("piece", ["a\nb", "\ud800"])
+def test_piece_that_no_file_can_hold_is_refused(piece):
+    with pytest.raises(InputError, match="line 6: .* in it"):
+        check_vocabulary([*SPECIAL_TOKENS, piece])
+
+
+def test_longest_piece_that_the_kernel_takes():
+    tokenizer = WordpieceTokenizer(
+        [*SPECIAL_TOKENS, "é" * 50, "##" + "字" * 85]
+    )
+    assert tokenizer.tokenize(["é"]).to_list() == [[tokenizer.unk_id]]
 
 
 def test_little_text_gives_all_its_pieces():
@@ -138,24 +148,56 @@ def test_order_of_lines_does_not_matter(vocab_size):
     assert learn_vocabulary(shuffled, vocab_size) == pieces
 
 
-def test_alphabet_is_limited_to_frequent_then_first_characters():
-    """A quarter of 24 pieces: "z" by its count, five by their code."""
-    pieces = learn_vocabulary([*"yxwvutsrqz", "z"], 24)
-    letters = ["q", "r", "s", "t", "u", "z"]
-    continuing = [f"##{letter}" for letter in letters]
-    assert pieces == [*SPECIAL_TOKENS, *letters, *continuing]
+def test_alphabet_is_limited_by_room_and_by_share():
+    """A quarter of 40 pieces by count, then by code; none but "z" is common."""
+    rare = "".join(map(chr, range(ord("а"), ord("а") + 12)))
+    pieces = learn_vocabulary(["z " * 2_000_000, *rare], 40)
+    letters = [*sorted(rare)[:9], "z"]
+    assert pieces[5:25] == [
+        "z",
+        *letters[:9],
+        "##z",
+        *(f"##{x}" for x in letters[:9]),
+    ]
+    # With room for four characters and their continuations only.
+    assert len(learn_vocabulary([*rare], 13)) == 13
 
 
-@pytest.mark.slow
+def unknown_share(pieces, lines, **casing):
+    tokenizer = WordpieceTokenizer(pieces, **casing)
+    ids = tokenizer.tokenize(lines).flat_values.numpy()
+    return (ids == tokenizer.unk_id).mean()
+
+
+@pytest.mark.parametrize(
+    "first, number, word, size",
+    [("一", 1000, 20, 1005), ("가", 1000, 4, 2005), ("あ", 80, 6, 165)],
+)
+def test_scripts_of_many_characters(first, number, word, size):
+    """Each character as often as any other, and there is room for all."""
+    characters = [chr(ord(first) + index) for index in range(number)]
+    lines = [
+        "".join(characters[(7 * i + j) % number] for j in range(word))
+        for i in range(number)
+    ]
+    pieces = learn_vocabulary(lines, 4000, do_lower_case=False)
+    assert unknown_share(pieces, lines, do_lower_case=False) == 0
+    assert set(characters) <= set(pieces) and len(pieces) >= size
+
+
 def test_hash_seed_does_not_matter():
-    """Sets are walked in the learner; another process orders them anew."""
+    """Of pairs that are equally frequent, another process takes the same.
+
+    The trainer's tables have random seeds of their own; so has Python.
+    """
     program = (
         "import sys\n"
         "from mobilebert_tf.text.vocabulary import learn_vocabulary\n"
         "lines = sys.stdin.read().split(chr(10))\n"
         "print(' '.join(learn_vocabulary(lines, 200)))\n"
     )
-    lines = synthetic_lines()
+    rng = random.Random(0)
+    lines = ["".join(rng.choices("abcdefghijkl", k=6)) for _ in range(500)]
     result = subprocess.run(
         [sys.executable, "-c", program],
         input="\n".join(lines),
@@ -169,8 +211,8 @@ def test_hash_seed_does_not_matter():
 
 
 def test_no_room_or_no_text_is_refused():
-    with pytest.raises(InputError, match="at least 9, .* found 8"):
-        learn_vocabulary(["abcdefgh abcdefgh"], 8)
+    with pytest.raises(InputError, match="room for characters, found 6"):
+        learn_vocabulary(["abcdefgh abcdefgh"], 6)
     with pytest.raises(InputError, match="expected words, found none"):
         learn_vocabulary(["", " \t\x00"], 100)
 
