@@ -14,6 +14,7 @@ from it and writes a model folder. With your own text:
 
 import dataclasses
 import functools
+import itertools
 
 from mobilebert_tf.commands.command import Command, command_line
 from mobilebert_tf.data.options import TextOptions
@@ -44,7 +45,12 @@ class VocabularyOptions(Options):
     vocab_size: int = option(
         4000, "Size of the vocabulary to learn.", min=100, everyday=True
     )
-    do_lower_case: bool = option(True, "Lower-case the text (uncased model).")
+    do_lower_case: bool | None = option(
+        None,
+        "Lower-case the text and drop its accents and other marks (uncased "
+        "model). The default, refused for text with many marks.",
+        everyday=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +60,24 @@ class LengthOptions(Options):
     num_train_steps: int = option(
         2000, "Steps of training.", min=1, everyday=True
     )
+
+
+def with_casing(
+    vocabulary: VocabularyOptions, text: TextOptions
+) -> VocabularyOptions:
+    """Decides whether the model is uncased where no flag does.
+
+    Raises:
+        InputError: the text has too many marks for that.
+    """
+    from mobilebert_tf.data.sources import are_tfrecords, read_text
+    from mobilebert_tf.text.casing import check_uncased
+
+    if vocabulary.do_lower_case is not None:
+        return vocabulary
+    if not are_tfrecords(text.input_files):
+        check_uncased(itertools.chain.from_iterable(read_text(text)))
+    return dataclasses.replace(vocabulary, do_lower_case=True)
 
 
 def build_tokenizer(vocabulary: VocabularyOptions, text: TextOptions):
@@ -67,7 +91,8 @@ def build_tokenizer(vocabulary: VocabularyOptions, text: TextOptions):
     from mobilebert_tf.text.tokenizer import WordpieceTokenizer
     from mobilebert_tf.text.vocabulary import learn_vocabulary
 
-    lower = vocabulary.do_lower_case
+    size = vocabulary.vocab_size
+    lower = vocabulary.do_lower_case is not False
     if vocabulary.vocab_file:
         return WordpieceTokenizer.from_vocab_file(vocabulary.vocab_file, lower)
     if are_tfrecords(text.input_files):
@@ -75,8 +100,9 @@ def build_tokenizer(vocabulary: VocabularyOptions, text: TextOptions):
             "--vocab_file", "the vocabulary the records were made with", "none"
         )
     print("Learning a vocabulary ...", flush=True)
-    lines = (line for document in read_text(text) for line in document)
-    pieces = learn_vocabulary(lines, vocabulary.vocab_size, lower)
+    lines = itertools.chain.from_iterable(read_text(text))
+    pieces = learn_vocabulary(lines, size, lower)
+    print(f"{len(pieces):,} pieces of {size:,} asked for", flush=True)
     return WordpieceTokenizer(pieces, lower)
 
 
@@ -99,6 +125,8 @@ def run(*options: Options) -> None:
     optimizer, step_options, run_options, device_options = options[6:]
     devices = open_devices(device_options)
     keras.utils.set_random_seed(training.seed)
+    vocabulary = with_casing(vocabulary, text)
+    options = (*options[:3], vocabulary, *options[4:])
     tokenizer = build_tokenizer(vocabulary, text)
     data = open_pretraining_input(text, tokenizer, training.train_batch_size)
     print(data.summary(), flush=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import Options, option
 
 
@@ -40,6 +41,15 @@ class ExampleOptions(Options):
         0.15, "Share of pieces to mask.", min=0.0, max=1.0
     )
     whole_word_mask: bool = option(False, "Mask all pieces of a word or none.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_predictions > self.max_seq_length:
+            raise InputError(
+                "--max_predictions_per_seq",
+                f"at most --max_seq_length={self.max_seq_length}",
+                self.max_predictions_per_seq,
+            )
 
     @property
     def num_predictions(self) -> int:
@@ -84,8 +94,11 @@ class ShardOptions(ExampleOptions):
     vocab_file: str | None = option(
         None, "Vocabulary, one piece a line.", required=True
     )
-    do_lower_case: bool = option(
-        True, "The vocabulary is uncased.", everyday=True
+    do_lower_case: bool | None = option(
+        None,
+        "The vocabulary is uncased: the text loses case and marks. The "
+        "default, refused for text with many marks.",
+        everyday=True,
     )
     short_seq_prob: float = option(
         0.1, "Share of documents with shorter pairs.", min=0.0, max=1.0

@@ -10,6 +10,7 @@ copies of a block's examples are shuffled together.
 """
 
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -33,11 +34,13 @@ from mobilebert_tf.data.sources import (
     documents_of_shard,
     file_size,
     matching_files,
+    read_text,
     refuse_two_sources,
     tfds_documents,
 )
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file, read_json_object, sha256
+from mobilebert_tf.text.casing import check_uncased
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 # Characters in memory at a time, and documents to draw random segments from.
@@ -65,18 +68,23 @@ def resolve(options: ShardOptions) -> ShardOptions:
         files = tuple(matching_files(options.input_files))
     else:
         raise InputError("--input_files", "this or --tfds_name", "neither")
+    lower = options.do_lower_case
+    if lower is None:
+        check_uncased(itertools.chain.from_iterable(read_text(options)))
+        lower = True
     tokenizer_of(options)
     return dataclasses.replace(
         options,
+        do_lower_case=lower,
         input_files=files,
         max_predictions_per_seq=options.num_predictions,
     )
 
 
 def tokenizer_of(options: ShardOptions) -> WordpieceTokenizer:
-    """Reads the vocabulary."""
+    """Reads the vocabulary, which is uncased unless the options deny it."""
     return WordpieceTokenizer.from_vocab_file(
-        options.vocab_file, options.do_lower_case
+        options.vocab_file, options.do_lower_case is not False
     )
 
 

@@ -243,11 +243,12 @@ class PretrainingInput:
                 f"{self.train.num_records:,} records "
                 f"({self.held_out.num_records:,} held out)"
             )
+        unknown = (self.held_out.tokens == self.tokenizer.unk_id).mean()
         return (
             f"{self.train.num_documents:,} documents, "
             f"{self.train.num_tokens:,} tokens "
-            f"({self.held_out.num_tokens:,} held out), vocabulary "
-            f"{self.tokenizer.vocab_size:,}"
+            f"({self.held_out.num_tokens:,} held out, {unknown:.2%} [UNK]), "
+            f"vocabulary {self.tokenizer.vocab_size:,}"
         )
 
     def _batches(self, part, batch_size, seed, start_step=0):

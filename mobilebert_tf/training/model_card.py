@@ -24,6 +24,10 @@ def write_model_folder(
 
     `card` are further arguments of `write_model_card`.
     """
+    casing = "uncased, without accents and other marks"
+    if not tokenizer.do_lower_case:
+        casing = "cased"
+    card["notes"] = {"Text": casing, **card["notes"]}
     model.save_pretrained(folder)
     tokenizer.write(folder, model.config.max_position_embeddings)
     write_model_card(folder, model, **card)
