@@ -173,23 +173,25 @@ def find_tokenizer(options: ConversionOptions, folder: Path, vocab_size: int):
     Raises:
         InputError: there is no vocabulary, or it has more pieces.
     """
-    from mobilebert_tf.text import tokenizer as text
+    from mobilebert_tf.text import tokenizer_files as files
+    from mobilebert_tf.text.tokenizer import WordpieceTokenizer
     from mobilebert_tf.text.vocabulary import read_vocabulary
 
     path = options.vocab_file or folder
     has_config = any(
-        (folder / name).is_file() for name in (text.CONFIG_FILE, text.JSON_FILE)
+        (folder / name).is_file()
+        for name in (files.CONFIG_FILE, files.JSON_FILE)
     )
     if options.vocab_file or not has_config:
-        path = options.vocab_file or _vocabulary_beside(folder, text.VOCAB_FILE)
+        if not options.vocab_file:
+            files.check_kind(folder)
+            path = _vocabulary_beside(folder, files.VOCAB_FILE)
         vocab = read_vocabulary(path)
-        tokenizer = text.WordpieceTokenizer(vocab, not is_cased(vocab))
+        tokenizer = WordpieceTokenizer(vocab, not is_cased(vocab))
     else:
-        tokenizer = text.WordpieceTokenizer.from_folder(folder)
+        tokenizer = WordpieceTokenizer.from_folder(folder)
     if options.do_lower_case is not None:
-        tokenizer = text.WordpieceTokenizer(
-            tokenizer.vocab, options.do_lower_case
-        )
+        tokenizer = WordpieceTokenizer(tokenizer.vocab, options.do_lower_case)
     if tokenizer.vocab_size > vocab_size:
         raise InputError(
             path,

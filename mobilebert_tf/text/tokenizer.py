@@ -4,11 +4,6 @@ The text is normalised by `normalization` and split by TensorFlow Text's fast
 WordPiece kernel. The library's whole BERT tokenizer would normalise again,
 which takes more than half of its time. Where nothing else has imported
 TensorFlow, `tokenizers` gives the same pieces: a phone file answers without.
-
-A model folder holds `vocab.txt` and usually `tokenizer_config.json`;
-transformers 5 writes `tokenizer.json` in place of `vocab.txt`. A file that asks
-for another tokenizer than BERT's is refused: it would silently give other
-tokens than the model was trained on.
 """
 
 import functools
@@ -21,8 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilebert_tf.config import read_json_object
-from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_files
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.text.encoding import encode_texts
@@ -32,8 +25,14 @@ from mobilebert_tf.text.normalization import (
     split_words,
     word_spans,
 )
+from mobilebert_tf.text.tokenizer_files import (
+    CONFIG_FILE,
+    VOCAB_FILE,
+    read_tokenizer_files,
+)
 from mobilebert_tf.text.vocabulary import (
     CONTINUATION_PREFIX,
+    MAX_WORD_CHARACTERS,
     SPECIAL_TOKENS,
     check_vocabulary,
     read_vocabulary,
@@ -42,14 +41,7 @@ from mobilebert_tf.text.vocabulary import (
 if TYPE_CHECKING:
     import tensorflow as tf
 
-VOCAB_FILE = "vocab.txt"
-CONFIG_FILE = "tokenizer_config.json"
-JSON_FILE = "tokenizer.json"
-_MODEL_CONFIG_FILE = "config.json"
-
-# A longer word is unknown as a whole: Hugging Face's limit (BERT's own code has
-# 200). It counts characters; the kernel counts bytes, up to four a character.
-MAX_WORD_CHARACTERS = 100
+# The kernel counts bytes, up to four a character.
 _MAX_WORD_BYTES = 4 * MAX_WORD_CHARACTERS
 # Texts given to the kernel at a time: enough to hide the call, few enough that
 # a large corpus is not copied at once.
@@ -301,123 +293,6 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> WordpieceTokenizer:
         InputError: there is none, or it is not BERT's.
     """
     return WordpieceTokenizer.from_folder(model_folder(name_or_path))
-
-
-def read_tokenizer_files(folder: Path) -> tuple[list[str], bool]:
-    """Returns the pieces of a folder and whether they are uncased.
-
-    Pieces come from `vocab.txt`, else from `tokenizer.json`; the casing from
-    `tokenizer_config.json`, else from `tokenizer.json`, else it is uncased.
-
-    Raises:
-        InputError: both vocabularies are missing, a file is malformed or asks
-            for another tokenizer than BERT's, or there are more pieces than
-            the `vocab_size` of the folder's model.
-    """
-    vocab_file, json_file = folder / VOCAB_FILE, folder / JSON_FILE
-    has_json = json_file.exists()
-    casing = _casing_of_json(json_file) if has_json else None
-    if vocab_file.exists() or not has_json:
-        source, pieces = vocab_file, read_vocabulary(vocab_file)
-    else:
-        source, pieces = json_file, _pieces_of_json(json_file)
-    config_file = folder / _MODEL_CONFIG_FILE
-    if config_file.exists():
-        size = read_json_object(config_file).get("vocab_size", len(pieces))
-        # Surplus rows of the word table do no harm.
-        if not isinstance(size, int) or size < len(pieces):
-            raise InputError(
-                source,
-                f"at most {size} pieces, the vocab_size of {config_file.name}",
-                len(pieces),
-            )
-    return pieces, _casing(folder / CONFIG_FILE, casing)
-
-
-def _casing(path: Path, default: bool | None) -> bool:
-    """Returns the casing of a tokenizer_config.json, if it is consistent."""
-    values = read_json_object(path) if path.exists() else {}
-    do_lower_case = values.get("do_lower_case")
-    if do_lower_case is None:
-        do_lower_case = default in (None, True)
-    if not isinstance(do_lower_case, bool):
-        raise InputError(path, "true or false", do_lower_case, "do_lower_case")
-    if default not in (None, do_lower_case):
-        raise InputError(
-            path,
-            f"{json.dumps(default)}, as {JSON_FILE} has it",
-            json.dumps(do_lower_case),
-            "do_lower_case",
-        )
-    _require(path, values, strip_accents=(None, do_lower_case))
-    _require(path, values, tokenize_chinese_chars=(None, True))
-    return do_lower_case
-
-
-def _casing_of_json(path: Path) -> bool:
-    """Tells whether a tokenizer.json, which must be BERT's, lower-cases."""
-    normalizer = _part(path, read_json_object(path), "normalizer")
-    lower = normalizer.get("lowercase")
-    _require(
-        path,
-        normalizer,
-        "normalizer",
-        type=("BertNormalizer",),
-        lowercase=(True, False),
-        clean_text=(True,),
-        handle_chinese_chars=(True,),
-        strip_accents=(None, lower),
-    )
-    return lower
-
-
-def _pieces_of_json(path: Path) -> list[str]:
-    """Returns the pieces of a tokenizer.json in the order of their ids."""
-    values = read_json_object(path)
-    splitter = _part(path, values, "pre_tokenizer")
-    _require(path, splitter, "pre_tokenizer", type=("BertPreTokenizer",))
-    model = _part(path, values, "model")
-    _require(
-        path,
-        model,
-        "model",
-        # Old files have no type; with this prefix it can only be WordPiece.
-        type=(None, "WordPiece"),
-        continuing_subword_prefix=("##",),
-        unk_token=("[UNK]",),
-        max_input_chars_per_word=(100,),
-    )
-    ids = model.get("vocab")
-    if not isinstance(ids, dict) or {type(i) for i in ids.values()} != {int}:
-        raise InputError(path, "pieces and ids", "something else", "vocab")
-    pieces = sorted(ids, key=ids.get)
-    if [ids[piece] for piece in pieces] != list(range(len(pieces))):
-        raise InputError(path, "ids 0, 1, ...", "other ids", "vocab")
-    for token in values.get("added_tokens") or []:
-        content = token.get("content") if isinstance(token, dict) else token
-        if content not in ids:
-            raise InputError(
-                path, "pieces of vocab only", repr(content), "added_tokens"
-            )
-    check_vocabulary(pieces, path)
-    return pieces
-
-
-def _part(path: Path, values: dict, name: str) -> dict:
-    part = values.get(name)
-    if not isinstance(part, dict):
-        raise InputError(path, "BERT's WordPiece tokenizer", part, name)
-    return part
-
-
-def _require(path: Path, values: dict, part: str = "", **allowed) -> None:
-    """Checks that values are among those allowed, types included."""
-    for name, choices in allowed.items():
-        value = values.get(name)
-        if (type(value), value) not in [(type(item), item) for item in choices]:
-            expected = " or ".join(map(json.dumps, choices))
-            place = f"{part}.{name}" if part else name
-            raise InputError(path, expected, json.dumps(value), place)
 
 
 def _characters_at(

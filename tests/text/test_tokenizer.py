@@ -239,6 +239,21 @@ def test_folder_without_configuration_is_uncased(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
+        *(
+            (json.dumps({"tokenizer_class": name}), f"found '{name}'$")
+            for name in ("BertJapaneseTokenizer", "RobertaTokenizerFast")
+        ),
+        ('{"word_tokenizer_type": "mecab"}', "null or .basic., found .mecab"),
+        ('{"do_basic_tokenize": false}', "do_basic_tokenize: expected"),
+        *(
+            (json.dumps(values), r"no tokens besides .* found '\[E1\]'")
+            for values in (
+                {"additional_special_tokens": ["[SEP]", "[E1]"]},
+                {"extra_special_tokens": {"start_token": "[E1]"}},
+                {"added_tokens_decoder": {"7": {"content": "[E1]"}}},
+                {"cls_token": {"content": "[E1]"}},
+            )
+        ),
         ("{", "line 1: expected JSON"),
         ("[]", "expected a JSON object, found list"),
         ('{"do_lower_case": "no"}', "do_lower_case: expected true or false"),
@@ -255,6 +270,42 @@ def test_bad_configuration_names_file_and_field(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
         WordpieceTokenizer.from_folder(tmp_path)
     assert "tokenizer_config.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, values, expected",
+    [
+        ("added_tokens.json", {"<x>": 18}, "found '<x>'"),
+        ("special_tokens_map.json", {"unk_token": "<unk>"}, "found '<unk>'"),
+        ("config.json", {"tokenizer_class": "XLMTokenizer"}, "XLMTokenizer"),
+    ],
+)
+def test_other_files_that_name_another_tokenizer(
+    tmp_path, name, values, expected
+):
+    make(["a"]).write(tmp_path)
+    write(tmp_path, values, name)
+    with pytest.raises(InputError, match=expected) as error:
+        WordpieceTokenizer.from_folder(tmp_path)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["BertTokenizerFast", "ElectraTokenizer", "PreTrainedTokenizerFast"]
+)
+def test_classes_of_the_same_algorithm(tmp_path, name):
+    """As transformers 4 and 5 write them, the five tokens named in each way."""
+    make(["a"]).write(tmp_path)
+    values = {
+        "tokenizer_class": name,
+        "add_bos_token": False,
+        "bos_token": None,
+        "mask_token": {"content": "[MASK]", "lstrip": True},
+        "additional_special_tokens": [],
+        "added_tokens_decoder": {"4": {"content": "[MASK]"}},
+    }
+    write(tmp_path, values, "tokenizer_config.json")
+    assert WordpieceTokenizer.from_folder(tmp_path).vocab_size == 6
 
 
 def tokenizer_json(**changes) -> dict:
@@ -337,7 +388,8 @@ def test_vocab_txt_wins_and_the_json_knows_the_casing(tmp_path):
         ({"model__vocab": {"[PAD]": "0"}}, "vocab: expected pieces and ids"),
         ({"model__vocab": {"[PAD]": 1}}, "vocab: expected ids 0, 1, ..."),
         ({"model__vocab": {"[PAD]": 0}}, "without [UNK] [CLS] [SEP] [MASK]"),
-        ({"added_tokens": [{"content": "<x>"}]}, "added_tokens: expected"),
+        ({"added_tokens": [{"content": "<x>"}]}, "no tokens besides"),
+        ({"added_tokens": [{"content": "a"}]}, "found 'a'"),
     ],
 )
 def test_what_a_json_may_not_say(changes, expected, tmp_path):
