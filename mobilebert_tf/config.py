@@ -19,7 +19,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mobilebert_tf.errors import InputError
+from mobilebert_tf.errors import InputError, listed, shortened
 from mobilebert_tf.files import atomic_file, read_json_object
 from mobilebert_tf.presets import PRESETS
 
@@ -224,19 +224,24 @@ def label_names_of(config_file: str | os.PathLike, values: dict) -> list[str]:
         return unnamed_labels(count)
     if not isinstance(names, dict) or not names:
         raise InputError(
-            config_file, "the names of the classes", names, place="id2label"
+            config_file,
+            "the names of the classes",
+            shortened(names),
+            place="id2label",
         )
     wanted = [str(index) for index in range(len(names))]
     if sorted(names) != sorted(wanted):
         raise InputError(
-            config_file, "keys 0, 1, ...", sorted(names), place="id2label"
+            config_file, "keys 0, 1, ...", listed(names), place="id2label"
         )
     names = [names[index] for index in wanted]
-    for index, name in enumerate(names):
-        if not isinstance(name, str) or name in names[:index]:
+    seen = set()
+    for name in names:
+        if not isinstance(name, str) or name in seen:
             raise InputError(
-                config_file, "different texts", repr(name), place="id2label"
+                config_file, "different texts", shortened(name), "id2label"
             )
+        seen.add(name)
     return names
 
 

@@ -6,11 +6,22 @@ for `RunError`. Anything else keeps its traceback.
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
 
 # How many names, and how many bad rows, a message lists.
 _NUM_NAMES = 8
 _NUM_PROBLEMS = 5
+# Control characters, halves of surrogate pairs, changes of direction.
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\udfff"
+    "\\u202a-\\u202e\\u2066-\\u2069]"
+)
+
+
+def printable(text: str) -> str:
+    """Writes characters that would steer a terminal as escapes."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class RunError(RuntimeError):
@@ -47,7 +58,7 @@ class InputError(ValueError):
         elif place:
             where += f", {place}"
         message = f"{where}: expected {expected}, found {found}"
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
 
     def __reduce__(self):
         # So that it can be sent from one process to another.

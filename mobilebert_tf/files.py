@@ -92,8 +92,10 @@ def read_content(path: Path) -> bytes:
     Raises:
         InputError: the file is missing or cannot be read.
     """
-    if path.is_dir():
-        raise InputError(path, "a file", "a directory")
+    if path.exists() and not path.is_file():
+        # A FIFO would block, a device never end.
+        found = "a directory" if path.is_dir() else "no ordinary file"
+        raise InputError(path, "a file", found)
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -191,7 +193,7 @@ def read_json_object(path: str | os.PathLike) -> dict:
     if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(path, "a config file", "no ordinary file")
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(path, "a config file", error.strerror) from error
     except UnicodeDecodeError as error:

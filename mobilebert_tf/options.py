@@ -21,6 +21,8 @@ from typing import Any, ClassVar
 from mobilebert_tf.errors import InputError
 
 _OPTION = "option"
+# The generators of NumPy and TensorFlow take no larger seeds.
+LARGEST_NUMBER = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +128,8 @@ def _check(name: str, declared: Option, value: Any) -> None:
     low, high = declared.min, declared.max
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(name, "a finite number", value)
+    if isinstance(value, int) and high is None:
+        high = LARGEST_NUMBER
     if low is not None and value < low:
         raise InputError(name, f"at least {low}", value)
     if high is not None and value > high:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 
 from mobilebert_tf import compat
-from mobilebert_tf.errors import InputError, RunError
+from mobilebert_tf.errors import InputError, RunError, printable
 from mobilebert_tf.options import Option, Options, options_of, value_type
 from mobilebert_tf.training.stopping import Stopped, stop_at_sigterm
 
@@ -73,6 +73,9 @@ class Command:
     def __call__(self) -> None:
         """Runs the command with the arguments of this process, and exits."""
         logging.set_verbosity(logging.WARNING)
+        sys.stdout, sys.stderr = (
+            stream and _Terminal(stream) for stream in (sys.stdout, sys.stderr)
+        )
         if self.resumes:
             stop_at_sigterm()
         else:
@@ -211,6 +214,19 @@ def command_line() -> str:
     if script.parent.name == "commands":
         name = ["-m", f"mobilebert_tf.commands.{script.stem}"]
     return shlex.join(["python", *name, *sys.argv[1:]])
+
+
+class _Terminal:
+    """A stream in which names from files cannot steer the terminal."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
 
 
 class _Flag(NamedTuple):

@@ -28,9 +28,11 @@ from mobilebert_tf.modeling.folder import (
     KERAS_FILE,
     WEIGHTS_FILE,
     match_folder,
+    stored_tensors,
+    unread_tensors,
     weights_path,
 )
-from mobilebert_tf.modeling.load import NO_POOLER, saved_model
+from mobilebert_tf.modeling.load import NO_POOLER, check_depth, saved_model
 from mobilebert_tf.modeling.weight_names import variables_by_path
 from mobilebert_tf.presets import PRESETS
 
@@ -230,7 +232,6 @@ _DIALECTS = {
         model_garden.normalization_type,
     ),
 }
-_UNREAD_POOLER = (r"(.*/)?pooler/.*", "a pooler that this head ignores")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,8 +299,10 @@ def _check_label_names(label_names: Sequence[str], model) -> None:
 
 def _read_hugging_face(source: Source, wishes: Wishes) -> Match:
     saved = saved_model(source.path, wishes.architecture)
+    config = wishes.config or saved.config
+    check_depth(source.path, config, len(stored_tensors(source.path)[0]))
     model = blank_model(
-        wishes.config or saved.config,
+        config,
         saved.architecture,
         wishes.label_names or saved.label_names,
     )
@@ -347,9 +350,7 @@ def _read_checkpoint(source: Source, wishes: Wishes) -> Match:
                 norm,
             )
         model = blank_model(config, architecture, label_names)
-        dropped = (*asked, *dialect.dropped)
-        if not getattr(model, "reads_pooled_output", True):
-            dropped += (_UNREAD_POOLER,)
+        dropped = (*asked, *dialect.dropped, *unread_tensors(model))
         table = dialect.names(config, architecture)
         return match(source.path, model, tensors, table, dropped)
 
@@ -365,6 +366,7 @@ def _read_checkpoint(source: Source, wishes: Wishes) -> Match:
         )
 
     config = wishes.config or _config_beside(source, may_fit, match_with)
+    check_depth(source.path, config, len(tensors))
     if architecture == "MobileBertModel" and config.classifier_activation:
         rows = dialect.names(config, architecture)
         poolers = {theirs for theirs, ours, _ in rows if "/pooler/" in ours}

@@ -29,6 +29,8 @@ from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 # wiki40b's markup: a title, a heading or paragraphs follow.
 _MARKER = re.compile(r"_START_(ARTICLE|SECTION|PARAGRAPH)_")
 _LINE_BREAK = "_NEWLINE_"
+# A compressed file of a megabyte may hold a line of a gigabyte.
+_LONGEST_LINE = 2**26
 
 
 def are_tfrecords(patterns: Sequence[str]) -> bool:
@@ -245,7 +247,14 @@ def _lines_from(name: str, start: int) -> Iterator[tuple[int, str]]:
             if start:
                 file.seek(start - 1)
                 position += len(file.readline()) - 1
-            for line in file:
+            for line in iter(lambda: file.readline(_LONGEST_LINE + 1), b""):
+                if len(line) > _LONGEST_LINE:
+                    raise InputError(
+                        name,
+                        f"lines of at most {_LONGEST_LINE >> 20} MB",
+                        "a longer one",
+                        _line_at(name, position),
+                    )
                 encoding = "utf-8" if position else "utf-8-sig"
                 yield position, line.decode(encoding).strip()
                 position += len(line)

@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -355,7 +356,7 @@ def match_folder(
             matched.append(Matched(variable, name, transposed, tensor))
             if tensor.dtype != "float32":
                 _add(changes, f"{tensor.dtype} read as float32")
-    reads_pooler = getattr(model, "reads_pooled_output", True)
+    unread = unread_tensors(model)
     with_masked_lm = model.architecture in WITH_MASKED_LM
     for name, tensor in sorted(surplus.items()):
         if any(fnmatch.fnmatchcase(name, like) for like in leave_behind):
@@ -363,12 +364,22 @@ def match_folder(
         elif name in REDUNDANT:
             if with_masked_lm and _is_untied(name, tensors):
                 problems.append(f"{name} that is not tied to {TIED[name]}")
-        elif name.startswith(_POOLER_PREFIX) and not reads_pooler:
-            _add(changes, "a pooler that this head ignores left behind")
+        elif any(re.fullmatch(pattern, name) for pattern, _ in unread):
+            _add(changes, f"{unread[0][1]} left behind")
         elif not _may_be_left(name, tensor, allow_heads):
             problems.append(f"{name} surplus")
     refuse(weights_path(folder), problems)
     return matched, changes
+
+
+def unread_tensors(model: PretrainedModel) -> Sequence[tuple[str, str]]:
+    """Returns (pattern, reason) of the tensors that a model's head ignores.
+
+    The names are Hugging Face's, or a checkpoint's, with "/".
+    """
+    if getattr(model, "reads_pooled_output", True):
+        return ()
+    return ((r"(.*[./])?pooler[./].*", "a pooler that this head ignores"),)
 
 
 def _is_untied(copy: str, tensors: Mapping[str, StoredTensor]) -> bool:

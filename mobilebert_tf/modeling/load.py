@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -27,9 +26,9 @@ from mobilebert_tf.modeling.folder import (
 )
 from mobilebert_tf.modeling.weight_names import HEADS, WITH_MASKED_LM
 
-# A config may have this many blocks more than the weights before it is refused
-# unbuilt; with fewer, the missing tensors are listed.
-_DEPTH_TOLERANCE = 24
+# A model of so many is built although the weights have fewer tensors, and those
+# that are missing are listed.
+_FEW_NETWORKS = 200
 NO_POOLER = "no pooler in the weights: pooled_output is the raw [CLS] vector"
 
 MODEL_CLASSES: dict[str, type[PretrainedModel]] = {
@@ -87,7 +86,7 @@ def saved_model(folder: Path, architecture: str | None = None) -> SavedModel:
     config = MobileBertConfig.from_json(config_file)
     values = read_json_object(config_file)
     tensors, _ = stored_tensors(folder)
-    _check_depth(config_file, config, tensors)
+    check_depth(config_file, config, len(tensors))
     if architecture is None:
         architecture = architecture_of(config_file, values, tensors)
     changes = []
@@ -102,23 +101,23 @@ def saved_model(folder: Path, architecture: str | None = None) -> SavedModel:
     return SavedModel(config, architecture, label_names, changes)
 
 
-def _check_depth(config_file: Path, config: MobileBertConfig, tensors) -> None:
-    """Refuses a config whose model would take ages to build."""
-    block = re.compile(r"mobilebert\.encoder\.layer\.(\d+)\.(?:ffn\.(\d+)\.)?")
-    places = [found for found in map(block.match, tensors) if found]
-    blocks = {found[1] for found in places}
-    networks = {found[2] for found in places}  # None is the last one
-    for name, found in (
-        ("num_hidden_layers", len(blocks)),
-        ("num_feedforward_networks", len(networks)),
-    ):
-        value = getattr(config, name)
-        if value > _DEPTH_TOLERANCE + found:
-            raise InputError(
-                config_file,
-                f"{name} of {found:,}, as the weights have",
-                f"{value:,}",
-            )
+def check_depth(
+    source: Path, config: MobileBertConfig, num_tensors: int
+) -> None:
+    """Refuses a config whose model would take ages to build.
+
+    Raises:
+        InputError: it has more feed-forward networks than the weights, or
+            their source, have tensors.
+    """
+    blocks, networks = config.num_hidden_layers, config.num_feedforward_networks
+    if blocks * networks > max(_FEW_NETWORKS, num_tensors):
+        raise InputError(
+            source,
+            "num_hidden_layers and num_feedforward_networks that fit its "
+            f"{num_tensors:,} tensors",
+            f"{blocks:,} and {networks:,}",
+        )
 
 
 def load(

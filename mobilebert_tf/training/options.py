@@ -7,7 +7,7 @@ import dataclasses
 
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.options import Options, option
+from mobilebert_tf.options import LARGEST_NUMBER, Options, option
 from mobilebert_tf.presets import PRESETS
 
 # Values of --final_model.
@@ -297,6 +297,9 @@ class FineTuningOptions(Options):
         super().__post_init__()
         if 0.0 in (self.learning_rate or ()):
             raise InputError("--learning_rate", "positive numbers", "0")
+        last = self.seed + self.num_seeds - 1
+        if last > LARGEST_NUMBER:
+            raise InputError("--seed", f"seeds to {LARGEST_NUMBER}", last)
 
 
 @dataclasses.dataclass(frozen=True)

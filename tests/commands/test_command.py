@@ -2,12 +2,15 @@
 
 import dataclasses
 import errno
+import io
 
 import pytest
 
-from mobilebert_tf.commands.command import Command
+from mobilebert_tf.commands.command import Command, _Terminal
+from mobilebert_tf.data.options import ExampleOptions
 from mobilebert_tf.errors import InputError, RunError
 from mobilebert_tf.options import Options, option, settings
+from mobilebert_tf.training.options import FineTuningOptions
 from mobilebert_tf.training.stopping import Stopped
 
 
@@ -72,6 +75,7 @@ def test_settings_leave_out_what_may_change():
     "flag, message",
     [
         ("--num_lines=0", "--num_lines: expected at least 1, found 0"),
+        ("--num_lines=4294967296", "expected at most 4294967295"),
         ("--rate=1,nan", "--rate: expected a finite number, found nan"),
         ("--rate=1,x", "--rate: expected numbers, found 'x'"),
         ("--kind=c", "--kind: expected one of a, b, found 'c'"),
@@ -84,6 +88,27 @@ def test_bad_flags_are_named(flag, message):
     with pytest.raises(InputError) as error:
         read(flag, "--output_dir=x")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: ExampleOptions(max_seq_length=16, max_predictions_per_seq=17),
+        lambda: FineTuningOptions(seed=2**32 - 2, num_seeds=3),
+    ],
+)
+def test_flags_that_do_not_fit_each_other(build):
+    with pytest.raises(InputError, match="^--(max_predictions|seed)"):
+        build()
+
+
+def test_names_cannot_steer_the_terminal():
+    name = "a\x1b[2J\u202eb\x9b\udcff"
+    shown = r"a\x1b[2J\u202eb\x9b\udcff"
+    assert str(InputError(name, "text", name, name)).count(shown) == 3
+    stream = io.StringIO()
+    print(f"{name}\tä\u200c", file=_Terminal(stream), flush=True)
+    assert stream.getvalue() == f"{shown}\tä\u200c\n"
 
 
 def test_a_required_flag_is_asked_for():

@@ -225,6 +225,13 @@ def test_config_lies_beside(rng, tmp_path):
     assert read_source(tmp_path).match.model.config == TEACHER
 
 
+def test_a_config_of_far_more_blocks_is_refused_at_once(rng, tmp_path):
+    write(tmp_path / "model.ckpt", values_of(STUDENT, "none", rng))
+    config = dataclasses.replace(STUDENT, num_hidden_layers=10_000_000)
+    with pytest.raises(InputError, match="num_hidden_layers .* 10,000,000 and"):
+        read_source(tmp_path, config=config)
+
+
 def test_presets_that_fit_are_named(rng, tmp_path):
     config = MobileBertConfig.from_preset("mobilebert_small")
     shapes = encoder_shapes(config)

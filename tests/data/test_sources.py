@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from mobilebert_tf.data import sources
 from mobilebert_tf.data.options import TextOptions
 from mobilebert_tf.data.sources import (
     are_tfrecords,
@@ -108,6 +109,18 @@ def test_a_damaged_gzip_file_is_refused(tmp_path, kind):
     with pytest.raises(InputError, match="a whole gzip file") as error:
         list(read_documents([str(path)]))
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_line_has_a_longest_length(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sources, "_LONGEST_LINE", 2**20)
+    write = gzip.open if name.endswith(".gz") else open
+    with write(tmp_path / name, "wb") as file:
+        file.write(b"a\n" + b"b" * (2**20 - 1) + b"\n" + b"c" * 2**21 + b"\n")
+    documents = read_documents([str(tmp_path / name)])
+    message = "line 3: expected lines of at most 1 MB"
+    with pytest.raises(InputError, match=message):
+        list(documents)
 
 
 def test_reading_streams(tmp_path):

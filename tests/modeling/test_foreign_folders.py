@@ -277,8 +277,8 @@ def test_json_of_unusual_size(folder, text, expected):
         ({"attention_mask_value": -(10**400)}, "must be finite in float32"),
         ({"attention_mask_value": -1e39}, "must be finite in float32"),
         ({"hidden_size": 2**40}, "must be positive and below"),
-        ({"num_hidden_layers": 10_000_000}, "num_hidden_layers of 1, as the"),
-        ({"num_feedforward_networks": 10**6}, "num_feedforward_networks of 2"),
+        ({"num_hidden_layers": 10_000_000}, "found 10,000,000 and 2"),
+        ({"num_feedforward_networks": 10**6}, "found 1 and 1,000,000"),
     ],
 )
 def test_numbers_of_unusual_size(folder, changes, expected):
