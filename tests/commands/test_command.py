@@ -5,6 +5,7 @@ import errno
 import io
 
 import pytest
+from absl import flags
 
 from mobilebert_tf.commands.command import Command, _Terminal
 from mobilebert_tf.data.options import ExampleOptions
@@ -142,6 +143,7 @@ def test_how_a_command_ends(error, code):
     def main():
         raise error
 
+    flags.FLAGS.mark_as_parsed()
     with pytest.raises(SystemExit) as ended:
         Command(main, ())._guarded(["command"])
     assert ended.value.code == code
