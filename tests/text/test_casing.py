@@ -5,6 +5,8 @@ import unicodedata
 
 import pytest
 
+from mobilebert_tf.commands.pretrain import VocabularyOptions, with_casing
+from mobilebert_tf.data.options import TextOptions
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.casing import check_uncased
 from mobilebert_tf.text.normalization import normalize
@@ -46,3 +48,16 @@ def test_languages_that_need_their_marks(line):
         check_uncased(iter([line]))
     rate = re.search(r"([\d.]+) marks per 100", str(error.value))[1]
     assert float(rate) > 5
+
+
+def test_a_flag_decides(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(f"{HINDI}\n\n{HINDI}\n", encoding="utf-8")
+    text = TextOptions(input_files=(str(path),))
+    with pytest.raises(InputError, match="--nodo_lower_case"):
+        with_casing(VocabularyOptions(), text)
+    for lower in (True, False):
+        vocabulary = VocabularyOptions(do_lower_case=lower)
+        assert with_casing(vocabulary, text).do_lower_case is lower
+    path.write_text("plain text\n")
+    assert with_casing(VocabularyOptions(), text).do_lower_case is True
