@@ -272,7 +272,8 @@ def _table_rows(
         is_blank = not any(row) and len(row) < len(header)
         if is_blank and skip_blank:
             continue
-        expected, found = f"{len(header)} columns", None
+        plural = "s" if len(header) > 1 else ""
+        expected, found = f"{len(header)} column{plural}", None
         if len(row) != len(header):
             found = "a blank line" if is_blank else f"{len(row)}"
             if table.path.suffix == ".tsv" and any(

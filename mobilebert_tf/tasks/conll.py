@@ -245,7 +245,7 @@ class _Shape(NamedTuple):
 
     def is_columns(self, lines: Sequence[str]) -> bool:
         """Tells whether lines without a known form are columns."""
-        if self.has_tabs or self.width < 2:
+        if self.has_tabs:
             return True
         if any(line.startswith(DOCUMENT_START) for line in lines):
             return True
@@ -254,8 +254,14 @@ class _Shape(NamedTuple):
             for line in lines
             if not _is_separator(line) and not self.is_comment(line)
         ]
-        if any(len(row) != self.width for row in rows):
-            return False
+        num_alike = sum(len(row) == self.width for row in rows)
+        if num_alike < len(rows):
+            # A few lines that differ are mistakes.
+            return len(rows) >= _MANY_LINES and num_alike >= 0.9 * len(rows)
+        if self.width == 1:
+            # Chinese and Japanese have no spaces between words.
+            num_long = sum(len(split_words(row[0])) > 3 for row in rows)
+            return 2 * num_long <= len(rows)
         return len(rows) >= _MANY_LINES or all(
             row[-1] == "O" or _TAG.fullmatch(row[-1]) for row in rows
         )

@@ -226,6 +226,8 @@ class _Cell(NamedTuple):
         value = self.value
         if self.is_empty:
             raise self.error("a label", _EMPTY)
+        if isinstance(value, list):
+            raise self.error("a label (or --multi_label)")
         if isinstance(value, float) and not value.is_integer():
             raise self.error("a label (or --regression)")
         if isinstance(value, bool | int | float):

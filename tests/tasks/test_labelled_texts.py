@@ -152,6 +152,8 @@ MALFORMED = [
     ("jsonl", '{"text": "a"}\n', {}, "line 1: .*'label'.*'text'"),
     ("jsonl", "{}\n\n{}\n", {"label_columns": ()}, "line 1: .*'text'"),
     ("jsonl", '{"text": 3, "label": "b"}\n', {}, "line 1, .*a text, found 3"),
+    ("jsonl", '{"text": "a", "label": ["b"]}\n', {}, "--multi_label., found"),
+    ("csv", "text\na, b\n", {"label_columns": ()}, "line 2: .*1 column, .* 2"),
     ("jsonl", '{"text": "a", "label": null}\n', {}, "'label'.*empty"),
     (
         "jsonl",
