@@ -106,5 +106,5 @@ def test_the_classifier_learns_and_the_phone_agrees(classifier):
     # At this size most of a file describes the graph.
     assert values["int8_megabytes"] < 0.8 * values["float32_megabytes"]
     header, row = (classifier / "predictions.tsv").read_text().splitlines()
-    assert header.split("\t") == ["index", "prediction", "land", "sea"]
+    assert header.split("\t") == ["index", "prediction", "land", "sea", "text"]
     assert row.split("\t")[:2] == ["0", "sea"]
