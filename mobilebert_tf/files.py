@@ -11,13 +11,41 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from mobilebert_tf.errors import InputError
+
+# Ends the name of what is not written yet: `.NAME.8_CHARACTERS.partial`.
+_PARTIAL = ".partial"
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.partial")
+_CHUNK_BYTES = 1 << 20
+# Counting lines takes as long as hashing does.
+_MAX_COUNTED_BYTES = 100_000_000
+
+
+class Fingerprint(NamedTuple):
+    """What is recorded of something that was read, to recognise it.
+
+    Attributes:
+        name: of the file, without its folder.
+        sha256: of the content, in hexadecimal.
+        size: in bytes.
+        mtime_ns: time of the last change, in nanoseconds.
+        num_lines: None for large files and anything but plain text.
+    """
+
+    name: str
+    sha256: str
+    size: int | None = None
+    mtime_ns: int | None = None
+    num_lines: int | None = None
 
 
 @contextlib.contextmanager
@@ -25,7 +53,9 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path that replaces `path` on success."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(
+        _PARTIAL, prefix=f".{path.name}.", dir=path.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -47,7 +77,7 @@ def atomic_files(folder: str | os.PathLike) -> Iterator[Path]:
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(
-        tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
+        tempfile.mkdtemp(_PARTIAL, f".{folder.name}.", folder.parent)
     )
     try:
         yield temporary
@@ -70,7 +100,7 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
         raise FileExistsError(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(
-        tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
+        tempfile.mkdtemp(_PARTIAL, f".{folder.name}.", folder.parent)
     )
     try:
         yield temporary
@@ -78,6 +108,27 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_temporary(path: Path, of: str | None = None) -> bool:
+    """Whether a name is that of an unfinished file (of the name `of`)."""
+    found = _TEMPORARY.fullmatch(path.name)
+    return bool(found) and of in (None, found[1])
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process had not finished writing.
+
+    In the folder, and beside it what was to move into it.
+    """
+    for place, of in ((folder, None), (folder.parent, folder.name)):
+        # A folder may be usable though its parent cannot be listed.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            for path in list(place.iterdir()):
+                if is_temporary(path, of) and path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif is_temporary(path, of):
+                    path.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -212,3 +263,48 @@ def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(
+    path: str | os.PathLike, known: Iterable[Fingerprint] = ()
+) -> Fingerprint:
+    """Returns the fingerprint of a file.
+
+    Args:
+        path: the file.
+        known: earlier fingerprints. One of the same name, size and time is
+            returned without reading the file.
+
+    Raises:
+        InputError: it is missing, cannot be read or is not an ordinary file.
+    """
+    path = Path(path)
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(path, "a file", "no ordinary file")
+        now = (path.name, found.st_size, found.st_mtime_ns)
+        for then in known:
+            if now == (then.name, then.size, then.mtime_ns):
+                return then
+        digest, num_lines = _digest_and_lines(path)
+    except FileNotFoundError:
+        raise InputError(path, "a file", "nothing") from None
+    except OSError as error:
+        raise InputError(path, "a readable file", error.strerror) from error
+    return Fingerprint(path.name, digest, *now[1:], num_lines)
+
+
+def _digest_and_lines(path: Path) -> tuple[str, int | None]:
+    digest, num_lines, last = hashlib.sha256(), 0, b"\n"
+    is_text = path.suffix != ".gz" and (
+        path.stat().st_size <= _MAX_COUNTED_BYTES
+    )
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            is_text = is_text and b"\0" not in chunk
+            if is_text:
+                num_lines, last = num_lines + chunk.count(b"\n"), chunk[-1:]
+    num_lines += last != b"\n"
+    return digest.hexdigest(), num_lines if is_text else None

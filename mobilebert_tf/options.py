@@ -81,7 +81,7 @@ class Options:
 
 
 def options_of(
-    options: type[Options],
+    options: Options | type[Options],
 ) -> list[tuple[dataclasses.Field, Option]]:
     """Lists the fields of a class that are options, with their declarations."""
     return [
@@ -104,14 +104,15 @@ def value_type(options: type[Options], field: dataclasses.Field) -> tuple:
     return annotation, False
 
 
-def settings(*options: Options) -> dict[str, Any]:
+def settings(*options: Options | type[Options]) -> dict[str, Any]:
     """Returns what `run.json` records: flag names and values as JSON has them.
 
-    Options that may change when a run continues are left out.
+    Options that may change when a run continues are left out. In place of an
+    instance its class gives the defaults.
     """
     values = {}
     for instance in options:
-        for field, declared in options_of(type(instance)):
+        for field, declared in options_of(instance):
             if not declared.resumable:
                 value = getattr(instance, field.name)
                 if isinstance(value, tuple):
@@ -125,6 +126,8 @@ def _check(name: str, declared: Option, value: Any) -> None:
         raise InputError(
             name, f"one of {', '.join(declared.choices)}", repr(value)
         )
+    if declared.required and value == "":
+        raise InputError(name, "a name", "an empty text")
     low, high = declared.min, declared.max
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(name, "a finite number", value)

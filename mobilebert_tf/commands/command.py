@@ -6,8 +6,8 @@
 
 `main` gets one checked instance of each class, in that order. Bad input ends in
 one line and exit code 2; a run that cannot continue in one line and exit code
-1; SIGTERM, after saving, in exit code 0; Ctrl-C in 130. --verbosity=1 shows
-what TensorFlow prints when it is imported.
+1; Ctrl-C, SIGTERM and SIGHUP, after saving, in 128 + the signal's number.
+--verbosity=1 shows what TensorFlow prints when it is imported.
 """
 
 import dataclasses
@@ -26,12 +26,10 @@ from absl import app, flags, logging
 from mobilebert_tf import compat
 from mobilebert_tf.errors import InputError, RunError, printable
 from mobilebert_tf.options import Option, Options, options_of, value_type
-from mobilebert_tf.training.stopping import Stopped, stop_at_sigterm
+from mobilebert_tf.ownership import release_folders
+from mobilebert_tf.training.stopping import Stopped, say, stop_at_signals
 
-# The shell's convention: 128 + SIGINT. A scheduler that sends SIGTERM takes the
-# machine away for a while, which is not a failure.
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 0
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 
@@ -44,6 +42,16 @@ _OPTIONAL = {
     "matplotlib": "matplotlib",
     "tensorflow_datasets": "tensorflow-datasets importlib_resources",
 }
+# A place that is read-only, or that has a file for a folder or the reverse.
+_UNFIT_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+)
+_RESUME = "Run the same command to resume from the last checkpoint."
+_HELP_ON_STOPS = (
+    "Ctrl-C, SIGTERM and SIGHUP stop it, with exit code 128 + the signal's "
+    "number;\nthe same command continues."
+)
 _HELP = ("--help", "-help", "-h")
 _FULL_HELP = ("--helpfull", "-helpfull")
 # Columns of a line of help, and of the flag's name in it.
@@ -76,10 +84,7 @@ class Command:
         sys.stdout, sys.stderr = (
             stream and _Terminal(stream) for stream in (sys.stdout, sys.stderr)
         )
-        if self.resumes:
-            stop_at_sigterm()
-        else:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stop_at_signals(_RESUME if self.resumes else "")
         everything = any(word in _FULL_HELP for word in sys.argv[1:])
         if everything or any(word in _HELP for word in sys.argv[1:]):
             # So that `--help | head` ends without a traceback.
@@ -106,7 +111,7 @@ class Command:
         except flags.Error as error:
             raise InputError("flags", "valid flags", str(error)) from error
         _refuse_arguments(rest)
-        self.main(*self.read(values))
+        self._main(values)
 
     @property
     def required(self) -> list[str]:
@@ -152,6 +157,8 @@ class Command:
         lines = [self.description.strip(), "", f"usage: {program} [flags]"]
         for group in [*known, *(set(groups) - set(known))]:
             lines += ["", f"{group}:", *groups[group]]
+        if self.resumes:
+            lines += ["", _HELP_ON_STOPS]
         if hidden:
             lines += ["", f"--helpfull shows {hidden} more flags."]
         return "\n".join(lines)
@@ -173,7 +180,7 @@ class Command:
             compat.mute_tensorflow(False)
         try:
             _refuse_arguments(arguments)
-            self.main(*self.read(flags.FLAGS))
+            self._main(flags.FLAGS)
         except InputError as error:
             _fail(EXIT_BAD_INPUT, str(error))
         except RunError as error:
@@ -181,16 +188,23 @@ class Command:
         except ModuleNotFoundError as error:
             fail_for_missing_package(error)
         except OSError as error:
+            if error.errno in _UNFIT_PLACE:
+                _fail(EXIT_BAD_INPUT, str(error))
             if error.errno not in _NO_SPACE:
                 raise
             _fail(EXIT_FAILED, str(error))
         except Stopped as stopped:
-            print(stopped, flush=True)
-            terminated = stopped.signal_name == "SIGTERM"
-            sys.exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED)
+            say(str(stopped))
+            sys.exit(stopped.exit_code)
         except KeyboardInterrupt:
-            print("\nstopped", flush=True)
+            say("\nstopped")
             sys.exit(EXIT_INTERRUPTED)
+
+    def _main(self, values: flags.FlagValues) -> None:
+        try:
+            self.main(*self.read(values))
+        finally:
+            release_folders()
 
 
 def fail_for_missing_package(error: ModuleNotFoundError) -> None:

@@ -9,6 +9,7 @@ fine-tuning, so that the table shows what the teacher is worth. If stopped, the
 same command continues.
 """
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -19,14 +20,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mobilebert_tf.commands.command import EXIT_INTERRUPTED, Command
+from mobilebert_tf.commands.command import Command
 from mobilebert_tf.commands.demo_results import (
     TIMINGS_FILE,
     read_timings,
     seed_folder,
 )
+from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.options import Options, option
+from mobilebert_tf.training.stopping import SIGNALS, Stopped
+
+_SECONDS_BETWEEN_LOOKS = 0.1
 
 # In the full demo, 15 minutes on two CPU cores, and in the tiny one, which runs
 # every step once in about two minutes and teaches nothing.
@@ -116,23 +121,30 @@ def command_of(step: str, demo: str, budget: str, seed: int) -> list[str]:
 def run_python(arguments: Sequence[str]) -> int:
     """Runs Python with these arguments and returns its exit code.
 
-    It runs in a process group of its own and gets signals from here, so that
-    Ctrl-C reaches it once: a command saves at the first signal and gives up at
-    the second.
+    It runs in a process group of its own and gets signals from here, each
+    once: at a second Ctrl-C a command gives up what it is saving. This process
+    waits for it to end.
     """
-    child = subprocess.Popen(
-        [sys.executable, *arguments],
-        process_group=0,
-    )
+    received = []
     previous = {
-        number: signal.signal(number, lambda sent, _: child.send_signal(sent))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        number: signal.signal(number, lambda sent, _: received.append(sent))
+        for number in SIGNALS
     }
     try:
-        code = child.wait()
+        child = subprocess.Popen([sys.executable, *arguments], process_group=0)
+        code, num_sent = None, 0
+        while code is None:
+            for sent in received[num_sent:]:
+                child.send_signal(sent)
+                num_sent += 1
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = child.wait(_SECONDS_BETWEEN_LOOKS)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if received and code == 0:
+        # It was finished before the signal came.
+        code = -received[0]
     # The shell's convention for a process that a signal ended.
     return code if code >= 0 else 128 - code
 
@@ -150,7 +162,8 @@ def run_step(folder: Path, step: str, command: Sequence[str]) -> None:
     begin = time.monotonic()
     code = run_python(["-m", "mobilebert_tf", *command])
     seconds = round(entry["seconds"] + time.monotonic() - begin, 1)
-    if code not in (0, EXIT_INTERRUPTED):
+    is_stopped = code - 128 in SIGNALS
+    if code and not is_stopped:
         print(
             f"\nThe demo ends here: this command failed with exit code {code}.",
             file=sys.stderr,
@@ -161,36 +174,33 @@ def run_step(folder: Path, step: str, command: Sequence[str]) -> None:
         timings[step] = {"seconds": seconds, "finished": code == 0}
         with atomic_file(folder / TIMINGS_FILE) as temporary:
             temporary.write_text(json.dumps(timings, indent=2) + "\n")
-    if code:
-        raise KeyboardInterrupt
+    if is_stopped:
+        name = signal.Signals(code - 128).name
+        raise Stopped(f"\n{name}: stopped. The same command continues.", name)
 
 
 def main(options: DemoOptions) -> None:
     """Runs every step of every seed, then writes the report."""
     from mobilebert_tf.commands import report
 
+    if not options.output_dir:
+        raise InputError("--output_dir", "a name", "an empty text")
     demo_dir, begin = Path(options.output_dir), time.monotonic()
     print(f"Here mobilebert is {sys.executable} -m mobilebert_tf")
-    try:
-        for seed in range(1, options.seeds + 1):
-            folder = seed_folder(demo_dir, seed)
-            for number, step in enumerate(STEPS, start=1):
-                minutes = (time.monotonic() - begin) / 60
-                command = command_of(
-                    step, folder.as_posix(), options.budget, seed
-                )
-                print(
-                    f"\n== Seed {seed} of {options.seeds}, step {number} of "
-                    f"{len(STEPS)}: {step} == {minutes:.0f} minutes so far\n\n"
-                    f"{shlex.join(['mobilebert', *command])}\n",
-                    flush=True,
-                )
-                run_step(folder, step, command)
-        print("\n== Results ==\n", flush=True)
-        report.main(report.ReportOptions(str(demo_dir), options.seeds))
-    except KeyboardInterrupt:
-        print("\nStopped. The same command continues.", flush=True)
-        sys.exit(EXIT_INTERRUPTED)
+    for seed in range(1, options.seeds + 1):
+        folder = seed_folder(demo_dir, seed)
+        for number, step in enumerate(STEPS, start=1):
+            minutes = (time.monotonic() - begin) / 60
+            command = command_of(step, folder.as_posix(), options.budget, seed)
+            print(
+                f"\n== Seed {seed} of {options.seeds}, step {number} of "
+                f"{len(STEPS)}: {step} == {minutes:.0f} minutes so far\n\n"
+                f"{shlex.join(['mobilebert', *command])}\n",
+                flush=True,
+            )
+            run_step(folder, step, command)
+    print("\n== Results ==\n", flush=True)
+    report.main(report.ReportOptions(str(demo_dir), options.seeds))
 
 
 COMMAND = Command(main, (DemoOptions,), description=__doc__)

@@ -1,7 +1,15 @@
-"""Ctrl-C and SIGTERM as requests to save and stop."""
+"""Ctrl-C, SIGTERM and SIGHUP as requests to save and stop.
 
+A command that such a signal ends has the exit code 128 + the signal's number,
+as the shell has it, so that `a && b` stops and schedulers can tell.
+"""
+
+import os
 import signal
+import sys
 from collections.abc import Callable
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -9,32 +17,56 @@ class Stopped(Exception):
 
     Args:
         message: for the user.
-        signal_name: `SIGINT` (Ctrl-C) or `SIGTERM`.
+        signal_name: `SIGINT` (Ctrl-C), `SIGTERM` or `SIGHUP`.
     """
 
     def __init__(self, message: str, signal_name: str):
         super().__init__(message)
         self.signal_name = signal_name
 
+    @property
+    def exit_code(self) -> int:
+        """What the process ends with."""
+        return 128 + signal.Signals[self.signal_name]
 
-def stop_at_sigterm() -> None:
-    """Makes SIGTERM raise `Stopped` where no `SignalCatcher` is active.
 
-    That is before and after training, when there is nothing to save.
+def stop_at_signals(message: str) -> None:
+    """Makes SIGTERM and SIGHUP raise `Stopped` where nothing is to be saved.
+
+    That is everywhere but in the block of a `SignalCatcher`.
+
+    Args:
+        message: what the user may do then.
     """
 
     def stop(number, frame):
-        raise Stopped(
-            "\nSIGTERM received: stopped. Run the same command to resume from "
-            "the last checkpoint.",
-            "SIGTERM",
-        )
+        name = signal.Signals(number).name
+        raise Stopped(f"\n{name} received: stopped. {message}".rstrip(), name)
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if not _is_ignored(number):
+            signal.signal(number, stop)
+
+
+def say(text: str) -> None:
+    """Prints a line; from now on nothing, if the terminal is gone (SIGHUP)."""
+    try:
+        print(text, flush=True)
+    except RuntimeError:
+        # A signal came in the middle of printing.
+        pass
+    except OSError:
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+
+
+def _is_ignored(number: int) -> bool:
+    # As `nohup` has it.
+    is_hangup = number == signal.SIGHUP
+    return is_hangup and signal.getsignal(number) is signal.SIG_IGN
 
 
 class SignalCatcher:
-    """Remembers SIGINT and SIGTERM within its `with` block.
+    """Remembers a signal within its `with` block.
 
     Args:
         may_stop_now: whether stopping at once would lose nothing. Compiling a
@@ -45,7 +77,7 @@ class SignalCatcher:
 
     Raises:
         Stopped: inside the block, at a signal while stopping loses nothing.
-        KeyboardInterrupt: inside the block, at a second signal.
+        KeyboardInterrupt: inside the block, at Ctrl-C after a signal.
     """
 
     def __init__(self, may_stop_now: Callable[[], bool]):
@@ -54,8 +86,9 @@ class SignalCatcher:
         self._previous = {}
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._catch)
+        for number in SIGNALS:
+            if not _is_ignored(number):
+                self._previous[number] = signal.signal(number, self._catch)
         return self
 
     def __exit__(self, *unused):
@@ -63,13 +96,17 @@ class SignalCatcher:
             signal.signal(number, handler)
 
     def _catch(self, number, frame):
+        name = signal.Signals(number).name
         if self.received:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+            # A terminal that closes sends SIGHUP twice.
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.received = name
         if self._may_stop_now():
             raise Stopped(
-                f"\n{self.received} received: stopped, with nothing new to "
-                "save. Run the same command to resume.",
-                self.received,
+                f"\n{name} received: stopped, with nothing new to save. Run "
+                "the same command to resume.",
+                name,
             )
-        print(f"\n{self.received}: saving, then stopping ...", flush=True)
+        say(f"\n{name}: saving, then stopping ...")

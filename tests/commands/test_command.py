@@ -81,13 +81,14 @@ def test_settings_leave_out_what_may_change():
         ("--rate=1,x", "--rate: expected numbers, found 'x'"),
         ("--kind=c", "--kind: expected one of a, b, found 'c'"),
         ("--num_lines=1.5", "--num_lines: expected whole numbers, found '1.5'"),
+        ("--output_dir=", "--output_dir: expected a name, found an empty text"),
         ("--unknown=1", "Unknown command line flag 'unknown'"),
         ("words", "expected arguments of the form --name=value"),
     ],
 )
 def test_bad_flags_are_named(flag, message):
     with pytest.raises(InputError) as error:
-        read(flag, "--output_dir=x")
+        read("--output_dir=x", flag)
     assert message in str(error.value)
 
 
@@ -135,7 +136,10 @@ def test_help_shows_what_is_used_every_day():
         (RunError("the loss became NaN"), 1),
         (OSError(errno.ENOSPC, "no space"), 1),
         (Stopped("saved", "SIGINT"), 130),
-        (Stopped("saved", "SIGTERM"), 0),
+        (OSError(errno.EACCES, "not allowed"), 2),
+        (OSError(errno.EROFS, "read-only"), 2),
+        (Stopped("saved", "SIGTERM"), 143),
+        (Stopped("saved", "SIGHUP"), 129),
         (KeyboardInterrupt(), 130),
     ],
 )

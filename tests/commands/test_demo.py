@@ -20,6 +20,7 @@ from mobilebert_tf.commands import (
     pretrain,
     report,
 )
+from mobilebert_tf.training.stopping import Stopped
 
 
 def flags_of(step, budget="full", seed=1):
@@ -78,31 +79,39 @@ def test_a_command_ends_with_its_exit_code():
 COUNTING = """
 import pathlib, signal, sys, time
 received = []
-signal.signal(signal.SIGINT, lambda *_: received.append(1))
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: received.append(number))
 pathlib.Path(sys.argv[1]).touch()
 deadline = time.monotonic() + 60
 while not received and time.monotonic() < deadline:
     time.sleep(0.01)
 time.sleep(0.3)
-sys.exit(130 if received == [1] else 3)
+sys.exit(128 + received[0] if len(received) == 1 else 3)
 """
 
 
-def test_an_interrupt_reaches_the_command_once(tmp_path):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_reaches_the_command_once(tmp_path, name):
+    number = signal.Signals[name]
     ready = tmp_path / "ready"
     # In a shell's background job it is ignored.
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
 
     def interrupt():
         while not ready.exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
-    assert demo.run_python(["-c", COUNTING, str(ready)]) == 130
+    assert demo.run_python(["-c", COUNTING, str(ready)]) == 128 + number
     thread.join()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_stops_the_demo_although_its_command_finishes(tmp_path):
+    raising = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
+    assert demo.run_python(["-c", raising]) == 128 + signal.SIGTERM
 
 
 def test_times_add_up_until_a_step_has_finished(tmp_path, monkeypatch):
@@ -120,7 +129,7 @@ def test_times_add_up_until_a_step_has_finished(tmp_path, monkeypatch):
     settings.touch()
 
     def run():
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(Stopped):
             demo.run_step(tmp_path, "teacher", [])
         return tuple(demo_results.read_timings(tmp_path)["teacher"].values())
 
@@ -152,20 +161,24 @@ def test_every_seed_runs_every_step(folder, monkeypatch, capsys):
     assert shlex.join(["mobilebert", *ran[0][2]]) in output
 
 
-@pytest.mark.parametrize(
-    "code, message", [(3, "exit code 3"), (130, "The same command continues")]
-)
-def test_a_step_that_fails_or_is_stopped_ends_the_demo(
-    tmp_path, monkeypatch, capsys, code, message
-):
-    monkeypatch.setattr(demo, "run_python", lambda arguments: code)
+def test_a_step_that_fails_ends_the_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "run_python", lambda command: 3)
     with pytest.raises(SystemExit) as end:
         demo.main(demo.DemoOptions(str(tmp_path)))
-    assert end.value.code == code
-    assert message in "".join(capsys.readouterr())
-    # An interrupted part counts, a failed one does not.
-    timings = demo_results.read_timings(tmp_path)
-    assert list(timings) == (["teacher"] if code == 130 else [])
+    assert end.value.code == 3
+    assert "exit code 3" in capsys.readouterr().err
+    assert demo_results.read_timings(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_step_that_is_stopped_stops_the_demo(tmp_path, monkeypatch, name):
+    code = 128 + signal.Signals[name]
+    monkeypatch.setattr(demo, "run_python", lambda command: code)
+    with pytest.raises(Stopped, match="The same command continues") as stopped:
+        demo.main(demo.DemoOptions(str(tmp_path)))
+    assert stopped.value.exit_code == code
+    # An interrupted part counts.
+    assert list(demo_results.read_timings(tmp_path)) == ["teacher"]
 
 
 @pytest.mark.slow
