@@ -152,6 +152,13 @@ def model_folder(name_or_path: str | os.PathLike) -> Path:
     return _hub_folder(name, published.source, published.revision)
 
 
+def files_of_model(folder: Path) -> list[Path]:
+    """Lists the files of a model folder that decide what the model computes."""
+    names = sorted(os.listdir(folder))
+    wanted = {*_WANTED, *_weights_of(names)} - {"README.md"}
+    return [folder / name for name in names if name in wanted]
+
+
 def source_folder(name: str) -> Path | None:
     """Returns the folder of a name to convert, of any kind; None if it is none.
 

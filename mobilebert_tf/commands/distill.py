@@ -13,13 +13,15 @@ teacher was trained on other text, name that with --input_files.
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 from mobilebert_tf.commands.command import Command, command_line
 from mobilebert_tf.data.options import TextOptions
 from mobilebert_tf.distillation.schedule import TransferOptions, TransferWeights
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.options import Options, option, settings
+from mobilebert_tf.hub import files_of_model, model_folder
+from mobilebert_tf.options import Options, option
 from mobilebert_tf.training.options import (
     ArchitectureOptions,
     DeviceOptions,
@@ -29,6 +31,7 @@ from mobilebert_tf.training.options import (
     RunOptions,
     StepOptions,
 )
+from mobilebert_tf.training.run_folder import delete_run, identify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,7 @@ def main(*options: Options) -> None:
     # TensorFlow is imported after what is wrong without it.
     import keras
 
+    from mobilebert_tf.data.sources import text_sources
     from mobilebert_tf.data.stream import open_pretraining_input
     from mobilebert_tf.distillation.initialization import match_embedding_norm
     from mobilebert_tf.training import pretraining
@@ -136,6 +140,13 @@ def main(*options: Options) -> None:
 
     devices = open_devices(given.device)
     keras.utils.set_random_seed(training.seed)
+    teacher = model_folder(pair.teacher)
+    sources = text_sources(text) | {
+        "teacher": files_of_model(teacher),
+        "config_file": given.architecture.config_file,
+    }
+    apart = {"--teacher": teacher}
+    identity = identify(given.output, options, sources, devices.is_chief, apart)
     with devices.scope():
         distiller, stages = open_pair(
             pair,
@@ -153,11 +164,13 @@ def main(*options: Options) -> None:
     first = data.batches(training.seed)
     if pair.match_embedding_norm:
         match_embedding_norm(student, distiller.teacher, next(first))
+    if given.output.restart and devices.is_chief:
+        delete_run(Path(given.output.output_dir))
     run = Run(
         given.output.output_dir,
         student.variables,
         given.run,
-        settings(*options),
+        identity,
         devices,
         num_steps=sum(stage.num_steps for stage in stages),
     )

@@ -15,9 +15,14 @@ from typing import ClassVar, NamedTuple
 
 from mobilebert_tf.commands.command import Command, command_line
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.hub import model_folder
-from mobilebert_tf.mobile.options import ExportOptions, QuantizationOptions
-from mobilebert_tf.options import Options, option, settings
+from mobilebert_tf.hub import files_of_model, model_folder
+from mobilebert_tf.mobile.options import (
+    KINDS,
+    ExportOptions,
+    QuantizationOptions,
+)
+from mobilebert_tf.options import Options, option
+from mobilebert_tf.ownership import Identity
 from mobilebert_tf.tasks.classification import ClassificationTask
 from mobilebert_tf.tasks.classification_examples import ClassificationOptions
 from mobilebert_tf.tasks.question_answering import (
@@ -25,7 +30,14 @@ from mobilebert_tf.tasks.question_answering import (
     QuestionAnsweringTask,
 )
 from mobilebert_tf.tasks.tagging import TaggingOptions, TaggingTask
-from mobilebert_tf.tasks.task import Actions, Task, TeacherWeights, check_length
+from mobilebert_tf.tasks.task import (
+    CONFIG_FILE,
+    Actions,
+    Task,
+    TeacherWeights,
+    check_length,
+    saved_label_names,
+)
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.training.options import (
     DeviceOptions,
@@ -36,6 +48,10 @@ from mobilebert_tf.training.options import (
     StepOptions,
     TeacherOptions,
 )
+from mobilebert_tf.training.run_folder import delete_run, identify
+
+# What a kind of file leaves in the folder: see `mobile/stages.py`.
+_EXPORTED = (".tflite", "_ranges.tsv", "_training")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +121,7 @@ def main(task_class: type[Task], *options: Options) -> None:
     from mobilebert_tf.training.model_card import write_model_folder
 
     devices = open_devices(given.device, len(grid_points(given.tuning)))
+    identity = _identity(given, folder, devices.is_chief)
     actions = Actions(
         given.start.do_train,
         given.start.do_eval,
@@ -117,7 +134,13 @@ def main(task_class: type[Task], *options: Options) -> None:
         exported = task.of_length(length)
     check_export(given.export, exported, tokenizer)
     widths = batch_widths(given.tuning, given.step, task)
-    outcome = _train_or_open(given, task, folder, tokenizer, devices, widths)
+    identity = _completed(identity, given.output.output_dir, task, widths)
+    if given.output.restart and devices.is_chief:
+        names = [f"{kind}{end}" for kind in KINDS for end in _EXPORTED]
+        delete_run(Path(given.output.output_dir), names)
+    outcome = _train_or_open(
+        given, identity, task, folder, tokenizer, devices, widths
+    )
     if not devices.is_chief:
         return
     predict = Predictor(outcome.model, given.tuning.eval_batch_size, widths)
@@ -160,15 +183,14 @@ def check_choice(task: Task, num_runs: int, patience: int | None) -> None:
         raise InputError("--patience", "labelled dev examples", "none")
 
 
-def _train_or_open(given, task, folder, tokenizer, devices, widths):
+def _train_or_open(given, identity, task, folder, tokenizer, devices, widths):
     """Returns the `Outcome` of all runs, or the folder's model."""
     from mobilebert_tf.training.fine_tuning import FineTuning, load_task_teacher
     from mobilebert_tf.training.grid import Outcome, grid_points, run_grid
     from mobilebert_tf.training.loop import Run
 
-    record = _record(given, widths)
     if not given.start.do_train:
-        run = Run(given.output.output_dir, (), settings=record)
+        run = Run(given.output.output_dir, (), identity=identity)
         return Outcome(task.build(folder), run)
     points = grid_points(given.tuning, task.hyperparameters)
     check_choice(task, len(points), given.tuning.patience)
@@ -181,7 +203,7 @@ def _train_or_open(given, task, folder, tokenizer, devices, widths):
     common = FineTuning(
         task,
         folder,
-        record,
+        identity,
         given.tuning,
         widths,
         given.optimizer,
@@ -196,12 +218,15 @@ def _train_or_open(given, task, folder, tokenizer, devices, widths):
         ),
         given.device.rematerialize,
     )
-    return run_grid(points, given.output.output_dir, common.start, record)
+    return run_grid(points, given.output.output_dir, common.start, identity)
 
 
-def _record(given: Given, widths: Sequence[int]) -> dict:
-    """Returns what a run that continues must not change."""
-    values = settings(
+def _identity(given: Given, folder: Path, is_chief: bool) -> Identity:
+    """Returns what a run that continues must not change.
+
+    Refuses a folder that is not the run's, before examples are read.
+    """
+    options = [
         given.start,
         given.data,
         given.tuning,
@@ -209,9 +234,32 @@ def _record(given: Given, widths: Sequence[int]) -> dict:
         given.teacher,
         given.step,
         given.device,
+    ]
+    apart, sources = {"--model": folder}, dict(given.data.sources)
+    sources["model"] = files_of_model(folder)
+    if given.teacher.teacher:
+        apart["--teacher"] = model_folder(given.teacher.teacher)
+        sources["teacher"] = files_of_model(apart["--teacher"])
+    return identify(given.output, options, sources, is_chief, apart)
+
+
+def _completed(
+    identity: Identity, output_dir: str, task: Task, widths: Sequence[int]
+) -> Identity:
+    """Adds what is known once the examples have been read."""
+    names = saved = list(task.label_names)
+    if names and (Path(output_dir) / CONFIG_FILE).exists():
+        # Where an older version left them, once the run had finished.
+        saved = list(saved_label_names(output_dir))
+    completed = identity.having(
+        {
+            "label_names": names,
+            # As the flag spells them, or what its default stands for.
+            "bucket_lengths": [str(width) for width in widths],
+        }
     )
-    # As the flag spells them; the widths that a default stands for count.
-    return values | {"bucket_lengths": [str(width) for width in widths]}
+    defaults = dict(identity.defaults) | {"label_names": saved}
+    return dataclasses.replace(completed, defaults=defaults)
 
 
 def _answer(task: Task, predict, actions: Actions, folder: str) -> dict:

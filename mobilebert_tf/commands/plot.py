@@ -74,21 +74,9 @@ def read_run(folder: str | Path) -> list[dict]:
     """Returns the lines of a run's `metrics.jsonl`.
 
     Raises:
-        InputError: if the file is missing or damaged.
+        InputError: see `read_metrics`.
     """
-    path = Path(folder) / METRICS_FILE
-    try:
-        lines = read_metrics(path)
-    except OSError as error:
-        raise InputError(path, "a run's record", error.strerror) from error
-    # Neither JSON nor, perhaps, UTF-8.
-    except ValueError as error:
-        raise InputError(path, "one JSON object per line", error) from error
-    keys, expected = {"phase", "global_step"}, "an object with phase and "
-    for number, line in enumerate(lines, start=1):
-        if not isinstance(line, dict) or not keys <= line.keys():
-            raise InputError(path, expected + "global_step", line, number)
-    return lines
+    return read_metrics(Path(folder) / METRICS_FILE)
 
 
 def curves_of(lines: Sequence[Mapping], pattern: str = ".*") -> Curves:

@@ -14,12 +14,16 @@ from it and writes a model folder. With your own text:
 
 import dataclasses
 import functools
+import hashlib
 import itertools
+from collections.abc import Sequence
+from pathlib import Path
 
 from mobilebert_tf.commands.command import Command, command_line
 from mobilebert_tf.data.options import TextOptions
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.options import Options, option, settings
+from mobilebert_tf.files import Fingerprint
+from mobilebert_tf.options import Options, option
 from mobilebert_tf.training.options import (
     ArchitectureOptions,
     DeviceOptions,
@@ -29,6 +33,14 @@ from mobilebert_tf.training.options import (
     RunOptions,
     StepOptions,
 )
+from mobilebert_tf.training.run_folder import (
+    BEST_FOLDER,
+    SETTINGS_FILE,
+    delete_run,
+    identify,
+)
+
+_VOCAB_FILE = "vocab.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +92,17 @@ def with_casing(
     return dataclasses.replace(vocabulary, do_lower_case=True)
 
 
-def build_tokenizer(vocabulary: VocabularyOptions, text: TextOptions):
+def build_tokenizer(
+    vocabulary: VocabularyOptions,
+    text: TextOptions,
+    output: OutputOptions | None = None,
+):
     """Reads the vocabulary, or learns one from the text.
+
+    Args:
+        vocabulary: the file, or what to learn.
+        text: what to learn from.
+        output: the folder of a run that may have learned it before.
 
     Raises:
         InputError: the text comes as records, from which nothing can be
@@ -99,11 +120,48 @@ def build_tokenizer(vocabulary: VocabularyOptions, text: TextOptions):
         raise InputError(
             "--vocab_file", "the vocabulary the records were made with", "none"
         )
+    learned = _learned_before(output) if output else None
+    if learned:
+        return WordpieceTokenizer.from_vocab_file(learned, lower)
     print("Learning a vocabulary ...", flush=True)
     lines = itertools.chain.from_iterable(read_text(text))
     pieces = learn_vocabulary(lines, size, lower)
     print(f"{len(pieces):,} pieces of {size:,} asked for", flush=True)
     return WordpieceTokenizer(pieces, lower)
+
+
+def _learned_before(output: OutputOptions) -> Path | None:
+    folder = Path(output.output_dir)
+    if output.restart or not (folder / SETTINGS_FILE).exists():
+        return None
+    # Older versions kept it with the best weights only, before the end.
+    places = (folder / _VOCAB_FILE, folder / BEST_FOLDER / _VOCAB_FILE)
+    return next(filter(Path.exists, places), None)
+
+
+def _fingerprint_of(pieces: Sequence[str]) -> Fingerprint:
+    digest = hashlib.sha256("\n".join(pieces).encode()).hexdigest()
+    return Fingerprint(_VOCAB_FILE, digest, num_lines=len(pieces))
+
+
+def _identity(options: Sequence[Options], is_chief: bool):
+    """Returns what the run is, and its tokenizer.
+
+    Refuses a folder that is not the run's, before the text is read.
+    """
+    from mobilebert_tf.data.sources import text_sources
+
+    output, architecture, text, vocabulary = options[:4]
+    sources = text_sources(text) | {
+        "vocab_file": vocabulary.vocab_file,
+        "config_file": architecture.config_file,
+    }
+    identity = identify(output, options, sources, is_chief)
+    tokenizer = build_tokenizer(vocabulary, text, output)
+    if not vocabulary.vocab_file:
+        learned = {"learned_vocabulary": [_fingerprint_of(tokenizer.vocab)]}
+        identity = identity.having(inputs=learned)
+    return identity, tokenizer
 
 
 def run(*options: Options) -> None:
@@ -127,7 +185,7 @@ def run(*options: Options) -> None:
     keras.utils.set_random_seed(training.seed)
     vocabulary = with_casing(vocabulary, text)
     options = (*options[:3], vocabulary, *options[4:])
-    tokenizer = build_tokenizer(vocabulary, text)
+    identity, tokenizer = _identity(options, devices.is_chief)
     data = open_pretraining_input(text, tokenizer, training.train_batch_size)
     print(data.summary(), flush=True)
     config = architecture.config(tokenizer.vocab_size, text.max_seq_length)
@@ -151,14 +209,18 @@ def run(*options: Options) -> None:
     held_out = pretraining.HeldOutText(model, data)
     # Made first, so that unfit text is refused before a folder is made for it.
     batches(0)
+    if output.restart and devices.is_chief:
+        delete_run(Path(output.output_dir))
     run = Run(
         output.output_dir,
         model.variables,
         run_options,
-        settings(*options),
+        identity,
         devices,
         num_steps=length.num_train_steps,
     )
+    if devices.is_chief:
+        tokenizer.write(run.folder, config.max_position_embeddings)
     run.train(
         Phase(
             "pretraining",

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mobilebert_tf.data import docstrings
-from mobilebert_tf.files import atomic_file
+from mobilebert_tf.files import Fingerprint, atomic_file
 
 # Folders of the packages that a default installation brings: packages that only
 # the tests need must not change the training text.
@@ -356,6 +356,21 @@ def read_documentation() -> list[Document]:
     except OSError as error:
         print(f"{path}: not cached: {error}")
     return documents
+
+
+def documentation_fingerprints() -> list[Fingerprint]:
+    """Takes the fingerprints of the documentation of all packages."""
+    versions = installed_versions()
+    digests = {folder: hashlib.sha256() for folder in versions}
+    for document in read_documentation():
+        folder = next(
+            name for name in digests if document.path.startswith(f"{name}/")
+        )
+        digests[folder].update(json.dumps(document).encode())
+    return [
+        Fingerprint(f"{folder} {version}", digests[folder].hexdigest())
+        for folder, version in versions.items()
+    ]
 
 
 def installed_versions() -> dict[str, str]:

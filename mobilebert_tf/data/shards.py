@@ -11,7 +11,6 @@ copies of a block's examples are shuffled together.
 
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import os
 import queue
@@ -36,10 +35,13 @@ from mobilebert_tf.data.sources import (
     matching_files,
     read_text,
     refuse_two_sources,
+    text_sources,
     tfds_documents,
 )
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.files import atomic_file, read_json_object, sha256
+from mobilebert_tf.files import atomic_file, sha256
+from mobilebert_tf.options import settings
+from mobilebert_tf.ownership import Identity, claim_folder, fingerprints
 from mobilebert_tf.text.casing import check_uncased
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
@@ -114,56 +116,32 @@ def missing_shards(
 ) -> list[int]:
     """Prepares a folder and returns the numbers of the shards that it lacks.
 
-    settings.json records the options, which must be resolved (see `resolve`).
-    Files that a killed run left half-written are removed.
+    settings.json records the options, which must be resolved (see `resolve`),
+    and the fingerprints of the text and the vocabulary.
 
     Raises:
-        InputError: the folder was made with other settings or cannot be made.
+        InputError: the folder is not that of these shards (see
+            `ownership.check_folder`) or cannot be written to.
     """
     folder = Path(folder)
-    record_file = folder / "settings.json"
-    record = dataclasses.asdict(options) | {
+    record = folder / "settings.json"
+    sources = text_sources(options) | {"vocab_file": options.vocab_file}
+    values = dataclasses.asdict(options) | {
+        # By these, versions without fingerprints knew the files.
         "input_files": [
             [name, file_size(name)] for name in options.input_files
         ],
         "vocab_file": sha256(Path(options.vocab_file)),
     }
-    try:
-        if record_file.exists():
-            _check_record(record_file, record)
-        elif any(folder.glob("*.tfrecord")):
-            raise InputError(
-                folder, "a new folder or settings.json", "other TFRecord files"
-            )
-        else:
-            with atomic_file(record_file) as temporary:
-                temporary.write_text(json.dumps(record, indent=2) + "\n")
-        for half_written in folder.glob(".examples-*.tfrecord.*"):
-            half_written.unlink()
-    except OSError as error:
-        raise InputError(
-            folder, "a folder that can be written", error.strerror or error
-        ) from error
+    identity = Identity(
+        values, settings(type(options)), fingerprints(record, sources)
+    )
+    claim_folder(record, identity)
     return [
         shard
         for shard in range(options.num_shards)
         if not shard_path(folder, shard, options.num_shards).exists()
     ]
-
-
-def _check_record(record_file: Path, record: dict) -> None:
-    found = read_json_object(record_file)
-    different = sorted(
-        name for name in found | record if found.get(name) != record.get(name)
-    )
-    if different:
-        raise InputError(
-            record_file,
-            "the settings that the shards there were made with ("
-            + ", ".join(f"{name}={found.get(name)}" for name in different)
-            + "), or another folder",
-            ", ".join(f"{name}={record.get(name)}" for name in different),
-        )
 
 
 def write_shard(
@@ -327,10 +305,11 @@ def _available(reports: multiprocessing.Queue) -> Iterator[ShardProgress]:
 
 
 def _prepare_process(folder, options: ShardOptions, reports, stop) -> None:
-    """Runs once in each process. Ctrl-C is handled by the parent."""
+    """Runs once in each process. Signals are handled by the parent."""
     global _write_in_this_process
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tokenizer = tokenizer_of(options)

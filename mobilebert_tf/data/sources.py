@@ -13,10 +13,14 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from mobilebert_tf.data.builtin import pretraining_documents
+from mobilebert_tf.data.builtin import (
+    documentation_fingerprints,
+    pretraining_documents,
+)
 from mobilebert_tf.data.corpus import (
     TokenizedCorpus,
     split_into_sentences,
@@ -27,6 +31,8 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 # wiki40b's markup: a title, a heading or paragraphs follow.
+# Where a prepared dataset has its version and the sizes of its parts.
+_TFDS_INFO = "dataset_info.json"
 _MARKER = re.compile(r"_START_(ARTICLE|SECTION|PARAGRAPH)_")
 _LINE_BREAK = "_NEWLINE_"
 # A compressed file of a megabyte may hold a line of a gigabyte.
@@ -66,6 +72,22 @@ def read_text(options: ExampleOptions) -> Iterator[list[str]]:
     else:
         documents = pretraining_documents()
     return split_into_sentences(documents)
+
+
+def text_sources(options: ExampleOptions) -> dict[str, list]:
+    """Lists the files or fingerprints that stand for what `options` name.
+
+    Raises:
+        InputError: as `read_text`, at once.
+    """
+    refuse_two_sources(options)
+    if options.tfds_name:
+        return {
+            "tfds_name": [Path(_tfds_builder(options).data_dir, _TFDS_INFO)]
+        }
+    if options.input_files:
+        return {"input_files": matching_files(options.input_files)}
+    return {"built_in_text": documentation_fingerprints()}
 
 
 def refuse_two_sources(options: ExampleOptions) -> None:
@@ -308,6 +330,21 @@ def tfds_documents(
     """
     import tensorflow_datasets as tfds
 
+    # One file after another, in place of the order in which threads read them.
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    part = tfds.even_splits("train", num_shards)[shard]
+    dataset = _tfds_builder(options).as_dataset(split=part, read_config=config)
+    return (
+        lines
+        for example in tfds.as_numpy(dataset)
+        if (lines := paragraphs(example["text"].decode("utf-8")))
+    )
+
+
+def _tfds_builder(options: ExampleOptions):
+    """Returns the builder of a dataset, once it has been checked."""
+    import tensorflow_datasets as tfds
+
     def refuse(expected: str, found: object):
         place = f"--tfds_name={options.tfds_name}"
         raise InputError(place, expected, found) from None
@@ -341,15 +378,7 @@ def tfds_documents(
         refuse("a dataset with a feature named text", ", ".join(features))
     if "train" not in splits:
         refuse("a split named train", ", ".join(splits) or "none")
-    # One file after another, in place of the order in which threads read them.
-    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    part = tfds.even_splits("train", num_shards)[shard]
-    dataset = builder.as_dataset(split=part, read_config=config)
-    return (
-        lines
-        for example in tfds.as_numpy(dataset)
-        if (lines := paragraphs(example["text"].decode("utf-8")))
-    )
+    return builder
 
 
 def paragraphs(text: str) -> list[str]:

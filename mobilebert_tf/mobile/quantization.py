@@ -19,8 +19,10 @@ weights per channel, so that the loss is the phone's. Four rules make it train:
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -29,15 +31,18 @@ import tensorflow as tf
 from mobilebert_tf import compat
 from mobilebert_tf.config import inputs_of
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import Fingerprint
 from mobilebert_tf.mobile.calibration import Range, usable_ranges
 from mobilebert_tf.mobile.deployment import forward
 from mobilebert_tf.mobile.folding import Folded
 from mobilebert_tf.mobile.measurement import activations, measure_batch
 from mobilebert_tf.mobile.options import QuantizationOptions
 from mobilebert_tf.mobile.rounding import ExportRounding, FakeQuantization
+from mobilebert_tf.ownership import Identity, changed_inputs
 from mobilebert_tf.tasks.task import Task, TeacherWeights
 from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import AdamW, WarmupPolynomialDecay
+from mobilebert_tf.training.run_folder import SETTINGS_FILE, delete_run
 from mobilebert_tf.training.step import TrainStep
 
 _KERNEL, _BIAS = "/kernel", "/bias"
@@ -120,8 +125,9 @@ def train_quantized(
 ) -> None:
     """Trains a calibrated network under quantisation, in place.
 
-    A run of its own in `folder`, which resumes like any other. Training that
-    increased the loss of the calibration examples is undone.
+    A run of its own in `folder`, which resumes like any other; with another
+    float model it begins again. Training that increased the loss of the
+    calibration examples is undone.
 
     Args:
         quantized: the network.
@@ -158,8 +164,17 @@ def train_quantized(
         )
 
     length = calibration[0]["input_ids"].shape[1]
-    settings = dataclasses.asdict(options) | {"max_seq_length": int(length)}
-    run = Run(folder, [*variables, quantized.ranges], settings=settings)
+    identity = Identity(
+        dataclasses.asdict(options) | {"max_seq_length": int(length)},
+        dataclasses.asdict(QuantizationOptions()),
+        {"float_weights": [_fingerprint_of(model)]},
+        "use another --output_dir, or delete this folder",
+    )
+    record = Path(folder) / SETTINGS_FILE
+    if changed_inputs(record, identity):
+        print(f"{folder}: other float weights, training again", flush=True)
+        delete_run(record.parent)
+    run = Run(folder, [*variables, quantized.ranges], identity=identity)
     run.train(
         Phase(
             "quantization_aware_training",
@@ -311,6 +326,13 @@ class RelativeAdamW(AdamW):
         for factor in self._sizes[compat.variable_key(self, variable)]:
             change = change * factor
         super()._subtract(variable, change)
+
+
+def _fingerprint_of(model: keras.Model) -> Fingerprint:
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        digest.update(np.ascontiguousarray(variable.value))
+    return Fingerprint("float weights", digest.hexdigest())
 
 
 def build_optimizer(

@@ -13,7 +13,7 @@ from mobilebert_tf.data.builtin import library_task
 from mobilebert_tf.data.tables import TableFormat
 from mobilebert_tf.errors import InputError, listed, nearest
 from mobilebert_tf.options import option
-from mobilebert_tf.tasks.glue import GLUE_TASKS, read_glue
+from mobilebert_tf.tasks.glue import GLUE_TASKS, glue_files, read_glue
 from mobilebert_tf.tasks.labelled_texts import (
     KEEP,
     MULTI_LABEL,
@@ -177,6 +177,12 @@ class ClassificationOptions(TaskOptions):
             raise InputError("--task", "either a task or files", "both")
         if self.data_dir and self.task not in GLUE_TASKS:
             raise InputError("--data_dir", "a --task of GLUE", self.task)
+
+    @property
+    def sources(self):
+        if self.data_dir:
+            return {"data_dir": glue_files(self.task, self.data_dir)}
+        return {} if self.task in GLUE_TASKS else super().sources
 
     @property
     def problem_type(self) -> str:

@@ -248,13 +248,30 @@ def read_glue(
     task = GLUE_TASKS[name]
     if data_dir is None:
         return _read_tfds(task, splits)
+    folder = _folder_of(task, data_dir)
+    return {split: _read_file(task, folder, split) for split in splits}
+
+
+def glue_files(name: str, data_dir: str | os.PathLike) -> list[Path]:
+    """Lists those labelled files of a task that exist, for `read_glue`."""
+    task = GLUE_TASKS[name]
+    folder = _folder_of(task, data_dir)
+    files = [
+        folder / split.file
+        for split in task.splits.values()
+        if split.submission is None
+    ]
+    return [file for file in files if file.exists()]
+
+
+def _folder_of(task: GlueTask, data_dir: str | os.PathLike) -> Path:
     folder = Path(data_dir)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
-        raise InputError(folder, f"a folder of {name}'s TSV files", found)
+        raise InputError(folder, f"a folder of {task.name}'s TSV files", found)
     if (folder / task.folder).is_dir():
         folder /= task.folder
-    return {split: _read_file(task, folder, split) for split in splits}
+    return folder
 
 
 def write_submission(

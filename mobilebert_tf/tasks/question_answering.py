@@ -169,6 +169,10 @@ class QuestionAnsweringOptions(TaskOptions):
         resumable=True,
     )
 
+    @property
+    def sources(self):
+        return {} if self.task else super().sources
+
     def settings(self, folder: str | os.PathLike) -> SquadSettings:
         """Returns the settings given, otherwise those of a model folder.
 

@@ -27,6 +27,7 @@ from mobilebert_tf.config import (
     label_names_of,
     read_json_object,
 )
+from mobilebert_tf.data.builtin import documentation_fingerprints
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.options import Options, option
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
@@ -93,6 +94,20 @@ class TaskOptions(Options):
             for split in ("train", "dev", "test", "predict")
         }
         return {split: path for split, path in files.items() if path}
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """What decides the model or its scores: files or fingerprints, by flag.
+
+        None for a data set of TensorFlow Datasets, which its name identifies.
+        """
+        if self.files:
+            return {
+                f"{split}_file": path
+                for split, path in self.files.items()
+                if split != "predict"
+            }
+        return {"built_in_text": documentation_fingerprints()}
 
 
 @dataclasses.dataclass(frozen=True)

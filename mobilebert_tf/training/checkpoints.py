@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from mobilebert_tf.errors import RunError
+from mobilebert_tf.errors import InputError, RunError
+from mobilebert_tf.training.run_folder import CHECKPOINT_FILE
 
 _STATE = "state"
 _NUM_KEPT = 2
@@ -22,8 +23,8 @@ _NUM_KEPT = 2
 Parts = dict[str, Sequence[keras.Variable | tf.Variable]]
 
 # Raised by TensorFlow's reader for files that are cut short (IndexError),
-# altered or missing.
-_UNREADABLE = (tf.errors.OpError, IndexError)
+# altered, missing or (RuntimeError, ValueError) another program's.
+_UNREADABLE = (tf.errors.OpError, IndexError, RuntimeError, ValueError)
 
 
 class CannotSave(RunError):
@@ -47,8 +48,7 @@ class CheckpointFolder:
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, ascending."""
         return sorted(
-            int(path.stem.removeprefix("ckpt-"))
-            for path in self.folder.glob("ckpt-*.index")
+            step for step, part in self._files().values() if part == ".index"
         )
 
     def prefix(self, step: int) -> Path:
@@ -70,8 +70,9 @@ class CheckpointFolder:
                     f"before it: {str(error).splitlines()[0]}",
                     flush=True,
                 )
-                for path in self.folder.glob(f"ckpt-{step}.*"):
-                    path.rename(path.with_name(f"damaged-{path.name}"))
+                for path, (number, _) in self._files().items():
+                    if number == step:
+                        path.rename(path.with_name(f"damaged-{path.name}"))
         return None
 
     def read(self, step: int) -> Checkpoint:
@@ -89,36 +90,59 @@ class CheckpointFolder:
             CannotSave: it could not be written, for example because the disk
                 is full. Nothing of it is left behind.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         state_variable = tf.Variable(json.dumps(state), dtype=tf.string)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             _trackable(variables, **{_STATE: state_variable}).write(
                 str(self.prefix(step))
             )
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, OSError) as error:
             self._remove(step)
             kept = [str(self.prefix(other)) for other in self.steps()]
+            reason = getattr(error, "message", None) or str(error)
             raise CannotSave(
                 f"{self.prefix(step)} could not be saved: "
-                f"{str(error.message).splitlines()[0]}. "
+                f"{reason.splitlines()[0]}. "
                 f"Intact: {', '.join(kept) or 'none before it'}"
             ) from error
         for old in self.steps()[:-_NUM_KEPT]:
             self._remove(old)
 
     def restore(self, checkpoint: Checkpoint, variables: Parts) -> None:
-        """Assigns saved values to variables, part by part."""
-        status = _trackable(variables).read(str(checkpoint.prefix))
-        status.assert_existing_objects_matched().expect_partial()
+        """Assigns saved values to variables, part by part.
+
+        Raises:
+            InputError: it is the checkpoint of other variables.
+        """
+        try:
+            status = _trackable(variables).read(str(checkpoint.prefix))
+            status.assert_existing_objects_matched().expect_partial()
+        except (ValueError, AssertionError) as error:
+            expected = "a checkpoint of this model and optimizer"
+            raise InputError(
+                checkpoint.prefix, expected, str(error).splitlines()[0]
+            ) from error
 
     def remove_leftovers(self) -> None:
         """Removes the files of a save that was killed."""
-        whole = {f"ckpt-{step}" for step in self.steps()}
-        for path in self.folder.glob("ckpt-*"):
-            if path.is_dir():
+        whole = self.steps()
+        for path, (step, part) in self._files().items():
+            if part == "_temp":
                 shutil.rmtree(path)
-            elif path.name.partition(".")[0] not in whole:
+            elif step not in whole:
                 path.unlink()
+
+    def _files(self) -> dict[Path, tuple[int, str]]:
+        """Returns step and part of each file that a save named."""
+        found = {
+            path: CHECKPOINT_FILE.fullmatch(path.name)
+            for path in self.folder.glob("ckpt-*")
+        }
+        return {
+            path: (int(match["step"]), match["part"])
+            for path, match in found.items()
+            if match
+        }
 
     def _remove(self, step: int) -> None:
         # The index first: without it the rest is no checkpoint.

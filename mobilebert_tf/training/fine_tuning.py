@@ -5,7 +5,7 @@ Runs are compared in `grid.py`.
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -17,6 +17,7 @@ from mobilebert_tf.data.batches import training_batches
 from mobilebert_tf.distillation.losses import feature_map_transfer_loss
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.modeling.load import load
+from mobilebert_tf.ownership import Identity
 from mobilebert_tf.tasks.task import Task, TeacherWeights
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 from mobilebert_tf.training.devices import Distribution
@@ -30,7 +31,7 @@ from mobilebert_tf.training.options import (
     RunOptions,
     StepOptions,
 )
-from mobilebert_tf.training.run_folder import BEST_FOLDER
+from mobilebert_tf.training.run_folder import BEST_FOLDER, METRICS_FILE
 from mobilebert_tf.training.step import TrainStep, rematerialize
 
 
@@ -182,7 +183,7 @@ class FineTuning:
 
     Attributes:
         folder: the model folder that runs start from.
-        settings: JSON values that determine the result, besides the point.
+        identity: what determines the result, besides the point.
         widths: see `batch_widths`.
         teacher: a fine-tuned model of the same task, or None.
         rematerialize: whether blocks are computed again for the gradient.
@@ -190,7 +191,7 @@ class FineTuning:
 
     task: Task
     folder: str | os.PathLike
-    settings: Mapping
+    identity: Identity
     options: FineTuningOptions = FineTuningOptions()
     widths: tuple[int, ...] = ()
     optimizer: OptimizerOptions = OptimizerOptions()
@@ -234,7 +235,7 @@ class FineTuningRun:
             folder,
             model.variables,
             common.run,
-            dict(common.settings) | dataclasses.asdict(point),
+            common.identity.having(dataclasses.asdict(point)),
             common.devices,
             self._num_steps,
         )
@@ -269,8 +270,12 @@ class FineTuningRun:
         )
         self.run.train(phase)
         if self.run.devices.is_chief:
+            best = self.run.best()
+            if evaluation and best is None:
+                path = self.run.folder / METRICS_FILE
+                raise InputError(path, "the evaluations of its run", "none")
             if evaluation:
-                return self.run.best()
+                return best
             self.model.save_pretrained(self.run.folder / BEST_FOLDER)
         return {"step": self._num_steps}
 

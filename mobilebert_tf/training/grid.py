@@ -10,26 +10,29 @@ import gc
 import itertools
 import json
 import os
-import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
 
-from mobilebert_tf.config import read_json_object
-from mobilebert_tf.files import atomic_file
-from mobilebert_tf.modeling.folder import load_weights
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import atomic_file, read_json_object
+from mobilebert_tf.modeling.folder import WEIGHTS_FILE, load_weights
+from mobilebert_tf.ownership import Identity
 from mobilebert_tf.tasks.task import Hyperparameters
 from mobilebert_tf.training.fine_tuning import FineTuningRun, Point
 from mobilebert_tf.training.log import NonFiniteLoss
 from mobilebert_tf.training.loop import Run
 from mobilebert_tf.training.options import FineTuningOptions
-from mobilebert_tf.training.run_folder import BEST_FOLDER, CHECKPOINTS
-
-RESULT_FILE = "result.json"
-TABLE_FILE = "runs.tsv"
-RUNS_FOLDER = "runs"
+from mobilebert_tf.training.run_folder import (
+    BEST_FOLDER,
+    RESULT_FILE,
+    RUNS_FOLDER,
+    TABLE_FILE,
+    delete_run,
+    delete_weights,
+)
 
 
 def grid_points(
@@ -100,17 +103,18 @@ def run_grid(
     points: Sequence[Point],
     output_dir: str | os.PathLike,
     start: Callable[[Point, Path], FineTuningRun],
-    settings: Mapping,
+    identity: Identity,
 ) -> Outcome:
     """Trains every point that is not done yet.
 
-    Of several runs only the best keeps its weights.
+    Of several runs only the best keeps its weights. If it has lost them, or
+    has become the best because fewer are compared, it is trained again.
 
     Args:
         points: hyper-parameters and seeds.
         output_dir: the command's folder.
         start: makes the run of a point in a folder.
-        settings: what all runs have in common (see `Run`).
+        identity: what all runs have in common (see `Run`).
 
     Returns:
         The outcome with the best run's model. In a process other than the
@@ -121,10 +125,10 @@ def run_grid(
     """
     output_dir = Path(output_dir)
     if len(points) == 1:
-        run = start(points[0], output_dir)
+        run = _start(start, points[0], output_dir)
         result = _result(run, output_dir, points[0], may_diverge=False)
         return _outcome(run, run.run, result, [result])
-    record = Run(output_dir, (), settings=settings)
+    record = Run(output_dir, (), identity=identity)
     results, best = [], None
     for number, point in enumerate(points, start=1):
         folder = output_dir / RUNS_FOLDER / point.name
@@ -136,13 +140,15 @@ def run_grid(
         ):
             best, worse = worse, best
         if worse is not None:
-            _drop_weights(worse.folder)
+            delete_weights(worse.folder)
         _write_table(output_dir / TABLE_FILE, results)
     print("\n".join(summary(results)), flush=True)
     if best is None:
         raise NonFiniteLoss(f"every run diverged: {results[0].diverged}")
     print(f"The best is {best.folder.name}, step {best.step}", flush=True)
-    return _outcome(start(best.point, best.folder), record, best, results)
+    run = _start(start, best.point, best.folder)
+    best = _result(run, best.folder, best.point, may_diverge=False)
+    return _outcome(run, record, best, results)
 
 
 def summary(results: Sequence[RunResult]) -> list[str]:
@@ -165,6 +171,23 @@ def summary(results: Sequence[RunResult]) -> list[str]:
         diverged = len(runs) - len(scores)
         lines.append(line + (f"  {diverged} diverged" if diverged else ""))
     return lines
+
+
+def _start(
+    start: Callable[[Point, Path], FineTuningRun], point: Point, folder: Path
+) -> FineTuningRun:
+    """Starts a run; from the beginning, if its weights have been lost."""
+    run = start(point, folder)
+    devices = run.run.devices
+    weights = folder / BEST_FOLDER / WEIGHTS_FILE
+    lost = (folder / RESULT_FILE).exists() and not weights.exists()
+    if devices.total(int(devices.is_chief and lost)):
+        if devices.is_chief:
+            print(f"{weights} is gone: training again", flush=True)
+            run.run.log.close()
+            delete_run(folder)
+        run = start(point, folder)
+    return run
 
 
 def _result_in_grid(
@@ -215,7 +238,22 @@ def _read_result(folder: Path, point: Point) -> RunResult | None:
     path = folder / RESULT_FILE
     if not path.exists():
         return None
-    return RunResult(point, folder, **read_json_object(path))
+    values = read_json_object(path)
+    types = {
+        "step": int,
+        "score": int | float | None,
+        "metrics": dict,
+        "diverged": str | None,
+    }
+    fits = values.keys() == types.keys() and all(
+        isinstance(values[name], types[name]) for name in types
+    )
+    if not fits or not all(
+        isinstance(value, int | float) for value in values["metrics"].values()
+    ):
+        found = ", ".join(list(values)[:8])
+        raise InputError(path, f"{', '.join(types)} of a run", found or "{}")
+    return RunResult(point, folder, **values)
 
 
 def _outcome(
@@ -227,12 +265,6 @@ def _outcome(
     if run.run.devices.is_chief:
         load_weights(run.model, best.folder / BEST_FOLDER)
     return Outcome(run.model, record, best, results)
-
-
-def _drop_weights(folder: Path) -> None:
-    """Removes a run's checkpoints; its record and result stay."""
-    if (folder / CHECKPOINTS).exists():
-        shutil.rmtree(folder / CHECKPOINTS)
 
 
 def _write_table(path: Path, results: Sequence[RunResult]) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.errors import RunError
+from mobilebert_tf.errors import InputError, RunError
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.training.run_folder import (
     METRICS_FILE,
     RESULTS,
+    TENSORBOARD,
     read_metrics,
 )
 from mobilebert_tf.training.step import NO_VARIABLE, TrainStep
@@ -144,9 +145,12 @@ class MetricsLog:
         self._is_chief = is_chief
         if is_chief:
             self._drop_after(global_step)
-            self._writer = tf.summary.create_file_writer(
-                str(folder / "tensorboard")
-            )
+            place = folder / TENSORBOARD
+            try:
+                self._writer = tf.summary.create_file_writer(str(place))
+            except tf.errors.OpError as error:
+                expected = "a folder to write into"
+                raise InputError(place, expected, error.message) from error
 
     def write(
         self,

@@ -1,8 +1,8 @@
 """A run: phases of training that survive being stopped.
 
-A run owns a folder with `run.json` (the settings it was started with),
-`metrics.jsonl`, `tensorboard/` and `checkpoints/`. Started again with the same
-settings it continues where it stopped; with other settings it refuses.
+A run owns a folder with `run.json` (its settings and the fingerprints of its
+inputs), `metrics.jsonl`, `tensorboard/` and `checkpoints/`. Started again with
+the same of both it continues where it stopped; with others it refuses.
 
 The loop knows neither a task nor a teacher: besides steps it only logs, saves,
 evaluates and calls the functions of `Phase.every`, each at fixed steps, so none
@@ -17,6 +17,9 @@ from pathlib import Path
 
 import keras
 
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import remove_leftovers
+from mobilebert_tf.ownership import Identity, claim_folder
 from mobilebert_tf.training.checkpoints import Checkpoint, CheckpointFolder
 from mobilebert_tf.training.devices import Distribution
 from mobilebert_tf.training.evaluation import Evaluation, best_of, recorded
@@ -28,11 +31,10 @@ from mobilebert_tf.training.log import (
 )
 from mobilebert_tf.training.options import RunOptions
 from mobilebert_tf.training.run_folder import (
+    BEST_FOLDER,
     CHECKPOINTS,
     RESULTS,
     SETTINGS_FILE,
-    check_settings,
-    make_folder,
 )
 from mobilebert_tf.training.step import TrainStep
 from mobilebert_tf.training.stopping import SignalCatcher, Stopped
@@ -95,18 +97,19 @@ class Run:
     """Trains phase after phase, saving and logging as it goes.
 
     Args:
-        folder: created if it is missing.
+        folder: made if it is missing; this process keeps it for itself until
+            `ownership.release_folders`, or its end.
         variables: the model's variables, states of random numbers included:
             saved in every checkpoint, and restored at once if there is one.
         options: when to log, save and give up.
-        settings: JSON values that determine the result. A folder with other
-            settings is refused.
+        identity: what determines the result. A folder of another run is
+            refused.
         devices: where `variables` were made; one device when None.
         num_steps: of all phases together, to show the time left.
 
     Raises:
-        InputError: if the folder cannot be written to, or belongs to a run
-            with other settings.
+        InputError: the folder cannot be written to, or is not this run's (see
+            `ownership.check_folder`); its record or checkpoint is malformed.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class Run:
         folder: str | os.PathLike,
         variables: Sequence[keras.Variable],
         options: RunOptions = RunOptions(),
-        settings: Mapping | None = None,
+        identity: Identity = Identity(),
         devices: Distribution | None = None,
         num_steps: int | None = None,
     ):
@@ -125,14 +128,18 @@ class Run:
         self._num_steps = num_steps
         is_chief = self.devices.is_chief
         if is_chief:
-            make_folder(self.folder)
-            check_settings(self.folder / SETTINGS_FILE, settings or {})
+            claim_folder(self.folder / SETTINGS_FILE, identity)
         self._checkpoints = CheckpointFolder(self.folder / CHECKPOINTS)
         self._latest = self._agree_on_checkpoint()
         # Number of finished phases, steps taken in the current one and in all,
         # and the sums of its log window.
         self._state = {"phase": 0, "step": 0, "global_step": 0, "window": {}}
         if self._latest:
+            missing = self._state.keys() - set(self._latest.state)
+            if missing:
+                place, expected = self._latest.prefix, "the state of a run"
+                found = f"no {', '.join(sorted(missing))}"
+                raise InputError(place, expected, found)
             self._state = self._latest.state
             # The optimizer follows when its phase is built.
             self._checkpoints.restore(
@@ -213,6 +220,7 @@ class Run:
         """The chief chooses the checkpoint to resume from; others follow."""
         if self.devices.is_chief:
             self._checkpoints.remove_leftovers()
+            remove_leftovers(self.folder / BEST_FOLDER)
             newest = self._checkpoints.newest()
             self.devices.total(newest.step if newest else 0)
             return newest

@@ -20,10 +20,16 @@ class OutputOptions(Options):
 
     output_dir: str | None = option(
         None,
-        "Model folder to write. The same command continues a run that was "
-        "stopped.",
+        "Model folder to write: new, empty, or that of a run which the same "
+        "command continues.",
         required=True,
         everyday=True,
+        resumable=True,
+    )
+    restart: bool = option(
+        False,
+        "Delete the run in --output_dir, though not the files of others, and "
+        "train again there.",
         resumable=True,
     )
 
@@ -291,6 +297,8 @@ class FineTuningOptions(Options):
         "compiled. Empty, and with --steps_per_execution: all are as wide as "
         "--max_seq_length. If not given: widths that suit the task.",
         min=1,
+        # Those that result are recorded.
+        resumable=True,
     )
 
     def __post_init__(self):

@@ -72,6 +72,15 @@ def test_the_stages_are_walked_and_a_student_written(files):
     COMMAND.run(arguments(files, folder))
     again = [line["phase"] for line in read_metrics(folder / "metrics.jsonl")]
     assert again == phases
+    # With another teacher it is refused.
+    shutil.copytree(files / "teacher", files / "other")
+    pieces = (files / "other" / "vocab.txt").read_text().split()
+    pieces[-2:] = pieces[:-3:-1]
+    (files / "other" / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    with pytest.raises(InputError, match="vocab.txt: other content than then"):
+        COMMAND.run([*arguments(files, folder), f"--teacher={files}/other"])
+    with pytest.raises(InputError, match="another folder than --teacher"):
+        COMMAND.run(arguments(files, files / "teacher"))
 
 
 BAD_INPUT = {

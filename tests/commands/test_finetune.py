@@ -336,6 +336,50 @@ def test_a_finished_command_is_not_trained_again(files, classifier, capsys):
     assert "fine_tuning  step" not in capsys.readouterr().out
 
 
+EDITS = {
+    "added rows": lambda text: text + "\nthe cat.\tsea" * 4,
+    "exchanged labels": lambda text: (
+        text.replace("sea", "?").replace("land", "sea").replace("?", "land")
+    ),
+    "a renamed label": lambda text: text.replace("land", "dune"),
+    "a third label": lambda text: text + "\nthe cat.\tsky",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_other_examples_of_the_same_name_are_refused(
+    files, classifier, tmp_path, edit
+):
+    before = {path: path.read_bytes() for path in classifier.glob("*.*")}
+    train = tmp_path / "train.tsv"
+    train.write_text(EDITS[edit]((files / "train.tsv").read_text()))
+    with pytest.raises(InputError, match=r"train.tsv: .* then.*") as error:
+        run(files, classifier, "tsv", f"--train_file={train}")
+    assert "or --restart to train again in this one" in str(error.value)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_other_classes_than_a_finished_run_has_are_refused(
+    files, classifier, tmp_path
+):
+    """Although the record is of a version that knew neither."""
+    record = read_json(classifier, "run")
+    del record["inputs"], record["label_names"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    config = read_json(classifier, "config")
+    config["id2label"] = {"0": "sea", "1": "land"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = r"label_names=\['sea', 'land'\] then, \['land', 'sea'\] now$"
+    with pytest.raises(InputError, match=found):
+        run(files, tmp_path, "tsv")
+
+
+def test_a_model_is_not_written_over(files):
+    with pytest.raises(InputError, match="another folder than --model"):
+        run(files, files / "model", "tsv")
+    assert not (files / "model" / "run.json").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -114,10 +114,10 @@ def test_bad_flags(run, tmp_path, name, metrics, words):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (None, "expected a run's record"),
-        (b"{\n", "expected one JSON object per line"),
-        (b"\xff\n", "expected one JSON object per line"),
-        (b"[]\n", "line 1: expected an object with phase and global_step"),
+        (None, "expected a file, found nothing"),
+        (b"{\n", "line 1: expected JSON"),
+        (b"\xff\n", "line 1: expected UTF-8 text"),
+        (b"[]\n", "line 1: expected an object with phase, global_step"),
         (b'{"phase": "train"}\n', "line 1: expected an object with phase"),
     ],
 )

@@ -1,6 +1,7 @@
 """`mobilebert pretrain`: a model folder, resumed runs, and bad input."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -9,6 +10,7 @@ import mobilebert_tf as mb
 from mobilebert_tf.commands.pretrain import COMMAND
 from mobilebert_tf.data.stream import PretrainingInput
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.text import vocabulary
 from mobilebert_tf.training.run_folder import read_metrics
 from mobilebert_tf.training.stopping import Stopped
 from tests import tiny
@@ -89,7 +91,10 @@ def test_an_interrupted_run_ends_with_the_same_weights(
         with pytest.raises(Stopped, match="Run the same command to resume"):
             COMMAND.run(arguments(files, again))
     assert not (again / "model.safetensors").exists()
-    COMMAND.run([*arguments(files, again), "--log_every=2"])
+    # The vocabulary is not learned again, lest another version find another.
+    with monkeypatch.context() as patch:
+        patch.setattr(vocabulary, "learn_vocabulary", pytest.fail)
+        COMMAND.run([*arguments(files, again), "--log_every=2"])
     ours, theirs = (
         (folder / "model.safetensors").read_bytes()
         for folder in (again, trained)
@@ -122,6 +127,43 @@ def test_bad_input_is_refused_before_a_folder_is_made(message, files, tmp_path):
         COMMAND.run([*arguments(files, tmp_path / "out"), *changes])
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_other_text_is_refused(files, trained, tmp_path):
+    text = (files / "corpus.txt").read_text()
+    (tmp_path / "corpus.txt").write_text(text + "\n\nThe fish sees.\n")
+    before = {path: path.read_bytes() for path in trained.glob("*.*")}
+    with pytest.raises(InputError, match=r"corpus.txt: [\d,]+ lines then"):
+        COMMAND.run(
+            [
+                *arguments(files, trained),
+                f"--input_files={tmp_path / 'corpus.txt'}",
+            ]
+        )
+    with (trained / "vocab.txt").open("a") as file:
+        file.write("more\n")
+    with pytest.raises(InputError, match=r"vocab.txt: \d+ lines then"):
+        COMMAND.run(arguments(files, trained))
+    (trained / "vocab.txt").write_bytes(before[trained / "vocab.txt"])
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_is_restarted_beside_the_files_of_others(
+    files, trained, tmp_path
+):
+    folder = tmp_path / "out"
+    shutil.copytree(trained, folder)
+    (folder / "notes.txt").write_text("mine")
+    COMMAND.run([*arguments(files, folder), "--seed=2", "--restart"])
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert json.loads((folder / "run.json").read_text())["seed"] == 2
+    steps = [line["phase"] for line in read_metrics(folder / "metrics.jsonl")]
+    assert steps.count("pretraining") == 6
+    ours, theirs = (
+        (place / "model.safetensors").read_bytes()
+        for place in (folder, trained)
+    )
+    assert ours != theirs
 
 
 def test_other_settings_are_refused(files, trained):

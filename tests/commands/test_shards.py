@@ -123,6 +123,7 @@ def test_killed_it_goes_on_and_writes_the_same(
     assert contents(output) == expected
     assert {path.name for path in output.iterdir()} == {
         "settings.json",
+        "run.lock",
         *expected,
     }
 
@@ -138,7 +139,7 @@ def test_killed_at_any_moment_the_command_completes(folder, expected, tmp_path):
     assert process.returncode == 0
     assert output.endswith(f"{tmp_path / 'out'} is complete.\n")
     assert contents(tmp_path / "out") == expected
-    assert len(list((tmp_path / "out").iterdir())) == NUM_SHARDS + 1
+    assert len(list((tmp_path / "out").iterdir())) == NUM_SHARDS + 2
     assert os.path.getsize(tmp_path / "out" / "settings.json")
 
 

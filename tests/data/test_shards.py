@@ -1,6 +1,7 @@
 """Shards: what is in them, that nothing but settings decides it, and room."""
 
 import itertools
+import json
 import resource
 
 import numpy as np
@@ -179,10 +180,14 @@ def test_finished_shards_are_not_missing(tmp_path, folder):
     settings = make_settings(folder)
     assert missing_shards(tmp_path, settings) == [0, 1]
     _, path = write(tmp_path, settings, 1)
-    (tmp_path / ".examples-00000-of-00002.tfrecord.abc").touch()
+    part = ".examples-00000-of-00002.tfrecord.abcd1234.partial"
+    (tmp_path / part).touch()
     assert missing_shards(tmp_path, settings) == [0]
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["examples-00001-of-00002.tfrecord", "settings.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "examples-00001-of-00002.tfrecord",
+        "run.lock",
+        "settings.json",
+    }
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path, folder):
@@ -191,9 +196,9 @@ def test_other_settings_are_refused_with_the_difference(tmp_path, folder):
     with pytest.raises(InputError) as error:
         missing_shards(tmp_path, other)
     assert str(error.value) == (
-        f"{tmp_path / 'settings.json'}: expected the settings that the shards "
-        "there were made with (dupe_factor=2, seed=1), or another folder, "
-        "found dupe_factor=5, seed=2"
+        f"{tmp_path / 'settings.json'}: expected the inputs and settings that "
+        "this run began with (use another folder), found dupe_factor=2 then, "
+        "5 now; seed=1 then, 2 now"
     )
 
 
@@ -205,20 +210,35 @@ def test_another_vocabulary_or_text_is_refused(tmp_path, folder):
         folder, vocab_file=str(vocab_file), input_files=(str(text_file),)
     )
     missing_shards(tmp_path / "out", settings)
-    text_file.write_text("w1 .\n\nw2 w3 .\n")
-    with pytest.raises(InputError, match=r"input_files=\[\['.*a.txt', 11\]\]"):
+    # Of the same size.
+    text_file.write_text("w1 .\n\nw3 .\n")
+    with pytest.raises(InputError, match="a.txt: other content than then"):
         missing_shards(tmp_path / "out", settings)
     text_file.write_text("w1 .\n\nw2 .\n")
     vocab_file.write_text("\n".join([*SPECIAL, *WORDS[::-1]]) + "\n")
-    with pytest.raises(InputError, match="vocab_file="):
+    with pytest.raises(InputError, match="vocab.txt: other content than then"):
         missing_shards(tmp_path / "out", settings)
+
+
+def test_shards_of_a_version_without_fingerprints_continue(tmp_path, folder):
+    settings = make_settings(folder)
+    missing_shards(tmp_path, settings)
+    record = tmp_path / "settings.json"
+    values = json.loads(record.read_text())
+    del values["inputs"]
+    record.write_text(json.dumps(values))
+    assert missing_shards(tmp_path, settings) == [0, 1]
+    assert json.loads(record.read_text())["inputs"].keys() == {
+        "input_files",
+        "vocab_file",
+    }
 
 
 @pytest.mark.parametrize(
     "place, content, message",
     [
-        ("out", "in the way", "out: expected a folder that can be written"),
-        ("out/theirs.tfrecord", "", "a new folder or settings.json"),
+        ("out", "in the way", "out: expected a folder to write into"),
+        ("out/theirs.tfrecord", "", "or one with a settings.json"),
         ("out/settings.json", "{", "settings.json, line 1: expected JSON"),
         ("out/settings.json", "[]", "settings.json: expected a JSON object"),
     ],

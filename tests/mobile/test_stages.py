@@ -1,6 +1,7 @@
 """Any task is quantised, written and scored by the float model's own code."""
 
 import dataclasses
+import json
 import zipfile
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_ranges_are_reported(exported):
 
 
 def test_a_finished_training_is_not_repeated_and_other_options_are_refused(
-    exported, trained, task
+    exported, trained, task, capsys
 ):
     folder, _ = exported
     before = (folder / "int8_qat.tflite").read_bytes()
@@ -97,6 +98,14 @@ def test_a_finished_training_is_not_repeated_and_other_options_are_refused(
     other = dataclasses.replace(QUANTIZATION, num_steps=4)
     with pytest.raises(InputError, match="num_steps=8 then, 4 now"):
         export(trained, task, folder, ("int8_qat",), other)
+    # A training that began with other float weights is made again.
+    record = folder / "int8_qat_training" / "run.json"
+    values = json.loads(record.read_text())
+    values["inputs"]["float_weights"][0]["sha256"] = "another"
+    record.write_text(json.dumps(values))
+    export(trained, task, folder, ("int8_qat",))
+    assert "other float weights, training again" in capsys.readouterr().out
+    assert (folder / "int8_qat.tflite").read_bytes() == before
 
 
 def test_equalisation_may_be_left_out(trained, task, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mobilebert_tf.errors import InputError
 from mobilebert_tf.training.checkpoints import CannotSave, CheckpointFolder
 
 
@@ -53,6 +54,37 @@ def test_a_full_disk_leaves_the_old_checkpoints(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_files_of_others_are_left_alone(tmp_path, capsys):
+    variable = tf.Variable(np.zeros(3, "float32"))
+    folder = CheckpointFolder(tmp_path)
+    folder.save(10, {}, {"model": [variable]})
+    for name in ("ckpt-7.pt", "ckpt-final.index", "ckpt-10.index.bak"):
+        (tmp_path / name).write_text("anything")
+    for name in ("ckpt-30.index", "ckpt-20.data-00000-of-00001"):
+        (tmp_path / name).write_text("what a killed save or a disk left")
+    (tmp_path / "ckpt-40_temp").mkdir()
+    folder.remove_leftovers()
+    assert folder.newest().step == 10
+    assert "ckpt-30 is damaged" in capsys.readouterr().out
+    for step in (11, 12):
+        folder.save(step, {}, {"model": [variable]})
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"ckpt-7.pt", "ckpt-final.index", "ckpt-10.index.bak"} < left
+    assert not left & {"ckpt-40_temp", "ckpt-20.data-00000-of-00001"}
+    assert folder.steps() == [11, 12]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(10, {}, {"model": [tf.Variable(np.zeros(3, "float32"))]})
+    for other in (tf.Variable(np.zeros(4, "float32")), tf.Variable("text")):
+        with pytest.raises(InputError, match="ckpt-10: expected a checkpoint"):
+            folder.restore(folder.newest(), {"model": [other]})
+    # One that TensorFlow can read, of another program.
+    tf.train.Checkpoint(a=tf.Variable(1.0)).write(str(tmp_path / "ckpt-20"))
+    assert folder.newest().step == 10
 
 
 def test_only_the_newest_are_kept(tmp_path):

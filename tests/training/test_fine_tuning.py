@@ -11,6 +11,7 @@ from mobilebert_tf.modeling.models import (
     MobileBertForQuestionAnswering,
     MobileBertForTokenClassification,
 )
+from mobilebert_tf.ownership import Identity
 from mobilebert_tf.tasks.classification import ClassificationTask
 from mobilebert_tf.tasks.question_answering import (
     QuestionAnsweringTask,
@@ -161,7 +162,7 @@ def start(encoder):
         common = FineTuning(
             task,
             encoder,
-            {"task": "tiny"},
+            Identity({"task": "tiny"}),
             FineTuningOptions(eval_batch_size=8, **options),
             widths,
             optimizer,
@@ -277,6 +278,13 @@ def test_the_best_weights_are_kept_and_patience_ends(
     # Started again, it knows without training on.
     again = start(tmp_path, eval_every_steps=2, patience=patience)
     assert again.train() == expected
+
+
+def test_a_finished_run_that_lost_its_record_is_refused(start, tmp_path):
+    start(tmp_path, eval_every_steps=9).train()
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(InputError, match="evaluations of its run, found none"):
+        start(tmp_path, eval_every_steps=9).train()
 
 
 def test_without_dev_the_last_weights_are_kept_and_the_schedule_ends(

@@ -10,6 +10,8 @@ import keras
 import pytest
 
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.modeling.folder import WEIGHTS_FILE
+from mobilebert_tf.ownership import Identity
 from mobilebert_tf.tasks.task import Hyperparameters
 from mobilebert_tf.training import grid
 from mobilebert_tf.training.fine_tuning import Point
@@ -29,7 +31,7 @@ from tests import tiny
 
 # Scores by learning rate; None diverges.
 SCORES = {0.01: 0.5, 0.02: 0.75, 0.03: 0.6, 1e30: None}
-SETTINGS = {"task": "tiny"}
+IDENTITY = Identity({"task": "tiny"})
 
 
 class Model:
@@ -40,10 +42,10 @@ class Model:
 
     def save_pretrained(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "weights").write_text(str(self.weights))
+        (folder / WEIGHTS_FILE).write_text(str(self.weights))
 
     def load_weights(self, folder):
-        self.weights = int((folder / "weights").read_text())
+        self.weights = int((folder / WEIGHTS_FILE).read_text())
 
 
 class StandIn:
@@ -53,7 +55,7 @@ class StandIn:
 
     def __init__(self, point, folder):
         self.model = Model()
-        self.run = Run(folder, (), settings=SETTINGS)
+        self.run = Run(folder, (), identity=IDENTITY)
         self._point = point
 
     def train(self):
@@ -92,7 +94,7 @@ def test_points_are_all_combinations():
 
 def test_the_best_is_kept_and_nothing_is_done_twice(tmp_path, capsys, trained):
     points = points_of(0.01, 1e30, 0.02)
-    outcome = run_grid(points, tmp_path, StandIn, SETTINGS)
+    outcome = run_grid(points, tmp_path, StandIn, IDENTITY)
     assert trained == points
     assert outcome.best.point == points[2]
     assert [run.score for run in outcome.results] == [0.5, None, 0.75]
@@ -108,7 +110,7 @@ def test_the_best_is_kept_and_nothing_is_done_twice(tmp_path, capsys, trained):
     assert outcome.model.weights == 2
     # Once more, and with one point more: only that is trained.
     points += [Point(0.03, 8, 1, 3)]
-    outcome = run_grid(points, tmp_path, StandIn, SETTINGS)
+    outcome = run_grid(points, tmp_path, StandIn, IDENTITY)
     assert trained == points
     assert outcome.best.point == points[2]
     assert outcome.model.weights == 2
@@ -125,10 +127,58 @@ def test_a_killed_grid_goes_on(tmp_path, monkeypatch, trained):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(StandIn, "train", killed)
-        run_grid(points, tmp_path, StandIn, SETTINGS)
-    outcome = run_grid(points, tmp_path, StandIn, SETTINGS)
+        run_grid(points, tmp_path, StandIn, IDENTITY)
+    outcome = run_grid(points, tmp_path, StandIn, IDENTITY)
     assert trained == points
     assert outcome.best.point == points[0]
+
+
+@pytest.mark.parametrize("rates", [(0.02,), (0.02, 0.01)])
+def test_a_run_that_lost_its_weights_is_trained_again(
+    tmp_path, capsys, trained, rates
+):
+    points = points_of(*rates)
+    outcome = run_grid(points, tmp_path, StandIn, IDENTITY)
+    (outcome.best.folder / BEST_FOLDER / WEIGHTS_FILE).unlink()
+    (outcome.best.folder / "notes.txt").write_text("mine")
+    again = run_grid(points, tmp_path, StandIn, IDENTITY)
+    assert trained == [*points, points[0]]
+    assert again.best == outcome.best
+    assert again.model.weights == outcome.model.weights
+    assert "is gone: training again" in capsys.readouterr().out
+    assert (outcome.best.folder / "notes.txt").exists()
+
+
+def test_fewer_points_train_a_best_whose_weights_were_dropped(
+    tmp_path, trained
+):
+    points = points_of(0.01, 0.02, 0.03)
+    run_grid(points, tmp_path, StandIn, IDENTITY)
+    outcome = run_grid(points[::2], tmp_path, StandIn, IDENTITY)
+    assert outcome.best.point == points[2]
+    assert trained == [*points, points[2]]
+    assert outcome.model.weights == points[2].seed
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[]",
+        '{"accuracy": 0.9, "epoch": 3}',
+        '{"step": "9", "score": 1, "metrics": {}, "diverged": null}',
+        '{"step": 9, "score": 1, "metrics": {"a": []}, "diverged": null}',
+        "9" * 5000,
+        "not JSON",
+        "\xff",
+    ],
+)
+def test_a_result_of_another_program_is_refused(tmp_path, content):
+    points = points_of(0.02)
+    run_grid(points, tmp_path, StandIn, IDENTITY)
+    (tmp_path / RESULT_FILE).write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match="result.json"):
+        run_grid(points, tmp_path, StandIn, IDENTITY)
 
 
 def test_every_run_computes_in_the_precision_of_the_first(tmp_path):
@@ -139,36 +189,36 @@ def test_every_run_computes_in_the_precision_of_the_first(tmp_path):
         return StandIn(point, folder)
 
     with tiny.policy("mixed_bfloat16"):
-        run_grid(points_of(0.01, 0.02), tmp_path, start, SETTINGS)
+        run_grid(points_of(0.01, 0.02), tmp_path, start, IDENTITY)
     # Twice to train, and once more to go on with the best.
     assert policies == ["mixed_bfloat16"] * 3
 
 
 def test_a_grid_with_other_settings_is_refused(tmp_path):
     points = points_of(0.01, 0.02)
-    run_grid(points, tmp_path, StandIn, SETTINGS)
+    run_grid(points, tmp_path, StandIn, IDENTITY)
     with pytest.raises(InputError, match="task='tiny' then, 'other' now"):
-        run_grid(points, tmp_path, StandIn, {"task": "other"})
+        run_grid(points, tmp_path, StandIn, Identity({"task": "other"}))
 
 
 def test_runs_that_all_diverge_say_so(tmp_path):
     with pytest.raises(NonFiniteLoss, match="every run diverged: loss is nan"):
-        run_grid(points_of(1e30, 1e30), tmp_path, StandIn, SETTINGS)
+        run_grid(points_of(1e30, 1e30), tmp_path, StandIn, IDENTITY)
     with pytest.raises(NonFiniteLoss, match="^loss is nan"):
-        run_grid(points_of(1e30), tmp_path / "one", StandIn, SETTINGS)
+        run_grid(points_of(1e30), tmp_path / "one", StandIn, IDENTITY)
     assert not (tmp_path / "one" / RESULT_FILE).exists()
 
 
 def test_a_single_run_lives_in_the_folder_itself(tmp_path, trained):
     (point,) = points_of(0.02)
-    outcome = run_grid([point], tmp_path, StandIn, SETTINGS)
+    outcome = run_grid([point], tmp_path, StandIn, IDENTITY)
     assert json.loads((tmp_path / RESULT_FILE).read_text()) == {
         "step": 9,
         "score": 0.75,
         "metrics": {"dev_accuracy": 0.75},
         "diverged": None,
     }
-    again = run_grid([point], tmp_path, StandIn, SETTINGS)
+    again = run_grid([point], tmp_path, StandIn, IDENTITY)
     assert again.best == outcome.best
     assert trained == [point]
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mobilebert_tf.errors import InputError
+from mobilebert_tf.ownership import Identity
 from mobilebert_tf.training.checkpoints import CheckpointFolder
 from mobilebert_tf.training.evaluation import Evaluation
 from mobilebert_tf.training.log import NonFiniteLoss
@@ -41,7 +43,7 @@ class Task:
             folder,
             [self.weight],
             RunOptions(log_every=2, save_every_seconds=1000, **options),
-            settings={"rate": 0.1},
+            identity=Identity({"rate": 0.1}),
         )
 
     def loss(self, batch):
@@ -131,10 +133,32 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
     assert read_metrics(tmp_path / "metrics.jsonl") == metrics
 
 
-def test_the_signal_is_remembered_for_the_exit_code(tmp_path):
+@pytest.mark.parametrize(
+    "number, code",
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+)
+def test_the_signal_is_remembered_for_the_exit_code(tmp_path, number, code):
     with pytest.raises(Stopped) as stopped:
-        Task(tmp_path, on_step=stop_at(3, signal.SIGTERM)).train()
-    assert stopped.value.signal_name == "SIGTERM"
+        Task(tmp_path, on_step=stop_at(3, number)).train()
+    assert stopped.value.exit_code == code
+    assert Task(tmp_path).run.global_step == 3
+
+
+def test_a_run_under_nohup_ignores_the_end_of_its_terminal(tmp_path, unbroken):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        task = Task(tmp_path, on_step=stop_at(3, signal.SIGHUP))
+        np.testing.assert_array_equal(task.train(), unbroken[0])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_checkpoint_without_a_run_s_state_is_refused(tmp_path):
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    folder.save(5, {"phase": 0}, {"model": [tf.Variable(np.zeros((3, 1)))]})
+    (tmp_path / "run.json").write_text('{"rate": 0.1}')
+    with pytest.raises(InputError, match="ckpt-5: expected the state of a run"):
+        Task(tmp_path)
 
 
 def test_several_steps_a_call_log_and_end_the_same(tmp_path, unbroken):

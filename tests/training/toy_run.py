@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mobilebert_tf.files import atomic_file
+from mobilebert_tf.ownership import Identity
 from mobilebert_tf.training.evaluation import Evaluation
 from mobilebert_tf.training.loop import Phase, Run
 from mobilebert_tf.training.optimizers import AdamW, WarmupPolynomialDecay
@@ -30,7 +31,7 @@ def main(folder):
         folder,
         [*dense.variables, *dropout.variables],
         RunOptions(log_every=3, save_every_seconds=0.0),
-        settings={"rate": 0.1},
+        identity=Identity({"rate": 0.1}),
         num_steps=2 * NUM_STEPS,
     )
 
