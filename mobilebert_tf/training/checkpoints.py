@@ -117,7 +117,7 @@ class CheckpointFolder:
         try:
             status = _trackable(variables).read(str(checkpoint.prefix))
             status.assert_existing_objects_matched().expect_partial()
-        except (ValueError, AssertionError) as error:
+        except (*_UNREADABLE, AssertionError) as error:
             expected = "a checkpoint of this model and optimizer"
             raise InputError(
                 checkpoint.prefix, expected, str(error).splitlines()[0]
