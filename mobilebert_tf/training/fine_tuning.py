@@ -31,7 +31,7 @@ from mobilebert_tf.training.options import (
     RunOptions,
     StepOptions,
 )
-from mobilebert_tf.training.run_folder import BEST_FOLDER, METRICS_FILE
+from mobilebert_tf.training.run_folder import BEST_FOLDER
 from mobilebert_tf.training.step import TrainStep, rematerialize
 
 
@@ -270,12 +270,8 @@ class FineTuningRun:
         )
         self.run.train(phase)
         if self.run.devices.is_chief:
-            best = self.run.best()
-            if evaluation and best is None:
-                path = self.run.folder / METRICS_FILE
-                raise InputError(path, "the evaluations of its run", "none")
             if evaluation:
-                return best
+                return self.run.best()
             self.model.save_pretrained(self.run.folder / BEST_FOLDER)
         return {"step": self._num_steps}
 

@@ -290,7 +290,7 @@ def test_rows_are_what_the_folders_hold(own_folder):
     "name, content, message",
     [
         ("timings.json", '{"teacher": 3}', "timings.json, teacher: expected s"),
-        ("teacher/metrics.jsonl", None, "expected a run's record"),
+        ("teacher/metrics.jsonl", None, "expected a file, found nothing"),
         ("teacher/metrics.jsonl", "", "results last, found nothing"),
         ("student_classifier/metrics.jsonl", LINE, "a finished run's results"),
         (

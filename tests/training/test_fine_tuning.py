@@ -280,13 +280,6 @@ def test_the_best_weights_are_kept_and_patience_ends(
     assert again.train() == expected
 
 
-def test_a_finished_run_that_lost_its_record_is_refused(start, tmp_path):
-    start(tmp_path, eval_every_steps=9).train()
-    (tmp_path / "metrics.jsonl").unlink()
-    with pytest.raises(InputError, match="evaluations of its run, found none"):
-        start(tmp_path, eval_every_steps=9).train()
-
-
 def test_without_dev_the_last_weights_are_kept_and_the_schedule_ends(
     start, tmp_path
 ):
