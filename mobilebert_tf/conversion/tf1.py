@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from mobilebert_tf.conversion.tensors import Tensor
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.modeling.weights_file import check_ordinary
 
 # TensorFlow reports data that end too early as an IndexError.
 _READ_ERRORS = (tf.errors.OpError, OSError, ValueError, IndexError)
@@ -38,6 +39,9 @@ def open_checkpoint(prefix: str | os.PathLike):
             "a path that TensorFlow cannot take for a pattern (move it)",
             " ".join(pattern_signs),
         )
+    for file in index.parent.iterdir():
+        if file.name.startswith(f"{index.stem}.data-"):
+            check_ordinary(file)
     try:
         return tf.train.load_checkpoint(os.fspath(prefix))
     except _READ_ERRORS as error:

@@ -14,7 +14,7 @@ from mobilebert_tf.config import (
     read_json_object,
     unnamed_labels,
 )
-from mobilebert_tf.errors import InputError
+from mobilebert_tf.errors import InputError, shortened
 from mobilebert_tf.hub import model_folder
 from mobilebert_tf.modeling import models
 from mobilebert_tf.modeling.encoder import MobileBertEncoder
@@ -186,13 +186,18 @@ def architecture_of(
     Raises:
         InputError: there is no such class, or the heads fit several.
     """
-    found = (values.get("architectures") or [None])[0]
+    found = values.get("architectures")
+    if isinstance(found, list):
+        found = found[0] if found else None
     if found is None and tensors:
         found = _architecture_with_heads(tensors)
-    if found not in MODEL_CLASSES:
+    if not isinstance(found, str) or found not in MODEL_CLASSES:
         known = ", ".join(MODEL_CLASSES)
         raise InputError(
-            config_file, f"one of {known}", found or "none", "architectures"
+            config_file,
+            f"one of {known}",
+            shortened(found) if found else "none",
+            "architectures",
         )
     return found
 

@@ -317,8 +317,8 @@ class Task(abc.ABC):
     def is_model_of(cls, folder: str | os.PathLike) -> bool:
         """Tells whether a folder holds a fine-tuned model of such a task."""
         values = read_json_object(Path(folder) / CONFIG_FILE)
-        architectures = values.get("architectures") or [None]
-        return architectures[0] == cls.model_class_name
+        found = values.get("architectures")
+        return isinstance(found, list) and found[:1] == [cls.model_class_name]
 
     @classmethod
     def check_model(cls, folder: str | os.PathLike) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import resource
 
 import ml_dtypes
@@ -223,6 +224,15 @@ def test_config_lies_beside(rng, tmp_path):
     write(tmp_path / "model.ckpt", values_of(TEACHER, "pretraining", rng))
     (tmp_path / "bert_config.json").write_text(json.dumps(to_google(TEACHER)))
     assert read_source(tmp_path).match.model.config == TEACHER
+
+
+def test_a_pipe_in_place_of_the_data_would_block(rng, tmp_path):
+    write(tmp_path / "model.ckpt", values_of(STUDENT, "none", rng))
+    data = tmp_path / "model.ckpt.data-00000-of-00001"
+    data.unlink()
+    os.mkfifo(data)
+    with pytest.raises(InputError, match="no ordinary file"):
+        read_source(tmp_path, config=STUDENT)
 
 
 def test_a_config_of_far_more_blocks_is_refused_at_once(rng, tmp_path):

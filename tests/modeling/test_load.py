@@ -156,6 +156,8 @@ def test_no_config(folder):
         ({"architectures": ["BertModel"]}, "architectures: expected one of"),
         # Classifiers of sequences and of tokens have the same head.
         ({"architectures": None}, "architectures: expected one of"),
+        ({"architectures": [["x"]]}, "architectures: expected one of"),
+        ({"architectures": 5}, "architectures: expected one of"),
         ({"id2label": {}}, "id2label: expected the names of the classes"),
         ({"id2label": ["no"]}, "id2label: expected the names of the classes"),
         ({"id2label": {"1": "a", "2": "b"}}, "id2label: expected keys 0, 1"),
