@@ -43,6 +43,7 @@ def make_settings(folder, **changes):
     options = dict(
         input_files=(f"{folder}/a.txt", f"{folder}/b.txt"),
         vocab_file=f"{folder}/vocab.txt",
+        do_lower_case=True,
         max_seq_length=48,
         max_predictions_per_seq=7,
         dupe_factor=2,
