@@ -75,39 +75,45 @@ def calibrate(folded: Folded, batches: Sequence[Mapping]) -> dict[str, Range]:
     ]
     if len(candidates) == 1:
         return candidates[0]
-    errors = [
-        rounding_error(folded, batches, FakeQuantization(_limits(ranges)))
-        for ranges in candidates
-    ]
+    roundings = [FakeQuantization(ranges) for ranges in candidates]
+    errors = rounding_errors(folded, batches, roundings)
     return candidates[int(np.argmin(errors))]
 
 
-def rounding_error(
-    folded: Folded, batches: Iterable[Mapping], rounding: Exact
-) -> float:
-    """Returns how far a rounding moves the outputs of real tokens.
+def rounding_errors(
+    folded: Folded, batches: Iterable[Mapping], roundings: Sequence[Exact]
+) -> list[float]:
+    """Returns how far each rounding moves the outputs of real tokens.
 
     The root mean square of the difference from the float graph, as a share of
-    the float outputs' standard deviation, on the first 64 examples or so.
+    the float outputs' standard deviation by logit or channel, on the first 64
+    examples or so.
     """
-    exact, rounded, num = [], [], 0
+    outputs, num = [], 0
     for batch in batches:
         if num >= _NUM_TRIED:
             break
         num += len(batch["input_ids"])
-        for found, kind in ((exact, Exact()), (rounded, rounding)):
-            found.append(_real_outputs(folded, batch, kind))
-    exact, rounded = np.concatenate(exact), np.concatenate(rounded)
-    error = np.sqrt(np.mean(np.square(exact - rounded)))
-    return float(error / max(exact.std(), np.finfo(np.float32).tiny))
+        outputs.append(
+            [_real_outputs(folded, batch, r) for r in (Exact(), *roundings)]
+        )
+    exact, *rounded = (np.concatenate(p) for p in zip(*outputs, strict=True))
+    spread = max(np.sqrt(exact.var(0).mean()), np.finfo(np.float32).tiny)
+    errors = [
+        np.sqrt(np.mean(np.square(exact - found))) / spread for found in rounded
+    ]
+    # Infinite if an output is not finite, for NaN would be the least.
+    return [float(e) if np.isfinite(e) else np.inf for e in errors]
 
 
 def _real_outputs(folded: Folded, batch: Mapping, rounding: Exact):
-    outputs = tf.nest.flatten(forward(folded, batch, rounding))
+    """Returns the outputs of sequences or real tokens, [R, W]."""
+    outputs = forward(folded, batch, rounding)
     if folded.head == SEQUENCES:
-        return np.float64(outputs[0]).ravel()
-    is_real = np.asarray(batch["input_mask"]) > 0
-    return np.concatenate([np.float64(o)[is_real].ravel() for o in outputs])
+        return np.float64(outputs)
+    if folded.head == SPANS:
+        outputs = tf.stack(list(outputs.values()), axis=-1)
+    return np.float64(outputs)[np.asarray(batch["input_mask"]) > 0]
 
 
 def usable_ranges(limits: np.ndarray, symmetric: Sequence[bool]) -> np.ndarray:
@@ -167,10 +173,6 @@ def _ranges(
             measured.items(), usable, strict=True
         )
     }
-
-
-def _limits(ranges: Mapping[str, Range]) -> dict[str, tuple[float, float]]:
-    return {name: found[:2] for name, found in ranges.items()}
 
 
 def _widened(kept, reached, widening: float) -> np.ndarray:

@@ -54,7 +54,10 @@ _OUTLIER_CHANNEL = 32.0
 
 
 def equalize(
-    folded: Folded, batches: Iterable[Mapping], with_outliers: bool = False
+    folded: Folded,
+    batches: Iterable[Mapping],
+    with_outliers: bool = False,
+    power: float = 0.0,
 ) -> Folded:
     """Returns the same network with channels of alike range in its tensors.
 
@@ -66,6 +69,10 @@ def equalize(
         batches: as `calibration.calibrate` takes them.
         with_outliers: let outlier tokens take part, for files whose ranges
             hold them.
+        power: of the mean of a channel's reaches that is its gain. 0, the
+            geometric mean, suits channels that are small where they matter
+            most; 4, near the largest, channels that are large in few tensors
+            and take resolution from all others there.
 
     Raises:
         ValueError: if there is no batch, or an activation is not finite.
@@ -78,15 +85,27 @@ def equalize(
     plan = Streams(folded)
     for stream in plan.streams:
         if not stream.is_fixed:
-            _equalize(stream, arrays, ranges)
+            stream.rescale(arrays, *common_gain(stream, ranges, power))
     for name in plan.attentions:
         _equalize_query_and_key(arrays, ranges, name, plan.centres_keys)
     arrays = {name: np.float32(array) for name, array in arrays.items()}
     return dataclasses.replace(folded, arrays=arrays)
 
 
-def _equalize(stream: Stream, arrays: dict, ranges: Mapping) -> None:
-    # Centre of the stream before the first write, after the first, ...
+def common_gain(
+    stream: Stream, ranges: Mapping[str, np.ndarray], power: float = 0.0
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Chooses a gain for the channels of a stream, and its centres.
+
+    Args:
+        stream: the stream.
+        ranges: lowest and highest value by channel, [2, W], by tensor.
+        power: see `equalize`.
+
+    Returns:
+        The gain, [W], and the centre before the first write, after the first,
+        and so on, each [W].
+    """
     centres = [np.zeros_like(ranges[stream.writes[0].name][0])]
     reaches = []
     for write in stream.writes:
@@ -98,17 +117,19 @@ def _equalize(stream: Stream, arrays: dict, ranges: Mapping) -> None:
         if write.total and not write.restarts:
             added = ranges[write.name] - (centre - before)
             reaches.append(np.abs(added).max(0))
-    stream.rescale(arrays, _common_range(reaches), centres)
+    return _common_range(reaches, power), centres
 
 
-def _common_range(reaches: list[np.ndarray]) -> np.ndarray:
-    """Returns one gain for several tensors, [W]: the geometric mean.
+def _common_range(reaches: list[np.ndarray], power: float) -> np.ndarray:
+    """Returns one gain for several tensors, [W]: a power mean, 0: geometric.
 
     Each tensor has the same weight, however large it is. A channel that holds
     an outlier in any of them takes its largest reach.
     """
     relative = [_positive(reach) for reach in reaches]
     relative = np.array([reach / np.median(reach) for reach in relative])
+    if power:
+        return np.mean(relative**power, axis=0) ** (1.0 / power)
     typical = np.exp(np.mean(np.log(relative), axis=0))
     largest = relative.max(axis=0)
     return np.where(largest > _OUTLIER_CHANNEL, largest, typical)

@@ -36,6 +36,7 @@ from mobilebert_tf.mobile.quantization import Quantized
 from mobilebert_tf.mobile.rounding import (
     DynamicRounding,
     Exact,
+    HalfWeights,
     WeightRounding,
 )
 from mobilebert_tf.mobile.runtime import SIGNATURE, TFLiteModel
@@ -97,12 +98,8 @@ def export(
         network: a `Quantized` network for int8 and int8_qat, else `Folded`.
         path: the file to write.
         lengths: S, or several lengths.
-        kind: `float32`, the default of a `Folded` network; `float16`, weights
-            of half the size; `dynamic`, int8 weights and float activations;
-            `int8`, the default of a `Quantized` network, integers throughout,
-            and `int8_qat`, the same after quantisation-aware training;
-            `int16x8`, int8 weights and 16-bit activations, which no delegate
-            runs.
+        kind: one of `options.KINDS`, which `ExportOptions` explains. Default:
+            `float32` of a `Folded` network, `int8` of a `Quantized` one.
         calibration: batches of inputs [B, S] for int16x8, whose ranges the
             converter measures itself. Other entries are ignored.
         output: what the file returns, one of `OUTPUTS` of the head.
@@ -254,7 +251,7 @@ def _roundings(
             stacklevel=3,
         )
         return bounded(network, _INT16_MASK), Exact(), WeightRounding()
-    return network, Exact(), Exact()
+    return network, Exact(), HalfWeights() if kind == "float16" else Exact()
 
 
 def _output_names(

@@ -6,7 +6,8 @@ that are read from it, although no kernel reads the large part itself. A stream
 is a plain sum, so that it may be stored turned: writers `kernel @ Q`, readers
 `Q.T @ kernel`, with Q orthogonal. Here Q reflects the outlier's direction onto
 one channel. Ranges and gains of the other channels then know nothing of it,
-and to cut that channel changes nothing else.
+and to cut that channel changes nothing else. Channels get alike ranges before:
+Q mixes them, so that a large one would spread over all others.
 
 In float files the turned stream can be divided by a power of two, for hardware
 that computes in float16 and overflows at 65,504. Without turning, rounding the
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from mobilebert_tf.mobile.equalization import equalize
+from mobilebert_tf.mobile.equalization import common_gain
 from mobilebert_tf.mobile.folding import Folded
 from mobilebert_tf.mobile.measurement import Measured, measure
 from mobilebert_tf.mobile.streams import Stream, Streams, Write, rescale_columns
@@ -100,12 +101,15 @@ def turn(folded: Folded, batches: Sequence[Mapping]) -> Folded:
     channels: dict[int, list[int]] = {}
     for _ in range(_MAX_DIRECTIONS):
         measured, has_turned = measure(folded, batches), False
+        ranges = {name: found.ranges for name, found in measured.items()}
         for index, stream in enumerate(streams):
             taken = channels.setdefault(index, [])
-            direction = _outlier_direction(stream, measured, taken)
-            if direction is not None:
-                axis = int(np.abs(direction).argmax())
-                stream.turn(arrays, _reflection(direction, axis))
+            rows = _outlier_rows(stream, measured, taken)
+            if rows is not None:
+                gain, _ = common_gain(stream, ranges)
+                stream.rescale(arrays, gain)
+                axis, reflection = _reflection(rows / gain)
+                stream.turn(arrays, reflection)
                 taken.append(axis)
                 has_turned = True
         if not has_turned:
@@ -115,25 +119,24 @@ def turn(folded: Folded, batches: Sequence[Mapping]) -> Folded:
     return folded
 
 
-def bound_for_float16(
-    folded: Folded, batches: Sequence[Mapping]
-) -> tuple[Folded, dict[str, float]]:
-    """Returns the same network with tensors that float16 can hold.
+def overflows_float16(folded: Folded, batches: Iterable[Mapping]) -> bool:
+    """Whether a tensor exceeds 16,384, which leaves no room in float16."""
+    return bool(_beyond(measure(folded, batches), FLOAT16_BOUND))
 
-    A network whose tensors stay below 16,384 is returned as it is. Otherwise
-    its streams are turned, equalised and divided by powers of two.
+
+def bound_for_float16(
+    folded: Folded, batches: Iterable[Mapping]
+) -> tuple[Folded, dict[str, float]]:
+    """Returns the same network, its streams divided by powers of two.
 
     Args:
-        folded: the network.
+        folded: the network, turned and equalised.
         batches: as `measurement.measure` takes them.
 
     Returns:
         The network, and the magnitude of each tensor that still exceeds 65,504
         on the batches, by name.
     """
-    if not _beyond(measure(folded, batches), FLOAT16_BOUND):
-        return folded, {}
-    folded = equalize(turn(folded, batches), batches)
     measured = measure(folded, batches)
     arrays = {name: np.float64(array) for name, array in folded.arrays.items()}
     plan = Streams(folded)
@@ -172,12 +175,12 @@ def _magnitude(measured: Measured) -> float:
     return max(-low, high)
 
 
-def _outlier_direction(
+def _outlier_rows(
     stream: Stream, measured: Mapping[str, Measured], taken: Sequence[int]
 ) -> np.ndarray | None:
-    """Returns the direction that carries outlier tokens, [W], of norm 1.
+    """Returns outlier tokens, [K, W], without the channels `taken`.
 
-    None if they are small outside the channels `taken`.
+    None if nothing large is left of them.
     """
     rows, is_large = [], False
     for write in stream.writes:
@@ -187,14 +190,17 @@ def _outlier_direction(
         rows.append(left)
         bulk = _SMALL_ENOUGH * tensor.median
         is_large |= bool(left.size) and bool(np.abs(left).max() > bulk)
-    if not is_large:
-        return None
-    return np.linalg.svd(np.concatenate(rows), full_matrices=False)[2][0]
+    return np.concatenate(rows) if is_large else None
 
 
-def _reflection(direction: np.ndarray, axis: int) -> np.ndarray:
-    """Returns the symmetric orthogonal matrix that maps direction to axis."""
+def _reflection(rows: np.ndarray) -> tuple[int, np.ndarray]:
+    """Returns a channel, and a reflection of what rows [K, W] share onto it.
+
+    The matrix, [W, W], is symmetric and orthogonal.
+    """
+    direction = np.linalg.svd(rows, full_matrices=False)[2][0]
+    axis = int(np.abs(direction).argmax())
     normal = direction.copy()
     normal[axis] += np.copysign(1.0, direction[axis])
     normal /= np.linalg.norm(normal)
-    return np.eye(len(direction)) - 2.0 * np.outer(normal, normal)
+    return axis, np.eye(len(direction)) - 2.0 * np.outer(normal, normal)

@@ -105,7 +105,7 @@ class Quantized:
 
     def rounding(self) -> FakeQuantization:
         """Returns the rounding of training and of the phone."""
-        ranges = tf.unstack(self.ranges)
+        ranges = map(tf.unstack, tf.unstack(self.ranges))
         return FakeQuantization(dict(zip(self.names, ranges, strict=True)))
 
     def export_rounding(self) -> ExportRounding:
@@ -139,14 +139,7 @@ def train_quantized(
         options: how long and how fast.
     """
     variables = quantized.trainable_variables
-
-    def compute_loss(batch):
-        inputs = inputs_of(batch)
-        taught = tf.nest.map_structure(
-            tf.stop_gradient, model(inputs, training=False)
-        )
-        return task.terms(quantized(inputs), batch, taught, TeacherWeights())
-
+    compute_loss = _taught_loss(quantized, task, model)
     # Before the run, which may restore trained weights at once.
     calibrated = _state(quantized)
     following = RangeFollower(quantized, calibration[0])
@@ -191,6 +184,19 @@ def train_quantized(
             "calibrated model",
             flush=True,
         )
+
+
+def _taught_loss(quantized: Quantized, task: Task, model: keras.Model):
+    """Returns a function that maps a batch to its loss terms."""
+
+    def compute_loss(batch):
+        inputs = inputs_of(batch)
+        taught = tf.nest.map_structure(
+            tf.stop_gradient, model(inputs, training=False)
+        )
+        return task.terms(quantized(inputs), batch, taught, TeacherWeights())
+
+    return compute_loss
 
 
 class RangeFollower:

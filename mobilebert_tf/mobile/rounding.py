@@ -46,7 +46,7 @@ class Clipping(Exact):
     """Cuts activations to given ranges, and rounds nothing.
 
     Args:
-        ranges: lowest and highest value, [2], by activation name.
+        ranges: lowest and highest value first, by activation name.
     """
 
     def __init__(self, ranges: Mapping):
@@ -58,6 +58,19 @@ class Clipping(Exact):
     def activation(self, name, tensor):
         low, high = self._ranges[name][:2]
         return tf.clip_by_value(tensor, low, high)
+
+
+class HalfWeights(Exact):
+    """Rounds kernels and tables to float16, in which float16 files keep them.
+
+    Small weights that read a scaled outlier become zero.
+    """
+
+    def kernel(self, kernel):
+        return tf.cast(tf.cast(kernel, tf.float16), tf.float32)
+
+    def look_up(self, name, table, ids):
+        return self.kernel(tf.gather(table, ids))
 
 
 class WeightRounding(Exact):
@@ -84,14 +97,15 @@ class DynamicRounding(WeightRounding):
         low = tf.minimum(tf.reduce_min(tensor, -1, keepdims=True), 0.0)
         high = tf.maximum(tf.reduce_max(tensor, -1, keepdims=True), 0.0)
         step = tf.where(high > low, high - low, 255.0) / 255.0
-        return low + step * tf.round((tensor - low) / step)
+        # Zero is a multiple of the step: else one large channel would move all.
+        return step * tf.round(tensor / step)
 
 
 class FakeQuantization(WeightRounding):
     """Rounds kernels, and activations to given ranges.
 
     Args:
-        ranges: lowest and highest value, [2], by activation name.
+        ranges: lowest and highest value first, by activation name.
     """
 
     def __init__(self, ranges: Mapping):
@@ -102,7 +116,7 @@ class FakeQuantization(WeightRounding):
         return self.activation(name, tf.gather(table, ids))
 
     def activation(self, name, tensor):
-        low, high = tf.unstack(self._ranges[name], num=2)
+        low, high = self._ranges[name][:2]
         return tf.quantization.fake_quant_with_min_max_vars(tensor, low, high)
 
     def fixed(self, tensor, low, high):
@@ -124,5 +138,5 @@ class ExportRounding(FakeQuantization):
         return tf.gather(self.activation(name, table), ids)
 
     def activation(self, name, tensor):
-        low, high = (float(value) for value in self._ranges[name])
+        low, high = (float(value) for value in self._ranges[name][:2])
         return tf.quantization.fake_quant_with_min_max_args(tensor, low, high)

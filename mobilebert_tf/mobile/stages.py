@@ -21,7 +21,7 @@ from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.calibration import (
     Range,
     calibrate,
-    rounding_error,
+    rounding_errors,
     write_ranges,
 )
 from mobilebert_tf.mobile.deployment import forward
@@ -40,10 +40,16 @@ from mobilebert_tf.mobile.outliers import (
     FLOAT16_LARGEST,
     bound_for_float16,
     find_outliers,
+    overflows_float16,
     turn,
 )
 from mobilebert_tf.mobile.quantization import Quantized, train_quantized
-from mobilebert_tf.mobile.rounding import Clipping, Exact
+from mobilebert_tf.mobile.rounding import (
+    Clipping,
+    DynamicRounding,
+    Exact,
+    FakeQuantization,
+)
 from mobilebert_tf.mobile.runtime import TFLiteModel, predict_in_float16
 from mobilebert_tf.mobile.tflite_file import TextMetadata
 from mobilebert_tf.tasks.task import Task
@@ -56,9 +62,8 @@ _CALIBRATION_EXAMPLES = 512
 # Batches that decide whether float files are scaled.
 _NUM_FLOAT_BATCHES = 2
 
-# The share of the outputs' spread by which clipping may move them. Rounding
-# moves them by some 0.05.
-_HARMLESS_CLIPPING = 0.05
+# Shares of the outputs' spread by which clipping and int8 may move them.
+_HARMLESS_CLIPPING, _HARMLESS_ROUNDING = 0.05, 0.25
 _SCORED_AT_ONCE = 64
 _NUM_IN_FLOAT16 = 256
 
@@ -152,27 +157,67 @@ class Networks:
             return Quantized(*self.integers)
         if kind in FLOAT_KINDS:
             return self.floats
-        if kind == "int16x8" and self.is_equalized:
-            return equalize(self._turned, self._measured, with_outliers=True)
-        return self.even
-
-    @functools.cached_property
-    def even(self) -> Folded:
-        """What integers and dynamic files compute, before rounding."""
-        if not self.is_equalized:
-            return self.folded
-        return equalize(self._turned, self._measured)
+        # The converter's own ranges of int16x8 hold all tokens.
+        return self.dynamic if kind == "dynamic" else self._candidates[-1]
 
     @functools.cached_property
     def integers(self) -> tuple[Folded, dict[str, Range]]:
         """What integers compute, and its ranges. Reports outlier tokens."""
-        ranges = calibrate(self.even, self.batches)
-        report_outliers(self.folded, self.even, ranges, self.batches, self.task)
-        return self.even, ranges
+        ranges = [calibrate(even, self.batches) for even in self._candidates]
+        chosen = _nearest(
+            self._candidates,
+            self.batches,
+            [FakeQuantization(found) for found in ranges],
+        )
+        even, ranges = self._candidates[chosen], ranges[chosen]
+        report_outliers(self.folded, even, ranges, self.batches, self.task)
+        return even, ranges
 
     @functools.cached_property
-    def _turned(self) -> Folded:
-        return turn(self.folded, self._measured)
+    def dynamic(self) -> Folded:
+        """What dynamic files compute, before rounding."""
+        roundings = [DynamicRounding() for _ in self._candidates]
+        chosen = _nearest(self._candidates, self._measured, roundings)
+        return self._candidates[chosen]
+
+    @functools.cached_property
+    def floats(self) -> Folded:
+        """What floats compute, scaled for float16 arithmetic if needed.
+
+        Prints what still overflows in it.
+        """
+        batches = self._measured[:_NUM_FLOAT_BATCHES]
+        if not overflows_float16(self.folded, batches):
+            return self.folded
+        print("float files: scaled for float16 arithmetic", flush=True)
+        scaled, beyond = bound_for_float16(self._equalized[0], batches)
+        for name, size in beyond.items():
+            print(
+                f"warning: {name} reaches {size:.3g}, which overflows in "
+                f"float16 arithmetic ({FLOAT16_LARGEST:.0f})",
+                flush=True,
+            )
+        return scaled
+
+    @property
+    def _candidates(self) -> list[Folded]:
+        """The networks that may be rounded."""
+        return self._equalized if self.is_equalized else [self.folded]
+
+    @functools.cached_property
+    def _equalized(self) -> list[Folded]:
+        """The ways to equalise. What rounds nearest to floats is kept.
+
+        Without outlier tokens, whose channels ranges then cut, by each mean of
+        `equalize`. If there are any, also with them: their channels are scaled
+        until ranges hold them. Nothing is cut then, but weights that read such
+        a channel grow.
+        """
+        turned = turn(self.folded, self._measured)
+        ways = [(False, 0.0), (False, 4.0)]
+        if turned is not self.folded:
+            ways.append((True, 4.0))
+        return [equalize(turned, self._measured, *way) for way in ways]
 
     @functools.cached_property
     def _measured(self) -> Sequence[Mapping]:
@@ -182,23 +227,20 @@ class Networks:
         length = min(self.length, config.max_position_embeddings)
         return [probe_inputs(config.vocab_size, length)]
 
-    @functools.cached_property
-    def floats(self) -> Folded:
-        """What floats compute, scaled for float16 arithmetic if needed.
 
-        Prints what still overflows in it.
-        """
-        batches = self._measured[:_NUM_FLOAT_BATCHES]
-        scaled, beyond = bound_for_float16(self.folded, batches)
-        if scaled is not self.folded:
-            print("float files: scaled for float16 arithmetic", flush=True)
-        for name, size in beyond.items():
-            print(
-                f"warning: {name} reaches {size:.3g}, which overflows in "
-                f"float16 arithmetic ({FLOAT16_LARGEST:.0f})",
-                flush=True,
-            )
-        return scaled
+def _nearest(
+    networks: Sequence[Folded],
+    batches: Sequence[Mapping],
+    roundings: Sequence[Exact],
+) -> int:
+    """Returns the index of the network that its rounding moves least."""
+    if len(networks) == 1:
+        return 0
+    errors = [
+        rounding_errors(network, batches, [rounding])[0]
+        for network, rounding in zip(networks, roundings, strict=True)
+    ]
+    return int(np.argmin(errors))
 
 
 def report_outliers(
@@ -215,43 +257,41 @@ def report_outliers(
         quantized: the network of integer files.
         ranges: those of `quantized`.
         batches: what they were measured on.
-        task: measures the cost on its dev examples, if it is large.
+        task: measures on its dev examples what rounding costs, if the answers
+            move far.
     """
     found = find_outliers(folded, batches[:1])
     if not found:
         return
-    clipping = Clipping(ranges)
-    error = rounding_error(quantized, batches, clipping)
+    rounding = FakeQuantization(ranges)
+    cut, rounded = rounding_errors(
+        quantized, batches, [Clipping(ranges), rounding]
+    )
     print(
         f"largest token / median token: {found[0].ratio:.2g} (position "
         f"{found[0].position}, {found[0].tensor}); float answers move by "
-        f"{error:.2g} of their spread when it is clipped",
+        f"{cut:.2g} of their spread when it is clipped",
         flush=True,
     )
-    if error <= _HARMLESS_CLIPPING:
+    if cut <= _HARMLESS_CLIPPING and rounded <= _HARMLESS_ROUNDING:
         return
     cost = ""
     if task is not None and task.labelled("dev"):
+        before, after = (
+            task.evaluate(functools.partial(_predict, *network), "dev")
+            for network in ((folded, Exact()), (quantized, rounding))
+        )
         cost = "".join(
-            f"; {name} {before:.4f}, clipped {after:.4f}"
-            for name, before, after in _cost(folded, quantized, clipping, task)
+            f"; {name} {before[name]:.4f}, in integers {after[name]:.4f}"
+            for name in shown_metrics(task)
+            if name in before
         )
     print(
-        "warning: the outlier token carries information, so that integer "
-        f"files may lose accuracy{cost}. int8_qat or dynamic may lose less",
+        "warning: the outlier token carries information: integer answers move "
+        f"by {rounded:.2g} of their spread{cost}. int8_qat or dynamic may lose "
+        "less",
         flush=True,
     )
-
-
-def _cost(folded, quantized, clipping, task: Task):
-    """Yields the chosen dev metrics with the float and the clipped graph."""
-    before, after = (
-        task.evaluate(functools.partial(_predict, network, rounding), "dev")
-        for network, rounding in ((folded, Exact()), (quantized, clipping))
-    )
-    for name in shown_metrics(task):
-        if name in before:
-            yield name, before[name], after[name]
 
 
 def _predict(folded: Folded, rounding: Exact, arrays: Mapping):

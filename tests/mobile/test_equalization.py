@@ -6,10 +6,11 @@ import pytest
 import mobilebert_tf as mb
 from mobilebert_tf.mobile.calibration import calibrate
 from mobilebert_tf.mobile.deployment import forward
-from mobilebert_tf.mobile.equalization import equalize
+from mobilebert_tf.mobile.equalization import common_gain, equalize
 from mobilebert_tf.mobile.folding import fold
 from mobilebert_tf.mobile.measurement import measure
 from mobilebert_tf.mobile.quantization import Quantized
+from mobilebert_tf.mobile.streams import Stream, Write
 from tests import tiny
 from tests.mobile.test_folding import ARCHITECTURES, random_classifier
 from tests.tiny import relative_error
@@ -155,3 +156,14 @@ def test_silent_channels_and_bad_batches(rng):
     query.bias.assign(np.full(query.bias.shape, np.nan))
     with pytest.raises(ValueError, match="attention/query is not finite"):
         equalize(fold(model), [batch])
+
+
+def test_a_channel_that_is_large_in_one_tensor_takes_little_from_others():
+    reaches = np.ones((2, 8))
+    reaches[0, 3] = 100.0
+    stream = Stream(Write("one"), Write("two", "sum"), can_shift=False)
+    ranges = dict(zip(("one", "sum"), np.stack([-reaches, reaches], 1)))
+    ranges["two"] = ranges["sum"]
+    gain, _ = common_gain(stream, ranges, power=4.0)
+    after = reaches / gain
+    assert np.all(after.max(1) < 1.5 * np.median(after, 1))

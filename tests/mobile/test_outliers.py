@@ -1,39 +1,48 @@
 """One token of 1e7 takes the answers of neither integers nor float16."""
 
 import dataclasses
+import itertools
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import mobilebert_tf as mb
-from mobilebert_tf.mobile.calibration import calibrate
+from mobilebert_tf.mobile.calibration import Range, calibrate
 from mobilebert_tf.mobile.deployment import forward
 from mobilebert_tf.mobile.equalization import equalize
 from mobilebert_tf.mobile.export import export
 from mobilebert_tf.mobile.folding import fold
 from mobilebert_tf.mobile.measurement import measure
+from mobilebert_tf.mobile.options import QuantizationOptions
 from mobilebert_tf.mobile.outliers import (
     FLOAT16_BOUND,
-    bound_for_float16,
     find_outliers,
     turn,
 )
-from mobilebert_tf.mobile.quantization import Quantized
+from mobilebert_tf.mobile.quantization import Quantized, train_quantized
 from mobilebert_tf.mobile.rounding import Clipping, Exact
 from mobilebert_tf.mobile.runtime import TFLiteModel, predict_in_float16
-from mobilebert_tf.mobile.stages import Networks
+from mobilebert_tf.mobile.stages import Networks, report_outliers
+from mobilebert_tf.mobile.streams import Streams
+from mobilebert_tf.tasks.question_answering import QuestionAnsweringTask
 from tests.mobile import outlier_models
+from tests.mobile.conftest import CountingTask
 from tests.mobile.outlier_models import LENGTH, answers, compared, outlier_model
 
 CALIBRATION = [outlier_models.examples(seed) for seed in (1, 2)]
 TEST = outlier_models.examples(7, 128)
 
 
-def prepared(model):
+def networks(folded) -> Networks:
+    return Networks(folded, CALIBRATION, LENGTH)
+
+
+def prepared(folded):
     """The turned and equalised float network, and the rounded one."""
-    even = equalize(turn(fold(model), CALIBRATION), CALIBRATION)
-    return even, Quantized(even, calibrate(even, CALIBRATION))
+    even, ranges = networks(folded).integers
+    return even, Quantized(even, ranges)
 
 
 def float_answers(folded, rounding=Exact()):
@@ -46,12 +55,12 @@ def float_answers(folded, rounding=Exact()):
     [({}, 1), ({}, 2), ({"in_chain": True}, 2), ({"is_sink": True}, 2)],
 )
 def test_answers_survive_int8(where, blocks, amplitude):
-    even, quantized = prepared(outlier_model(0.0, blocks))
+    even, quantized = prepared(fold(outlier_model(0.0, blocks)))
     model = outlier_model(0.0, blocks)
     error, same = compared(answers(model, TEST), answers(quantized, TEST), TEST)
     model = outlier_model(amplitude, blocks, **where)
     wanted = answers(model, TEST)
-    even, quantized = prepared(model)
+    even, quantized = prepared(fold(model))
     # The rewrite is exact, but float32 holds 1e7 in steps of 1.
     float_error, float_same = compared(wanted, float_answers(even), TEST)
     assert float_error < 0.015 and float_same > 0.98
@@ -60,21 +69,72 @@ def test_answers_survive_int8(where, blocks, amplitude):
     assert found_same > same - 0.06
 
 
+def test_sizes_of_channels_do_not_matter():
+    model = outlier_model(1e7, 1)
+    wanted, folded = answers(model, TEST), fold(model)
+    error, _ = compared(wanted, answers(prepared(folded)[1], TEST), TEST)
+    arrays = {name: np.float64(array) for name, array in folded.arrays.items()}
+    rng = np.random.default_rng(0)
+    for stream in Streams(folded).streams:
+        if stream.can_turn:
+            width = arrays[f"{stream.writes[0].name}/bias"].size
+            stream.rescale(arrays, 10.0 ** rng.uniform(-1.5, 1.5, width))
+    folded = dataclasses.replace(
+        folded, arrays={name: np.float32(a) for name, a in arrays.items()}
+    )
+    rescaled, _ = compared(wanted, answers(prepared(folded)[1], TEST), TEST)
+    assert rescaled < 1.3 * error
+
+
 def test_a_classifier_that_reads_the_outlier_token_keeps_its_classes():
     model = outlier_model(
         1e5, model_class=mb.MobileBertForSequenceClassification
     )
-    wanted, (_, quantized) = answers(model, TEST), prepared(model)
+    wanted, (_, quantized) = answers(model, TEST), prepared(fold(model))
     error, same = compared(wanted, answers(quantized, TEST), TEST)
     assert error < 0.1 and same > 0.94
 
 
 def test_the_file_answers_as_its_graph_does(tmp_path):
     model = outlier_model(1e7)
-    wanted, (_, quantized) = answers(model, TEST), prepared(model)
+    wanted, (_, quantized) = answers(model, TEST), prepared(fold(model))
     file = TFLiteModel(export(quantized, tmp_path / "int8.tflite", LENGTH))
     error, same = compared(wanted, answers(file.predict, TEST), TEST)
     assert error < 0.06 and same > 0.9
+
+
+class Spans(QuestionAnsweringTask):
+    """The answers of a model, as labels."""
+
+    def __init__(self, model):
+        self.batches = []
+        for batch in CALIBRATION:
+            best = {
+                f"{name.removesuffix('_logits')}_positions": np.where(
+                    batch["input_mask"] > 0, logits, -np.inf
+                ).argmax(1)
+                for name, logits in model(batch).items()
+            }
+            self.batches.append(batch | best)
+
+
+def test_training_under_quantisation_keeps_the_outlier_cut(tmp_path):
+    model = outlier_model(1e7, 1)
+    task, wanted = Spans(model), answers(model, TEST)
+    _, quantized = prepared(fold(model))
+    train_quantized(
+        quantized,
+        task,
+        model,
+        task.batches,
+        lambda start: itertools.cycle(task.batches),
+        tmp_path,
+        QuantizationOptions(num_steps=12),
+    )
+    # Neither a step nor the ranges that follow the activations let it in.
+    assert np.abs(quantized.ranges.numpy()).max() < 1e3
+    error, same = compared(wanted, answers(quantized, TEST), TEST)
+    assert error < 0.1 and same > 0.9
 
 
 @pytest.mark.parametrize("batches", [CALIBRATION, []])
@@ -105,7 +165,7 @@ def test_16_bit_activations_hold_the_outlier(tmp_path):
 
 def test_cutting_the_outlier_alone_is_harmless():
     model = outlier_model(1e5, in_chain=True)
-    even, _ = prepared(model)
+    even = equalize(turn(fold(model), CALIBRATION), CALIBRATION)
     ranges = calibrate(even, CALIBRATION)
     reached = max(found.highest - found.lowest for found in ranges.values())
     kept = max(found.high - found.low for found in ranges.values())
@@ -124,6 +184,26 @@ def test_the_token_and_its_direction_are_named():
     assert 1e3 < first.ratio < 1e5
     # One direction carries it.
     assert first.singular_values[0] == 1.0 and first.singular_values[1] < 1e-3
+
+
+def test_a_costly_cut_is_reported_with_the_metric(capsys):
+    model_class = mb.MobileBertForSequenceClassification
+    folded = fold(outlier_model(1e5, 1, model_class=model_class))
+    labels = answers(lambda batch: forward(folded, batch), TEST).argmax(1)
+    task = CountingTask(dev=TEST | {"labels": labels})
+    even, ranges = networks(folded).integers
+    printed = capsys.readouterr().out
+    assert "(position 0, embeddings/with_positions); float" in printed
+    assert "warning" not in printed
+    # The head sees a tenth of what it should.
+    narrow = {
+        name: Range(*(0.1 * value for value in found))
+        for name, found in ranges.items()
+    }
+    report_outliers(folded, even, narrow, CALIBRATION, task)
+    _, warning = capsys.readouterr().out.splitlines()
+    after = re.search(r"dev_accuracy 1.0000, in integers (\S+?)\. ", warning)
+    assert float(after[1]) < 0.9
 
 
 def test_nothing_is_turned_or_cut_without_an_outlier():
@@ -155,7 +235,7 @@ def test_files_survive_float16_arithmetic(tmp_path):
     path = export(folded, tmp_path / "float32.tflite", LENGTH)
     found = predict_in_float16(path, TEST)["start_logits"]
     assert not np.isfinite(found).all()
-    bounded, _ = bound_for_float16(folded, CALIBRATION)
+    bounded = networks(folded).floats
     path = export(bounded, tmp_path / "bounded.tflite", LENGTH)
     found = predict_in_float16(path, TEST)["start_logits"]
     error, same = compared(wanted, found, TEST)
@@ -168,8 +248,7 @@ def test_answers_survive_float16(in_chain):
     wanted, folded = answers(model, TEST), fold(model)
     with np.errstate(invalid="ignore"):
         assert not np.isfinite(float_answers(folded, Float16())).all()
-    bounded, beyond = bound_for_float16(folded, CALIBRATION)
-    assert not beyond
+    bounded = networks(folded).floats
     for found in measure(bounded, CALIBRATION).values():
         assert np.abs(found.reached).max() <= FLOAT16_BOUND
     assert compared(wanted, float_answers(bounded), TEST)[0] < 0.015
@@ -179,16 +258,18 @@ def test_answers_survive_float16(in_chain):
 
 def test_a_network_that_fits_float16_stays_as_it_is():
     folded = fold(outlier_model(100.0))
-    assert bound_for_float16(folded, CALIBRATION) == (folded, {})
+    assert networks(folded).floats is folded
 
 
-def test_what_cannot_be_bounded_is_named():
+def test_what_cannot_be_bounded_is_named(capsys):
     folded = fold(outlier_model(0.0))
     name = "block_00/attention/logits"
     key = "block_00/attention/key/kernel"
     factor = 1e6 / np.abs(measure(folded, CALIBRATION)[name].reached).max()
     arrays = folded.arrays | {key: np.float32(factor * folded.arrays[key])}
     folded = dataclasses.replace(folded, arrays=arrays)
-    _, beyond = bound_for_float16(folded, CALIBRATION)
-    assert list(beyond) == [name]
-    assert 5e5 < beyond[name] < 2e6
+    networks(folded).floats
+    printed = capsys.readouterr().out
+    found = re.findall(r"warning: (\S+) reaches (\S+), which ov", printed)
+    assert [named for named, _ in found] == [name]
+    assert 5e5 < float(found[0][1]) < 2e6
