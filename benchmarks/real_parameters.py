@@ -15,20 +15,23 @@ from mobilebert_tf.modeling.weight_names import match_weights
 
 
 def real_parameter_model(
-    folder: Path, scale: float, seed: int = 0
+    folder: Path, scale: float, seed: int = 0, num_blocks: int = 24
 ) -> mb.MobileBertForSequenceClassification:
-    """Returns a classifier, 24 blocks.
+    """Returns a classifier.
 
     Args:
         folder: holds `vectors.npz` and `matrix_scales.json`.
         scale: of the matrices, a share of what was published; 0.5 to 0.8
             keep activations of random matrices where trained ones are.
         seed: of the matrices.
+        num_blocks: the first so many blocks.
     """
     rng = np.random.default_rng(seed)
     vectors = np.load(folder / "vectors.npz")
     deviations = json.loads((folder / "matrix_scales.json").read_text())
-    config = mb.MobileBertConfig.from_preset("mobilebert")
+    config = mb.MobileBertConfig.from_preset(
+        "mobilebert", num_hidden_layers=num_blocks
+    )
     num_classes = len(vectors["classifier.bias"])
     model = mb.MobileBertForSequenceClassification(
         config, [str(index) for index in range(num_classes)]
