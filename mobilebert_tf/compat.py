@@ -225,3 +225,12 @@ def mute_tensorflow(is_muted: bool = True) -> None:
         sys.meta_path.remove(finder)
     if is_muted:
         sys.meta_path.insert(0, _QuietTensorFlow())
+
+
+def quantize_per_tensor(converter) -> None:
+    """Makes a TFLite converter give each weight matrix one scale.
+
+    With a scale per output channel, a dynamic-range file has an operation that
+    TensorFlow Lite before 2.17 does not know. No public setting chooses.
+    """
+    converter._experimental_disable_per_channel = True

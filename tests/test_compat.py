@@ -181,3 +181,25 @@ def test_importing_tensorflow_is_silent_unless_it_fails(
     printed = list(dict.fromkeys(done.stderr.splitlines()))
     wanted = [] if noise is None else [*noise, "of a child", "after"]
     assert printed == wanted
+
+
+@pytest.mark.parametrize(("per_tensor", "number"), [(False, 64), (True, 1)])
+def test_a_kernel_gets_one_scale(per_tensor, number):
+    kernel = tf.constant(
+        np.random.default_rng(0).normal(size=(64, 64)), tf.float32
+    )
+    multiply = tf.function(
+        lambda x: x @ kernel, input_signature=[tf.TensorSpec([1, 64])]
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [multiply.get_concrete_function()], multiply
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if per_tensor:
+        compat.quantize_per_tensor(converter)
+    interpreter = Interpreter(model_content=converter.convert())
+    scales = [
+        len(detail["quantization_parameters"]["scales"])
+        for detail in interpreter.get_tensor_details()
+    ]
+    assert max(scales) == number

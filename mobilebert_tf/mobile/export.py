@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from mobilebert_tf.compat import muted
+from mobilebert_tf.compat import muted, quantize_per_tensor
 from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.files import atomic_file
 from mobilebert_tf.mobile.deployment import forward
@@ -85,6 +85,7 @@ def export(
     output: str | None = None,
     mlperf_order: bool = False,
     metadata: TextMetadata | None = None,
+    per_tensor: bool = False,
 ) -> Path:
     """Writes one .tflite file, atomically, and checks it against its graph.
 
@@ -107,6 +108,8 @@ def export(
             MLPerf Mobile reads the outputs of question answering.
         metadata: vocabulary and labels for the text tasks of phones, which
             tokenize the text themselves.
+        per_tensor: give each kernel of a `dynamic` file one scale instead of
+            one per output channel, which TensorFlow Lite before 2.17 lacks.
 
     Returns:
         The path.
@@ -120,13 +123,13 @@ def export(
             log and error appear as they are.
     """
     kind = kind or ("int8" if isinstance(network, Quantized) else "float32")
-    folded, converted, rounding = _roundings(network, kind)
+    folded, converted, rounding = _roundings(network, kind, per_tensor)
     signatures = signature_lengths(lengths)
     outputs = _output_names(folded, output, mlperf_order)
     _check_request(folded, kind, list(signatures.values()), output, metadata)
     examples = _single_examples(calibration) if kind == "int16x8" else []
     graph = _ConvertedGraph(folded, converted, output)
-    model = unpack(_convert(graph, signatures, kind, examples))
+    model = unpack(_convert(graph, signatures, kind, examples, per_tensor))
     suit_gpus(model)
     arrange(model, INPUT_NAMES, outputs)
     if metadata is not None:
@@ -229,7 +232,7 @@ def input_specs(length: int) -> dict[str, tf.TensorSpec]:
 
 
 def _roundings(
-    network: Folded | Quantized, kind: str
+    network: Folded | Quantized, kind: str, per_tensor: bool
 ) -> tuple[Folded, Exact, Exact]:
     """Returns the network, the rounding to convert, and that of the file."""
     if kind not in KINDS:
@@ -243,7 +246,7 @@ def _roundings(
     if kind in INTEGER_KINDS:
         return network.folded, network.export_rounding(), network.rounding()
     if kind == "dynamic":
-        return network, Exact(), DynamicRounding()
+        return network, Exact(), DynamicRounding(per_tensor)
     if kind == "int16x8":
         warnings.warn(
             "no accelerated delegate runs int16x8 files; the reference kernels "
@@ -336,6 +339,7 @@ def _convert(
     signatures: Mapping[str, int],
     kind: str,
     examples: Sequence[Mapping],
+    per_tensor: bool,
 ) -> bytes:
     """Returns the converter's result; signatures are lengths by name."""
     functions = {
@@ -353,6 +357,8 @@ def _convert(
             # With fake quantisation in the graph this means int8, without it
             # dynamic ranges.
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if kind == "dynamic" and per_tensor:
+            quantize_per_tensor(converter)
         if kind == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if kind == "int16x8":

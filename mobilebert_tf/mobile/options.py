@@ -48,6 +48,13 @@ class ExportOptions(Options):
         "on phones. Classifiers then return probabilities.",
         resumable=True,
     )
+    dynamic_per_tensor: bool = option(
+        False,
+        "Give each weight matrix of a dynamic file one scale, so that "
+        "TensorFlow Lite 2.14 opens it; by default one per output channel, "
+        "which 2.17 introduced.",
+        resumable=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

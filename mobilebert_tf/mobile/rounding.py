@@ -78,12 +78,16 @@ class WeightRounding(Exact):
 
     def kernel(self, kernel):
         # The converter chooses the same scale: the largest weight becomes 127.
-        largest = tf.stop_gradient(tf.reduce_max(tf.abs(kernel), axis=0))
+        largest = tf.stop_gradient(self._largest(tf.abs(kernel)))
         # A channel without weights still needs a scale.
         largest = tf.where(largest > 0.0, largest, 1.0)
         return tf.quantization.fake_quant_with_min_max_vars_per_channel(
             kernel, -largest, largest, narrow_range=True
         )
+
+    def _largest(self, sizes):
+        """Returns the largest weight of each channel: [in, out] to [out]."""
+        return tf.reduce_max(sizes, axis=0)
 
 
 class DynamicRounding(WeightRounding):
@@ -91,7 +95,19 @@ class DynamicRounding(WeightRounding):
 
     An estimate of a dynamic-range file, which rounds only the inputs of dense
     layers.
+
+    Args:
+        per_tensor: round a whole kernel with one scale.
     """
+
+    def __init__(self, per_tensor: bool = False):
+        self._per_tensor = per_tensor
+
+    def _largest(self, sizes):
+        by_channel = super()._largest(sizes)
+        if not self._per_tensor:
+            return by_channel
+        return tf.fill(tf.shape(by_channel), tf.reduce_max(by_channel))
 
     def activation(self, name, tensor):
         low = tf.minimum(tf.reduce_min(tensor, -1, keepdims=True), 0.0)

@@ -121,6 +121,7 @@ def export_and_score(
             task.max_seq_length,
             kind,
             calibration=batches,
+            per_tensor=options.dynamic_per_tensor,
             **file_options,
         )
         print(f"Wrote {path}", flush=True)

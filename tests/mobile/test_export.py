@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
 from scipy.special import expit, softmax
 
 import mobilebert_tf as mb
@@ -19,6 +20,7 @@ from mobilebert_tf.mobile.folding import fold
 from mobilebert_tf.mobile.quantization import Quantized
 from mobilebert_tf.mobile.rounding import FakeQuantization
 from mobilebert_tf.mobile.runtime import TFLiteModel
+from mobilebert_tf.mobile.tflite_file import unpack
 from tests import tiny
 from tests.mobile.conftest import LENGTH, inputs_of
 from tests.mobile.test_folding import random_classifier
@@ -237,6 +239,32 @@ def test_a_restarted_stream_exports_as_int8(rng, tmp_path):
     assert Contents(path).counts["MUL"] == 2
     found = TFLiteModel(path).predict(batch)
     assert relative_error(found, quantized(batch)) < 0.1
+
+
+@pytest.mark.parametrize(("per_tensor", "version"), [(False, 12), (True, 9)])
+def test_older_runtimes_open_one_scale_per_kernel(
+    per_tensor, version, rng, tmp_path
+):
+    """TensorFlow Lite 2.14 knows FULLY_CONNECTED up to version 11."""
+    model, batch = random_classifier(rng, num_hidden_layers=1), many(rng)
+    path = tmp_path / "dynamic.tflite"
+    export(fold(model), path, LENGTH, "dynamic", per_tensor=per_tensor)
+    # As it is stored: XNNPACK changes the scales that an interpreter shows.
+    content = unpack(path.read_bytes())
+    versions = [
+        code.version
+        for code in content.operatorCodes
+        if code.builtinCode == BuiltinOperator.FULLY_CONNECTED
+    ]
+    assert max(versions) == version
+    (scales,) = (
+        len(tensor.quantization.scale)
+        for tensor in content.subgraphs[0].tensors
+        if tensor.type == TensorType.INT8 and len(tensor.shape) == 2
+    )
+    assert scales == (1 if per_tensor else 32)
+    found = TFLiteModel(path).predict(batch)
+    assert relative_error(found, model(batch).numpy()) < 0.1
 
 
 @pytest.mark.parametrize("mlperf_order", [False, True])
