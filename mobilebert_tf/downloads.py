@@ -29,6 +29,11 @@ _KEPT = "what has come is kept: try again"
 _MAX_UNPACKED = 8 * 2**30
 
 
+def archive_place(name: str) -> Path:
+    """Returns the folder in the cache for all that is made of an archive."""
+    return Path(constants.HF_HUB_CACHE) / f"archives--{name}"
+
+
 def archive_folder(name: str, address: str, digest: str | None = None) -> Path:
     """Returns the folder of an unpacked archive, downloading it if needed.
 
@@ -43,7 +48,7 @@ def archive_folder(name: str, address: str, digest: str | None = None) -> Path:
             be, or holds anything but plain files below its folder.
         OSError: there is no room on the disk.
     """
-    place = Path(constants.HF_HUB_CACHE) / f"archives--{name}"
+    place = archive_place(name)
     files = place / "files"
     if not files.is_dir():
         if constants.HF_HUB_OFFLINE:

@@ -123,7 +123,8 @@ def model_folder(name_or_path: str | os.PathLike) -> Path:
     """Returns the folder of a model, downloading it from the hub if needed.
 
     Args:
-        name_or_path: a folder, which wins over a name; a name in `PUBLISHED`;
+        name_or_path: a folder, which wins over a name; a name in `PUBLISHED`,
+            of an archive once a command has converted it;
             or a name on the hub: `user/model` or `user/model@revision`.
 
     Raises:
@@ -142,14 +143,32 @@ def model_folder(name_or_path: str | os.PathLike) -> Path:
             raise _no_model(name, "no such folder")
         repository, _, revision = name.partition("@")
         return _hub_folder(name, repository, revision or None)
-    if published.is_archive:
+    if not published.is_archive:
+        return _hub_folder(name, published.source, published.revision)
+    folder = converted_folder(name)
+    if not folder.is_dir():
         raise InputError(
             name,
             "a model folder; first `mobilebert convert "
             f"--input={name} --output=FOLDER`",
             "a TensorFlow checkpoint",
         )
-    return _hub_folder(name, published.source, published.revision)
+    return folder
+
+
+def converted_folder(name_or_path: str | os.PathLike) -> Path | None:
+    """Returns where a converted archive is kept; None for other names."""
+    published = PUBLISHED.get(os.fspath(name_or_path))
+    if (
+        not published
+        or not published.is_archive
+        or os.path.exists(name_or_path)
+    ):
+        return None
+
+    from mobilebert_tf.downloads import archive_place
+
+    return archive_place(os.fspath(name_or_path)) / "model"
 
 
 def files_of_model(folder: Path) -> list[Path]:

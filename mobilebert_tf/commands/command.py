@@ -116,7 +116,7 @@ class Command:
     @property
     def required(self) -> list[str]:
         """The flags without which the command refuses to start."""
-        return [flag.name for flag in self._flags() if flag.declared.required]
+        return [flag.name for flag in self._flags() if flag.is_required]
 
     def define(self, values: flags.FlagValues) -> None:
         """Defines a flag for each option; equal names are an error."""
@@ -148,7 +148,7 @@ class Command:
         groups, hidden = {}, 0
         for flag in self._flags():
             declared = flag.declared
-            if everything or declared.everyday or declared.required:
+            if everything or declared.everyday or flag.is_required:
                 group = declared.group or flag.options.group
                 groups.setdefault(group, []).append(flag.help(everything))
             else:
@@ -254,8 +254,13 @@ class _Flag(NamedTuple):
     kind: type
     is_tuple: bool
 
+    @property
+    def is_required(self) -> bool:
+        """Whether the command neither has a default nor can do without."""
+        return self.declared.required and not self.default
+
     def define(self, values: flags.FlagValues) -> None:
-        default, required = self.default, self.declared.required
+        default, required = self.default, self.is_required
         if required or default is None:
             default = None
         elif self.is_tuple:
@@ -292,7 +297,7 @@ class _Flag(NamedTuple):
             text = re.split(r"(?<=\.) |;", text)[0].rstrip(".") + "."
         elif not all(choice in text for choice in choices):
             text += f" One of {', '.join(choices)}."
-        if self.declared.required:
+        if self.is_required:
             text += " (required)"
         elif isinstance(default, tuple):
             text += f" (default: {','.join(map(str, default))})" * bool(default)

@@ -19,7 +19,11 @@ from mobilebert_tf.commands.command import Command, command_line
 from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_folder, sha256
-from mobilebert_tf.hub import published_table
+from mobilebert_tf.hub import (
+    converted_folder,
+    model_folder,
+    published_table,
+)
 from mobilebert_tf.options import Options, option
 from mobilebert_tf.presets import PRESETS
 
@@ -165,6 +169,25 @@ def main(options: ConversionOptions) -> None:
     for name, note in notes.items():
         print(f"  {name}: {note}")
     print(f"Wrote {options.output}", flush=True)
+
+
+def open_model_folder(name_or_path: str) -> Path:
+    """Returns `hub.model_folder`, after converting an archive of that name.
+
+    The converted folder is kept in the cache, beside the archive's files.
+
+    Raises:
+        InputError: there is no such model, or it cannot be converted.
+    """
+    folder = converted_folder(name_or_path)
+    if folder is not None and not folder.is_dir():
+        from huggingface_hub.utils import WeakFileLock
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(folder.with_name("conversion_lock")):
+            if not folder.is_dir():
+                main(ConversionOptions(input=name_or_path, output=str(folder)))
+    return model_folder(name_or_path)
 
 
 def find_tokenizer(options: ConversionOptions, folder: Path, vocab_size: int):

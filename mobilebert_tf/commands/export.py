@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from mobilebert_tf.commands.command import Command
+from mobilebert_tf.commands.convert import open_model_folder
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import decode_content, read_content
-from mobilebert_tf.hub import model_folder
 from mobilebert_tf.mobile.options import (
     CALIBRATED_KINDS,
     KINDS,
     TRAINED_KIND,
 )
 from mobilebert_tf.options import Options, option
+from mobilebert_tf.tasks.length import saved_length
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 _BATCH_SIZE, _MAX_TEXTS = 32, 512
@@ -44,9 +45,10 @@ class FileOptions(Options):
         choices=KINDS,
         everyday=True,
     )
-    lengths: tuple[int, ...] = option(
-        (128,),
-        "Length of the files' inputs; several lengths share a file.",
+    lengths: tuple[int, ...] | None = option(
+        None,
+        "Length of the files' inputs; several lengths share a file. Default: "
+        "as the model was fine-tuned, or 128.",
         flag="export_seq_length",
         min=8,
         everyday=True,
@@ -75,6 +77,11 @@ class FileOptions(Options):
         "Put vocabulary and labels into the files, for MediaPipe's text tasks "
         "on phones. Classifiers need --output=probabilities with it.",
     )
+    dynamic_per_tensor: bool = option(
+        False,
+        "Give each weight matrix of a dynamic file one scale, so that "
+        "TensorFlow Lite 2.14 opens it.",
+    )
 
 
 def main(options: FileOptions) -> None:
@@ -90,7 +97,10 @@ def main(options: FileOptions) -> None:
     if wanting and not options.calibration_file:
         expected = f"a file of texts for {', '.join(wanting)}"
         raise InputError("--calibration_file", expected, "none")
-    folder = model_folder(options.model)
+    folder = open_model_folder(options.model)
+    if options.lengths is None:
+        lengths = (saved_length(folder),)
+        options = dataclasses.replace(options, lengths=lengths)
     tokenizer = WordpieceTokenizer.from_folder(folder)
     batches = []
     if options.calibration_file:
@@ -132,6 +142,7 @@ def _write(options: FileOptions, folder: Path, tokenizer, batches) -> None:
             output=options.output,
             mlperf_order=options.mlperf_order,
             metadata=metadata,
+            per_tensor=options.dynamic_per_tensor,
         )
         print(f"Wrote {path}", flush=True)
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from mobilebert_tf.commands.command import Command, command_line
+from mobilebert_tf.commands.convert import open_model_folder
 from mobilebert_tf.errors import InputError
-from mobilebert_tf.hub import files_of_model, model_folder
+from mobilebert_tf.hub import files_of_model
+from mobilebert_tf.mobile.comparison import comparison, warnings
 from mobilebert_tf.mobile.options import (
     KINDS,
     ExportOptions,
@@ -106,17 +108,16 @@ def main(task_class: type[Task], *options: Options) -> None:
         RunError: training cannot continue.
     """
     given = Given(*options)
-    folder = model_folder(given.start.model)
+    folder = open_model_folder(given.start.model)
     tokenizer = WordpieceTokenizer.from_folder(folder)
     length = given.export.max_seq_length
-    if length:
-        check_length(folder, length, "--export_seq_length")
+    check_length(folder, length, "--export_seq_length")
 
     # TensorFlow is imported after what is wrong without it.
     from mobilebert_tf.mobile.stages import check_export, needs_calibration
     from mobilebert_tf.training.devices import open_devices
     from mobilebert_tf.training.fine_tuning import batch_widths
-    from mobilebert_tf.training.grid import grid_points
+    from mobilebert_tf.training.grid import grid_points, points_to_train
     from mobilebert_tf.training.inference import Predictor
     from mobilebert_tf.training.model_card import write_model_folder
 
@@ -138,8 +139,9 @@ def main(task_class: type[Task], *options: Options) -> None:
     if given.output.restart and devices.is_chief:
         names = [f"{kind}{end}" for kind in KINDS for end in _EXPORTED]
         delete_run(Path(given.output.output_dir), names)
+    points = points_to_train(given.tuning, task, folder)
     outcome = _train_or_open(
-        given, identity, task, folder, tokenizer, devices, widths
+        given, identity, task, folder, tokenizer, devices, widths, points
     )
     if not devices.is_chief:
         return
@@ -147,7 +149,10 @@ def main(task_class: type[Task], *options: Options) -> None:
     results = _answer(task, predict, actions, given.output.output_dir)
     scores, notes = {}, {}
     if given.export.kinds:
-        scores, notes = _export(given, outcome, exported, tokenizer)
+        point = outcome.best.point if outcome.best else points[0]
+        scores, notes = _export(
+            given, outcome.model, results, point, exported, tokenizer
+        )
     floors = task.floors(task.labelled("dev") + task.labelled("test"))
     floors = {name: floors[name] for name in results if name in floors}
     outcome.run.finish(results | scores, floors)
@@ -171,6 +176,8 @@ def main(task_class: type[Task], *options: Options) -> None:
 def check_choice(task: Task, num_runs: int, patience: int | None) -> None:
     """Checks that there are dev examples where a choice needs them.
 
+    Prints what their lack means otherwise.
+
     Raises:
         InputError: several runs, or patience, and no labelled dev split.
     """
@@ -181,25 +188,35 @@ def check_choice(task: Task, num_runs: int, patience: int | None) -> None:
         raise InputError("--dev_file", expected, "none")
     if patience is not None:
         raise InputError("--patience", "labelled dev examples", "none")
+    note = (
+        "No dev examples (--dev_file, or --dev_fraction of a table): the last "
+        "weights are kept"
+    )
+    if not task.labelled("test"):
+        note += ", and nothing is held out to score the model and its files"
+    print(note, flush=True)
 
 
-def _train_or_open(given, identity, task, folder, tokenizer, devices, widths):
+def _train_or_open(
+    given, identity, task, folder, tokenizer, devices, widths, points
+):
     """Returns the `Outcome` of all runs, or the folder's model."""
     from mobilebert_tf.training.fine_tuning import FineTuning, load_task_teacher
-    from mobilebert_tf.training.grid import Outcome, grid_points, run_grid
+    from mobilebert_tf.training.grid import Outcome, run_grid
     from mobilebert_tf.training.loop import Run
 
     if not given.start.do_train:
         run = Run(given.output.output_dir, (), identity=identity)
         return Outcome(task.build(folder), run)
-    points = grid_points(given.tuning, task.hyperparameters)
     check_choice(task, len(points), given.tuning.patience)
     teacher = None
     if given.teacher.teacher:
         with devices.scope():
             teacher = load_task_teacher(
-                model_folder(given.teacher.teacher), task, tokenizer
+                open_model_folder(given.teacher.teacher), task, tokenizer
             )
+    if len(points) == 1:
+        print(f"Training with {points[0]}", flush=True)
     common = FineTuning(
         task,
         folder,
@@ -238,7 +255,7 @@ def _identity(given: Given, folder: Path, is_chief: bool) -> Identity:
     apart, sources = {"--model": folder}, dict(given.data.sources)
     sources["model"] = files_of_model(folder)
     if given.teacher.teacher:
-        apart["--teacher"] = model_folder(given.teacher.teacher)
+        apart["--teacher"] = open_model_folder(given.teacher.teacher)
         sources["teacher"] = files_of_model(apart["--teacher"])
     return identify(given.output, options, sources, is_chief, apart)
 
@@ -254,6 +271,7 @@ def _completed(
     completed = identity.having(
         {
             "label_names": names,
+            "max_seq_length": task.max_seq_length,
             # As the flag spells them, or what its default stands for.
             "bucket_lengths": [str(width) for width in widths],
         }
@@ -335,25 +353,22 @@ def _not_above(
 
 
 def _export(
-    given: Given, outcome, task: Task, tokenizer: WordpieceTokenizer
+    given: Given,
+    model,
+    results: Mapping[str, float],
+    point,
+    task: Task,
+    tokenizer: WordpieceTokenizer,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Writes and scores the files.
+    """Writes and scores the files; compares them with the model's `results`.
 
     Returns:
-        Results, `KIND_NAME`; and a table as a note for the model card.
+        Scores, `KIND_NAME`; and a table as a note for the model card.
     """
-    from mobilebert_tf.mobile.stages import (
-        export_and_score,
-        shown_metrics,
-        table,
-    )
-    from mobilebert_tf.training.grid import grid_points
+    from mobilebert_tf.mobile.stages import export_and_score
 
-    point = grid_points(given.tuning, task.hyperparameters)[0]
-    if outcome.best:
-        point = outcome.best.point
     rows = export_and_score(
-        outcome.model,
+        model,
         task,
         tokenizer,
         given.output.output_dir,
@@ -364,15 +379,15 @@ def _export(
             seed=given.tuning.seed,
         ),
     )
-    lines = table(rows, shown_metrics(task))
-    print("\n".join(lines), flush=True)
+    lines = comparison(rows, results, task)
+    print("\n".join([*lines, *warnings(rows, results, task)]), flush=True)
     indented = "\n".join(f"      {line}" for line in lines)
-    results = {
+    scores = {
         f"{kind}_{name}": value
         for kind, row in rows.items()
         for name, value in row.items()
     }
-    return results, {
+    return scores, {
         f"Files for inputs of {task.max_seq_length} pieces": (
             "held-out metrics, size, and milliseconds of an inference on one "
             f"thread of the machine that wrote them:\n\n{indented}\n"
@@ -398,7 +413,7 @@ def _command(
             StepOptions,
             DeviceOptions,
         ),
-        {name: (value,) for name, value in defaults.items()},
+        defaults,
         description,
     )
 
@@ -426,7 +441,10 @@ predictions are written as GLUE's server takes them. Your own files (.tsv, .csv,
 
 --export=float32,int8_qat also writes .tflite files and scores each on the same
 examples. Without --learning_rate, --train_batch_size and --num_train_epochs a
-GLUE task has its own; others have 5e-4, 32 and 3.""",
+GLUE task has its own; others have 5e-4, 32 and 3. Without a rate, a model as
+wide as the published ones (512) gets 5e-5, 32 and 10, or, from 20,000 examples
+on, 3e-5, 32 and 4, as GLUE tasks of that size do.""",
+    output_dir="runs/classifier",
 )
 
 SQUAD = _command(
@@ -448,9 +466,10 @@ dev_exact and dev_f1 are the official scores, in percent; the official scripts
 read predictions.json, nbest_predictions.json and null_odds.json, which have
 dev_ before their names for the dev questions. The folder records how windows
 are cut and when a question is left unanswered, which dev decides.""",
-    learning_rate=4e-5,
-    train_batch_size=32,
-    num_train_epochs=5,
+    output_dir="runs/answers",
+    learning_rate=(4e-5,),
+    train_batch_size=(32,),
+    num_train_epochs=(5,),
 )
 
 TAG = _command(
@@ -474,8 +493,7 @@ have them (a token per line, a blank line between sentences):
 Tags are IOB1, IOB2, BIOES or BILOU, which is recognised, or, with
 --scheme=none, labels such as parts of speech. Precision, recall and F1 are
 those of whole entities, as conlleval counts them; it also reads
-dev_predictions.conll and test_predictions.conll.""",
-    learning_rate=5e-4,
-    train_batch_size=32,
-    num_train_epochs=3,
+dev_predictions.conll and test_predictions.conll. Rate, batch and epochs are
+those of run_classifier.py by default.""",
+    output_dir="runs/tagger",
 )

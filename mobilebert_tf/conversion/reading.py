@@ -55,11 +55,13 @@ class Source:
         kind: one of the kinds above.
         path: a folder for Hugging Face, else the prefix of a checkpoint.
         folder: folder of its config and vocabulary.
+        preset: architecture of published weights, in case they have no config.
     """
 
     kind: str
     path: Path
     folder: Path
+    preset: str | None = None
 
     def files(self) -> list[Path]:
         """Returns the files with the weights, for their digests."""
@@ -113,7 +115,9 @@ def _recognised(path: str | os.PathLike) -> Source:
         raise _pickle(path)
     folder = None if path.exists() else source_folder(name)
     if folder is not None:
-        return _in_folder(folder)
+        source, published = _in_folder(folder), PUBLISHED.get(name)
+        preset = published.preset if published else None
+        return dataclasses.replace(source, preset=preset)
     found = "another file" if path.exists() else "no such file or folder"
     raise InputError(
         path,
@@ -407,6 +411,8 @@ def _config_beside(source: Source, may_fit, match_with) -> MobileBertConfig:
     config_file = source.config_file()
     if config_file is not None:
         return MobileBertConfig.from_json(config_file)
+    if source.preset is not None:
+        return MobileBertConfig.from_preset(source.preset)
     fitting = []
     for preset in PRESETS:
         config = MobileBertConfig.from_preset(preset)

@@ -17,6 +17,9 @@ FLOAT_KINDS = ("float32", "float16")
 # Kinds whose activations need ranges, measured on training examples.
 CALIBRATED_KINDS = (*INTEGER_KINDS, "int16x8")
 
+# Ranges measured on a few hundred examples hold for the rest.
+CALIBRATION_EXAMPLES = 512
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions(Options):

@@ -24,12 +24,19 @@ from mobilebert_tf.mobile.calibration import (
     rounding_errors,
     write_ranges,
 )
+from mobilebert_tf.mobile.comparison import (
+    FLOAT16_ERROR,
+    LATENCY,
+    MEGABYTES,
+    shown_metrics,
+)
 from mobilebert_tf.mobile.deployment import forward
 from mobilebert_tf.mobile.equalization import equalize
 from mobilebert_tf.mobile.export import export, probe_inputs
 from mobilebert_tf.mobile.folding import Folded, fold
 from mobilebert_tf.mobile.options import (
     CALIBRATED_KINDS,
+    CALIBRATION_EXAMPLES,
     FLOAT_KINDS,
     INTEGER_KINDS,
     TRAINED_KIND,
@@ -55,10 +62,6 @@ from mobilebert_tf.mobile.tflite_file import TextMetadata
 from mobilebert_tf.tasks.task import Task
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
-MEGABYTES, LATENCY, FLOAT16_ERROR = "megabytes", "latency_ms", "fp16_error"
-
-# Ranges measured on a few hundred examples hold for the rest.
-_CALIBRATION_EXAMPLES = 512
 # Batches that decide whether float files are scaled.
 _NUM_FLOAT_BATCHES = 2
 
@@ -373,7 +376,7 @@ def training_batches(
 def calibration_batches(task: Task, options: QuantizationOptions) -> list[dict]:
     """Returns a few hundred training examples, the same for every kind."""
     batch_size = min(options.batch_size, task.num_train_examples)
-    number = min(task.num_train_examples, _CALIBRATION_EXAMPLES) // batch_size
+    number = min(task.num_train_examples, CALIBRATION_EXAMPLES) // batch_size
     batches = training_batches(task, options)(0)
     return list(itertools.islice(batches, max(1, number)))
 
@@ -432,46 +435,3 @@ def _logits(probabilities: np.ndarray) -> np.ndarray:
     """
     tiny = np.finfo(np.float32).tiny
     return scipy.special.logit(np.clip(probabilities, tiny, 1.0 - 1e-7))
-
-
-def shown_metrics(task: Task) -> list[str]:
-    """Returns the metrics that a table shows: what models are chosen by."""
-    return [
-        f"{split}_{name}"
-        for prefix in ("dev", "test")
-        for split in task.labelled(prefix)
-        for name in task.chosen_by
-    ]
-
-
-def table(
-    scores: Mapping[str, Mapping[str, float]], shown: Sequence[str]
-) -> list[str]:
-    """Returns a plain-text table of scores, one line per file.
-
-    Args:
-        scores: of `export_and_score`.
-        shown: the metrics to show.
-    """
-    cells = [["file", *shown, "fp16 error", "MB", "ms"]] + [
-        [
-            f"{kind}.tflite",
-            *[f"{row[name]:.4f}" for name in shown],
-            f"{row[FLOAT16_ERROR]:.4f}" if FLOAT16_ERROR in row else "-",
-            f"{row[MEGABYTES]:.2f}",
-            f"{row[LATENCY]:.2f}",
-        ]
-        for kind, row in scores.items()
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [
-                cell.rjust(width)
-                for cell, width in zip(line[1:], widths[1:], strict=True)
-            ]
-        )
-        for line in cells
-    ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]

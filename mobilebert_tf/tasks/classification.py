@@ -5,7 +5,6 @@ several labels each by a sigmoid, and a regression's single column is its value.
 """
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 
 from mobilebert_tf.config import read_json_object
 from mobilebert_tf.errors import InputError, listed
-from mobilebert_tf.files import atomic_file
 from mobilebert_tf.tasks.class_report import (
     class_table,
     confusion_matrix,
@@ -35,9 +33,11 @@ from mobilebert_tf.tasks.labelled_texts import (
     REGRESSION,
     SINGLE_LABEL,
     Examples,
+    count_pieces,
     encode_examples,
     names_of,
 )
+from mobilebert_tf.tasks.length import length_to_train, saved_length
 from mobilebert_tf.tasks.metrics import (
     classification_metrics,
     largest_class_floor,
@@ -51,6 +51,7 @@ from mobilebert_tf.tasks.task import (
     Arrays,
     Hyperparameters,
     Task,
+    add_to_config,
     check_length,
     saved_label_names,
 )
@@ -136,7 +137,13 @@ class ClassificationTask(Task):
             task.class_weights = class_weights(
                 options.class_weights, names, examples["train"].labels
             )
-        task.encode_splits(options.max_seq_length)
+        length = options.max_seq_length
+        if length is None and not actions.train:
+            length = saved_length(folder)
+        if length is None:
+            counts = count_pieces(train, tokenizer) if options.files else None
+            length = length_to_train(folder, counts, "cut")
+        task.encode_splits(length)
         for split in examples:
             print("\n".join(task._introduction(split)), flush=True)
         return task
@@ -374,13 +381,8 @@ class ClassificationTask(Task):
         return notes
 
     def save(self, folder):
-        """Adds the problem type to config.json, as Hugging Face does."""
-        path = Path(folder) / CONFIG_FILE
-        values = read_json_object(path) | {PROBLEM_TYPE: self.problem_type}
-        with atomic_file(path) as temporary:
-            temporary.write_text(
-                json.dumps(values, indent=2, sort_keys=True) + "\n"
-            )
+        super().save(folder)
+        add_to_config(folder, {PROBLEM_TYPE: self.problem_type})
 
 
 def _labels_to_learn(train: Examples, problem_type: str) -> tuple[str, ...]:

@@ -138,8 +138,13 @@ class ClassificationOptions(TaskOptions):
     max_train_examples: int | None = option(
         None, "Train on the first examples only, at most this many.", min=1
     )
-    max_seq_length: int = option(
-        128, "Pieces of a text; longer ones are cut.", min=8, everyday=True
+    max_seq_length: int | None = option(
+        None,
+        "Pieces of a text; longer ones are cut. Default: what 95 % of the "
+        "training texts need, or as the model was trained; 128 for GLUE and "
+        "the built-in task.",
+        min=8,
+        everyday=True,
     )
 
     def __post_init__(self):

@@ -6,11 +6,11 @@ that of the official files, by which a submission counts. QQP is the cleaned
 edition of 2020; rows of the first edition are broken and are refused.
 
 The paper searches batch sizes 16, 32 and 48, rates from 1e-5 to 1e-4 and 2 to
-10 epochs on dev (section 4.4.1) and does not name what it chose. The defaults
-here are points of that grid: for MNLI the 3e-5, 32 and about four epochs that
-Google published later, the same for the other large tasks; for small tasks the
-larger rate and more epochs, since the release's authors say that GLUE needs
-longer training than SQuAD (5 epochs at 4e-5).
+10 epochs on dev (section 4.4.1) and does not name what it chose. The defaults,
+`SMALL_TASK` and `LARGE_TASK`, are points of that grid: for MNLI the 3e-5, 32
+and about four epochs that Google published later, the same for the other large
+tasks; for small tasks the larger rate and more epochs, since the release's
+authors say that GLUE needs longer training than SQuAD (5 epochs at 4e-5).
 """
 
 import dataclasses
@@ -31,14 +31,16 @@ from mobilebert_tf.tasks.labelled_texts import (
     Examples,
     read_examples,
 )
-from mobilebert_tf.tasks.task import Hyperparameters
+from mobilebert_tf.tasks.task import (
+    LARGE_TASK,
+    SMALL_TASK,
+    Hyperparameters,
+)
 
 _BINARY = ("0", "1")
 _ENTAILMENT = ("entailment", "not_entailment")
 _NLI = ("entailment", "neutral", "contradiction")
 _SENTENCES = ("sentence1", "sentence2")
-_SMALL = Hyperparameters(5e-5, 32, 10)
-_LARGE = Hyperparameters(3e-5, 32, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ class GlueTask:
     header: tuple[str, ...] | None = None
     may_be_empty: bool = False
     tfds_texts: tuple[str, ...] = ()
-    hyperparameters: Hyperparameters = _SMALL
+    hyperparameters: Hyperparameters = SMALL_TASK
 
     @property
     def problem_type(self) -> str:
@@ -140,7 +142,7 @@ GLUE_TASKS = {
             ("sentence",),
             "label",
             ("negative", "positive"),
-            hyperparameters=_LARGE,
+            hyperparameters=LARGE_TASK,
         ),
         GlueTask(
             "mrpc",
@@ -171,7 +173,7 @@ GLUE_TASKS = {
             ("accuracy", "f1"),
             # Three of the questions that Quora published are empty.
             may_be_empty=True,
-            hyperparameters=_LARGE,
+            hyperparameters=LARGE_TASK,
         ),
         GlueTask(
             "mnli",
@@ -182,7 +184,7 @@ GLUE_TASKS = {
             _NLI,
             file_labels=_NLI,
             tfds_texts=("premise", "hypothesis"),
-            hyperparameters=_LARGE,
+            hyperparameters=LARGE_TASK,
         ),
         GlueTask(
             "qnli",
@@ -192,7 +194,7 @@ GLUE_TASKS = {
             "label",
             _ENTAILMENT,
             file_labels=_ENTAILMENT,
-            hyperparameters=_LARGE,
+            hyperparameters=LARGE_TASK,
         ),
         GlueTask(
             "rte",

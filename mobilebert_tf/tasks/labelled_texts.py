@@ -18,7 +18,7 @@ import numpy as np
 from mobilebert_tf.data.tables import Table, TableFormat, read_table
 from mobilebert_tf.errors import InputError, listed, nearest, refuse, shortened
 from mobilebert_tf.tasks.task import Arrays
-from mobilebert_tf.text.encoding import encode_texts
+from mobilebert_tf.text.encoding import encode_texts, tokenize
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
 # Types of problems, by their names in Hugging Face's config.json.
@@ -292,6 +292,16 @@ def names_of(labels: Iterable[Label]) -> list[str]:
         if not isinstance(label, float):
             names += [label] if isinstance(label, str) else label
     return names
+
+
+def count_pieces(
+    examples: Examples, tokenizer: WordpieceTokenizer
+) -> np.ndarray:
+    """Returns the length of each example, uncut, with its special pieces."""
+    counts = tokenize(tokenizer, examples.texts_a).lengths + 2
+    if examples.texts_b is not None:
+        counts = counts + tokenize(tokenizer, examples.texts_b).lengths + 1
+    return counts
 
 
 def encode_examples(

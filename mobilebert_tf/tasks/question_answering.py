@@ -229,6 +229,7 @@ class QuestionAnsweringTask(Task):
     chosen_by = ("exact", "f1")
     floor_rule = "never an answer"
     hyperparameters = Hyperparameters(learning_rate=4e-5, num_epochs=5)
+    points = 1.0
 
     def __init__(
         self,
@@ -391,6 +392,7 @@ class QuestionAnsweringTask(Task):
         return dict(self._sizes)
 
     def save(self, folder):
+        super().save(folder)
         write_settings(folder, self.settings)
 
     def _answers(self, outputs, split: str) -> Answers:

@@ -23,6 +23,11 @@ from mobilebert_tf.tasks.conll import (
     recognise_scheme,
     write_tags,
 )
+from mobilebert_tf.tasks.length import (
+    USUAL_LENGTH,
+    length_to_train,
+    saved_length,
+)
 from mobilebert_tf.tasks.metrics import (
     accuracy,
     entities,
@@ -40,6 +45,7 @@ from mobilebert_tf.tasks.task import (
 from mobilebert_tf.tasks.token_windows import (
     EncodedSentences,
     by_sentence,
+    count_pieces,
     encode_sentences,
 )
 from mobilebert_tf.text.normalization import split_words
@@ -80,9 +86,11 @@ class TaggingOptions(TaskOptions):
     max_train_examples: int | None = option(
         None, "Train on this many sentences only, the first ones.", min=1
     )
-    max_seq_length: int = option(
-        128,
-        "Longest window, in word pieces; a longer sentence becomes several.",
+    max_seq_length: int | None = option(
+        None,
+        "Longest window, in word pieces; a longer sentence becomes several. "
+        "Default: what 95 % of the training sentences need, or as the model "
+        "was trained; 128 for the built-in task.",
         min=8,
         everyday=True,
     )
@@ -126,7 +134,7 @@ class TaggingTask(Task):
         label_names: tuple[str, ...],
         sentences: Mapping[str, Sentences],
         tokenizer: WordpieceTokenizer,
-        max_seq_length: int = TaggingOptions.max_seq_length,
+        max_seq_length: int = USUAL_LENGTH,
         scheme: str | None = None,
     ):
         self.label_names = label_names
@@ -158,7 +166,15 @@ class TaggingTask(Task):
         if "train" in sentences:
             train = sentences["train"].first(options.max_train_examples)
             sentences["train"] = train
-        return cls(names, sentences, tokenizer, options.max_seq_length, scheme)
+        length = options.max_seq_length
+        if length is None and not actions.train:
+            length = saved_length(folder)
+        if length is None:
+            counts = None
+            if options.files:
+                counts = count_pieces(train.tokens, tokenizer)
+            length = length_to_train(folder, counts, "divided")
+        return cls(names, sentences, tokenizer, length, scheme)
 
     @classmethod
     def open(cls, folder, tokenizer):

@@ -13,6 +13,7 @@ once, for all tasks.
 import abc
 import copy
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from mobilebert_tf.config import (
 )
 from mobilebert_tf.data.builtin import documentation_fingerprints
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.files import atomic_file
 from mobilebert_tf.options import Options, option
 from mobilebert_tf.text.tokenizer import WordpieceTokenizer
 
@@ -38,6 +40,8 @@ Arrays = dict[str, np.ndarray]
 Outputs = Any
 
 CONFIG_FILE = "config.json"
+# Its key for the length S that a model was fine-tuned with.
+MAX_SEQ_LENGTH = "max_seq_length"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +123,26 @@ class Hyperparameters:
     num_epochs: int = 3
 
 
+# For models as wide as the published ones, by the number of examples: tasks of
+# up to 9 thousand and from 67 thousand on are known (`glue.py`).
+SMALL_TASK = Hyperparameters(5e-5, 32, 10)
+LARGE_TASK = Hyperparameters(3e-5, 32, 4)
+_LARGE_FROM = 20_000
+
+
+def hyperparameters_for(
+    config: MobileBertConfig, num_examples: int
+) -> Hyperparameters:
+    """Returns what a task without hyper-parameters of its own starts with.
+
+    A model narrower than the published ones, such as the demo's, learns too
+    slowly at their rates.
+    """
+    if config.hidden_size < MobileBertConfig.hidden_size:
+        return Hyperparameters()
+    return LARGE_TASK if num_examples >= _LARGE_FROM else SMALL_TASK
+
+
 @dataclasses.dataclass(frozen=True)
 class TeacherWeights:
     """How a loss is shared between labels and a fine-tuned teacher.
@@ -146,6 +170,7 @@ class Task(abc.ABC):
         hyperparameters: defaults of fine-tuning.
         bucket_lengths: default widths of batches, ascending; each is compiled.
         floor_rule: what `floor` scores, in words.
+        points: points, in percent, of a metric of 1.0.
     """
 
     model_class_name: ClassVar[str]
@@ -156,6 +181,7 @@ class Task(abc.ABC):
     hyperparameters: Hyperparameters = Hyperparameters()
     bucket_lengths: tuple[int, ...] = (16, 32, 64, 128, 256)
     floor_rule: str = ""
+    points: ClassVar[float] = 100.0
 
     @classmethod
     @abc.abstractmethod
@@ -312,6 +338,8 @@ class Task(abc.ABC):
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes what a model folder must say of the task besides labels."""
+        if self.splits:
+            add_to_config(folder, {MAX_SEQ_LENGTH: self.max_seq_length})
 
     @classmethod
     def is_model_of(cls, folder: str | os.PathLike) -> bool:
@@ -379,6 +407,16 @@ class Task(abc.ABC):
         return float(np.mean(values))
 
 
+def add_to_config(folder: str | os.PathLike, values: Mapping) -> None:
+    """Adds values to config.json, where Hugging Face keeps them as well."""
+    path = Path(folder) / CONFIG_FILE
+    values = read_json_object(path) | dict(values)
+    with atomic_file(path) as temporary:
+        temporary.write_text(
+            json.dumps(values, indent=2, sort_keys=True) + "\n"
+        )
+
+
 def saved_label_names(folder: str | os.PathLike) -> tuple[str, ...]:
     """Returns the names of the classes of a model folder, in their order.
 
@@ -390,9 +428,13 @@ def saved_label_names(folder: str | os.PathLike) -> tuple[str, ...]:
 
 
 def check_length(
-    folder: str | os.PathLike, length: int, flag: str = "--max_seq_length"
+    folder: str | os.PathLike,
+    length: int | None,
+    flag: str = "--max_seq_length",
 ) -> None:
     """Raises an InputError if a folder's model has too few positions."""
+    if length is None:
+        return
     config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
     longest = config.max_position_embeddings
     if length > longest:

@@ -41,6 +41,14 @@ class EncodedSentences(NamedTuple):
     num_cut: int
 
 
+def count_pieces(
+    tokens: Sequence[Sequence[str]], tokenizer: WordpieceTokenizer
+) -> np.ndarray:
+    """Returns the length of each sentence, undivided, with special pieces."""
+    lengths = by_sentence(_pieces(tokenizer, tokens).lengths, tokens)
+    return np.array([own.sum() + _NUM_SPECIAL for own in lengths])
+
+
 def encode_sentences(
     tokens: Sequence[Sequence[str]],
     tags: Sequence[Sequence[str]] | None,

@@ -17,10 +17,16 @@ from pathlib import Path
 import keras
 
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.config import MobileBertConfig
 from mobilebert_tf.files import atomic_file, read_json_object
 from mobilebert_tf.modeling.folder import WEIGHTS_FILE, load_weights
 from mobilebert_tf.ownership import Identity
-from mobilebert_tf.tasks.task import Hyperparameters
+from mobilebert_tf.tasks.task import (
+    CONFIG_FILE,
+    Hyperparameters,
+    Task,
+    hyperparameters_for,
+)
 from mobilebert_tf.training.fine_tuning import FineTuningRun, Point
 from mobilebert_tf.training.log import NonFiniteLoss
 from mobilebert_tf.training.loop import Run
@@ -49,6 +55,21 @@ def grid_points(
         range(options.seed, options.seed + options.num_seeds),
     )
     return [Point(*values) for values in dict.fromkeys(combinations)]
+
+
+def points_to_train(
+    options: FineTuningOptions, task: Task, folder: str | os.PathLike
+) -> list[Point]:
+    """Lists the runs of a task; options that are left open have its defaults.
+
+    If the task has none of its own and no rate is named, the number of
+    examples and the width of the model in `folder` decide.
+    """
+    defaults = task.hyperparameters
+    if options.learning_rate is None and defaults == Hyperparameters():
+        config = MobileBertConfig.from_json(Path(folder) / CONFIG_FILE)
+        defaults = hyperparameters_for(config, task.num_train_examples)
+    return grid_points(options, defaults)
 
 
 @dataclasses.dataclass(frozen=True)

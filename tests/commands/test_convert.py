@@ -9,10 +9,12 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
+import mobilebert_tf as mb
 from mobilebert_tf import hub
-from mobilebert_tf.commands.convert import COMMAND
+from mobilebert_tf.commands.convert import COMMAND, open_model_folder
 from mobilebert_tf.config import MobileBertConfig, to_google
 from mobilebert_tf.errors import InputError
+from mobilebert_tf.presets import PRESETS
 from tests.conversion.checkpoints import (
     STUDENT,
     VOCAB,
@@ -156,16 +158,20 @@ def test_a_flag_that_is_needed(flag):
         COMMAND.run([f"--{name}=x" for name in given])
 
 
-def test_an_archive_by_its_name(published, tmp_path, monkeypatch):
-    """From a web server to a model folder."""
+@pytest.mark.parametrize("has_config", [True, False])
+def test_an_archive_by_its_name(has_config, published, tmp_path, monkeypatch):
+    """From a web server to a model folder, with --input and --model."""
     folder, values = published
+    if not has_config:
+        (folder / "bert_config.json").unlink()
+    monkeypatch.setitem(PRESETS, "tiny", STUDENT.to_dict())
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
         tar.add(folder, "uncased")
     with serving() as server:
         server.files["a.tar.gz"] = (tmp_path / "a.tar.gz").read_bytes()
         address = f"{server.address}/a.tar.gz"
-        named = hub.Published("made here", address, "mobilebert", "cased", 1)
+        named = hub.Published("made here", address, "tiny", "cased", 1)
         monkeypatch.setitem(hub.PUBLISHED, "named", named)
         COMMAND.run(["--input=named", f"--output={tmp_path}/out"])
     tensors = load_file(tmp_path / "out/model.safetensors")
@@ -174,7 +180,21 @@ def test_an_archive_by_its_name(published, tmp_path, monkeypatch):
         values["bert/embeddings/word_embeddings"],
     )
     # Without the server, too.
-    COMMAND.run(["--input=named", f"--output={tmp_path}/again"])
+    with pytest.raises(InputError, match="first `mobilebert convert"):
+        mb.load("named")
+    opened = open_model_folder("named")
+    assert opened.is_relative_to(tmp_path / "cache")
+    for name in ("model.safetensors", "config.json", "vocab.txt"):
+        wanted = (tmp_path / "out" / name).read_bytes()
+        assert (opened / name).read_bytes() == wanted
+    before = (opened / "README.md").stat().st_mtime_ns
+    assert open_model_folder("named") == hub.model_folder("named") == opened
+    assert (opened / "README.md").stat().st_mtime_ns == before
+    assert mb.load("named").config == STUDENT
+    # A folder of that name wins.
+    (tmp_path / "named").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert str(open_model_folder("named")) == "named"
 
 
 def test_what_is_changed_is_printed_and_in_the_card(

@@ -10,10 +10,11 @@ import scipy.special
 
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile import quantization, stages
+from mobilebert_tf.mobile.comparison import comparison
 from mobilebert_tf.mobile.folding import fold
 from mobilebert_tf.mobile.options import ExportOptions, QuantizationOptions
 from mobilebert_tf.mobile.runtime import TFLiteModel
-from mobilebert_tf.mobile.stages import check_export, export_and_score, table
+from mobilebert_tf.mobile.stages import check_export, export_and_score
 from tests import tiny
 from tests.mobile.conftest import CountingTask, inputs_of, take
 
@@ -58,11 +59,12 @@ def test_files_get_the_metrics_of_the_float_model(exported, task, trained):
         assert row["dev_accuracy"] == found.mean()
         assert row["megabytes"] == path.stat().st_size / 1e6
         assert row["latency_ms"] > 0.0
-    lines = table(scores, stages.shown_metrics(task))
-    assert lines[0].split() == [
-        *("file", "dev_accuracy", "fp16", "error", "MB", "ms")
-    ]
-    assert lines[2].split()[:2] == ["float32.tflite", f"{wanted:.4f}"]
+    lines = comparison(scores, {"dev_accuracy": wanted}, task)
+    assert lines[0].split() == ["dev_accuracy", "fp16", "error", "MB", "ms"]
+    assert lines[2].split() == [*("float", "model"), f"{wanted:.4f}", *"---"]
+    assert lines[3].split()[:2] == ["float32.tflite", f"{wanted:.4f}"]
+    (without, *_) = comparison({"int8": scores["int8"]}, {}, task)
+    assert without.split() == ["dev_accuracy", "MB", "ms"]
 
 
 def test_training_moves_the_weights_and_only_there(exported, task):

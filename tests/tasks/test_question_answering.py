@@ -47,6 +47,7 @@ def task_of(tokenizer, settings=V2, threshold=None, **questions):
 
 def test_dev_decides_when_further_questions_have_no_answer(tokenizer, tmp_path):
     predict = about("a", "b")
+    (tmp_path / "config.json").write_text("{}")
 
     def outputs(task, split):
         # On dev the odds are 3 where there is an answer, else 6: best is a
