@@ -5,6 +5,7 @@ The words of each class are its own, so that models with random weights learn.
 
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,15 @@ from mobilebert_tf.commands.finetune import (
     TAG,
     _closing,
     _not_above,
+    points_to_train,
 )
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.runtime import TFLiteModel
+from mobilebert_tf.tasks.classification import ClassificationTask
 from mobilebert_tf.tasks.conll import read_sentences
 from mobilebert_tf.tasks.metrics import entity_metrics
 from mobilebert_tf.training.log import read_metrics
+from mobilebert_tf.training.options import FineTuningOptions
 from tests import tiny
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -420,6 +424,61 @@ def test_a_grid_learns_from_a_teacher(files, classifier, tmp_path, capsys):
     capsys.readouterr()
     run(files, tmp_path, "tsv", *grid)
     assert capsys.readouterr().out.count("done before") == 2
+
+
+def test_one_command_from_a_table_to_a_file(
+    files, tmp_path, monkeypatch, capsys
+):
+    """Folder, length and rate have defaults; the length is remembered."""
+    monkeypatch.chdir(tmp_path)
+    table = [f"--train_file={files}/train.tsv", "--dev_fraction=0.25"]
+    fast = ["--num_train_epochs=1", "--bucket_lengths="]
+    model = f"--model={files}/model"
+    CLASSIFY.run([model, *table, *fast, "--export=int8"])
+    printed = capsys.readouterr().out
+    assert "max_seq_length: 16, from the training examples; 0.0%" in printed
+    assert "Training with learning rate 0.0005, batch 32, 1 epochs" in printed
+    output = Path("runs/classifier")
+    assert TFLiteModel(output / "int8.tflite").max_seq_length == 16
+    for name in ("run", "config"):
+        assert read_json(output, name)["max_seq_length"] == 16
+    score = results(output)["dev_accuracy"]
+    for row in ("floor +0.5000", f"float model +{score:.4f}"):
+        assert re.search(rf"^{row} +- +-$", printed, re.MULTILINE)
+    further = ["--model=runs/classifier", "--nodo_train", "--output_dir=again"]
+    CLASSIFY.run([*further, f"--dev_file={files}/dev.tsv"])
+    assert read_json(Path("again"), "run")["max_seq_length"] == 16
+
+
+OF_A_SMALL_TASK, OF_A_LARGE_TASK = (5e-5, 32, 10), (3e-5, 32, 4)
+# Width of the model, number of examples, options and what is trained with.
+DEFAULTS = [
+    (96, 500, {}, (5e-4, 32, 3)),
+    (512, 500, {}, OF_A_SMALL_TASK),
+    (512, 19_999, {}, OF_A_SMALL_TASK),
+    (512, 20_000, {}, OF_A_LARGE_TASK),
+    (512, 500, {"num_train_epochs": (2,)}, (5e-5, 32, 2)),
+    # A run that names a rate is what it was before models were told apart.
+    (512, 500, {"learning_rate": (2e-5,)}, (2e-5, 32, 3)),
+    (96, 500, {"glue_name": "rte"}, OF_A_SMALL_TASK),
+    (512, 500, {"glue_name": "mnli"}, OF_A_LARGE_TASK),
+]
+
+
+@pytest.mark.parametrize(("width", "number", "options", "expected"), DEFAULTS)
+def test_width_and_number_of_examples_decide_the_rate(
+    width, number, options, expected, tmp_path
+):
+    tiny.student_config(hidden_size=width).to_json(tmp_path / "config.json")
+    options, arrays = dict(options), {"input_ids": np.zeros((number, 8))}
+    task = ClassificationTask(
+        ("no", "yes"),
+        {"train": arrays},
+        glue_name=options.pop("glue_name", None),
+    )
+    (point,) = points_to_train(FineTuningOptions(**options), task, tmp_path)
+    found = point.learning_rate, point.batch_size, point.num_epochs
+    assert found == expected
 
 
 # Command, flags and message; {0} is the folder of all files.
