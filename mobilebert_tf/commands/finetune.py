@@ -433,17 +433,18 @@ learns the built-in task. A task of GLUE, from its official files:
 
 compares three rates with five seeds each and keeps the best on dev; test
 predictions are written as GLUE's server takes them. Your own files (.tsv, .csv,
-.jsonl or .json, also .gz; delimiter and encoding are recognised):
+.jsonl or .json, also .gz; delimiter and encoding are recognised), from
+published weights:
 
-    python run_classifier.py --model=runs/student --output_dir=runs/classifier \
-        --train_file=train.tsv --dev_file=dev.tsv --predict_file=new.tsv \
-        --text_column=sentence --label_column=label
+    python run_classifier.py --model=mobilebert-uncased \
+        --train_file=reviews.csv --dev_fraction=0.1 --predict_file=new.csv \
+        --export=int8
 
---export=float32,int8_qat also writes .tflite files and scores each on the same
-examples. Without --learning_rate, --train_batch_size and --num_train_epochs a
-GLUE task has its own; others have 5e-4, 32 and 3. Without a rate, a model as
-wide as the published ones (512) gets 5e-5, 32 and 10, or, from 20,000 examples
-on, 3e-5, 32 and 4, as GLUE tasks of that size do.""",
+--export writes .tflite files as well, and compares them with the float model
+on the same examples. Without --learning_rate, --train_batch_size and
+--num_train_epochs a GLUE task has its own; others have 5e-4, 32 and 3. Without
+a rate, a model as wide as the published ones (512) gets 5e-5, 32 and 10, or,
+from 20,000 examples on, 3e-5, 32 and 4, as GLUE tasks of that size do.""",
     output_dir="runs/classifier",
 )
 

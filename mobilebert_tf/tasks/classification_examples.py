@@ -64,6 +64,7 @@ class ClassificationOptions(TaskOptions):
         "class.",
         min=0.0,
         max=0.5,
+        everyday=True,
     )
     dev_seed: int = option(
         0, "Which examples --dev_fraction draws.", min=0, max=2**32 - 1
@@ -140,9 +141,9 @@ class ClassificationOptions(TaskOptions):
     )
     max_seq_length: int | None = option(
         None,
-        "Pieces of a text; longer ones are cut. Default: what 95 % of the "
-        "training texts need, or as the model was trained; 128 for GLUE and "
-        "the built-in task.",
+        "Pieces of a text, by default as many as 95 % of the training texts "
+        "need. Longer ones are cut. Without training: as the model was "
+        "trained. GLUE and the built-in task have 128.",
         min=8,
         everyday=True,
     )

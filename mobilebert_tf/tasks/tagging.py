@@ -88,9 +88,9 @@ class TaggingOptions(TaskOptions):
     )
     max_seq_length: int | None = option(
         None,
-        "Longest window, in word pieces; a longer sentence becomes several. "
-        "Default: what 95 % of the training sentences need, or as the model "
-        "was trained; 128 for the built-in task.",
+        "Longest window, in word pieces, by default as many as 95 % of the "
+        "training sentences need. A longer sentence becomes several. Without "
+        "training: as the model was trained. The built-in task has 128.",
         min=8,
         everyday=True,
     )
