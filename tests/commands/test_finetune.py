@@ -429,15 +429,15 @@ def test_a_grid_learns_from_a_teacher(files, classifier, tmp_path, capsys):
 def test_one_command_from_a_table_to_a_file(
     files, tmp_path, monkeypatch, capsys
 ):
-    """Folder, length and rate have defaults; the length is remembered."""
+    """Folder and length have defaults; the length is remembered."""
     monkeypatch.chdir(tmp_path)
     table = [f"--train_file={files}/train.tsv", "--dev_fraction=0.25"]
-    fast = ["--num_train_epochs=1", "--bucket_lengths="]
-    model = f"--model={files}/model"
-    CLASSIFY.run([model, *table, *fast, "--export=int8"])
+    # All but the length.
+    training, model = TRAINING[1:], f"--model={files}/model"
+    CLASSIFY.run([model, *table, *training, "--export=int8"])
     printed = capsys.readouterr().out
     assert "max_seq_length: 16, from the training examples; 0.0%" in printed
-    assert "Training with learning rate 0.0005, batch 32, 1 epochs" in printed
+    assert "Training with learning rate 0.01, batch 16, 12 epochs" in printed
     output = Path("runs/classifier")
     assert TFLiteModel(output / "int8.tflite").max_seq_length == 16
     for name in ("run", "config"):
