@@ -16,8 +16,8 @@ from pathlib import Path
 
 import keras
 
-from mobilebert_tf.errors import InputError
 from mobilebert_tf.config import MobileBertConfig
+from mobilebert_tf.errors import InputError
 from mobilebert_tf.files import atomic_file, read_json_object
 from mobilebert_tf.modeling.folder import WEIGHTS_FILE, load_weights
 from mobilebert_tf.ownership import Identity

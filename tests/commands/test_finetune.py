@@ -20,13 +20,13 @@ from mobilebert_tf.commands.finetune import (
     TAG,
     _closing,
     _not_above,
-    points_to_train,
 )
 from mobilebert_tf.errors import InputError
 from mobilebert_tf.mobile.runtime import TFLiteModel
 from mobilebert_tf.tasks.classification import ClassificationTask
 from mobilebert_tf.tasks.conll import read_sentences
 from mobilebert_tf.tasks.metrics import entity_metrics
+from mobilebert_tf.training.grid import points_to_train
 from mobilebert_tf.training.log import read_metrics
 from mobilebert_tf.training.options import FineTuningOptions
 from tests import tiny
