@@ -6,6 +6,7 @@ The task's outputs stand for those of models and files.
 import numpy as np
 import pytest
 
+from mobilebert_tf.config import INPUT_NAMES
 from mobilebert_tf.mobile.comparison import comparison, warnings
 from mobilebert_tf.tasks.classification import ClassificationTask
 from tests import tiny
@@ -16,7 +17,8 @@ LABELS = np.repeat([0, 1, 2], [30, 120, 50])
 
 @pytest.fixture
 def task():
-    arrays = {"input_ids": np.zeros((200, 8), int), "labels": LABELS}
+    arrays = dict.fromkeys(INPUT_NAMES, np.zeros((200, 8), int))
+    arrays["labels"] = LABELS
     train = {name: array[:40] for name, array in arrays.items()}
     splits = {"train": train, "dev": arrays, "test": arrays}
     return ClassificationTask(tiny.LABELS, splits)
