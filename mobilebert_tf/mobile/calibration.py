@@ -27,6 +27,7 @@ from mobilebert_tf.mobile.measurement import (
     Measured,
     activations,
     measure,
+    summands,
 )
 from mobilebert_tf.mobile.rounding import Exact, FakeQuantization
 
@@ -35,6 +36,10 @@ _SYMMETRIC_RATIO = 128.0 / 127.0
 
 # How much wider than the kept tokens' ranges to try; the last cuts nothing.
 _WIDENINGS = (1.0, 4.0, 16.0, 64.0, np.inf)
+
+# XNNPACK's integer ADD refuses a file where the scale of a summand is below
+# 2^-10 or from 2^8 of the sum's. Steps this small do not show in a sum.
+_NARROWEST_SUMMAND, _WIDEST_SUMMAND = 2.0**-9, 2.0**7
 
 # Examples that ranges are tried on.
 _NUM_TRIED = 64
@@ -167,12 +172,30 @@ def _ranges(
 ) -> dict[str, Range]:
     symmetric = activations(folded)
     usable = usable_ranges(limits, [symmetric[name] for name in measured])
+    usable = dict(zip(measured, usable, strict=True))
+    _make_addable(usable, summands(folded))
     return {
-        name: Range(float(low), float(high), *found.extremes)
-        for (name, found), (low, high) in zip(
-            measured.items(), usable, strict=True
-        )
+        name: Range(*map(float, usable[name]), *found.extremes)
+        for name, found in measured.items()
     }
+
+
+def _make_addable(
+    ranges: dict[str, np.ndarray], summands: Mapping[str, Sequence[str]]
+) -> None:
+    """Widens ranges, [2] each, until integer kernels can add them."""
+
+    def widen(name: str, width: float) -> None:
+        if np.ptp(ranges[name]) < width:
+            ranges[name] = ranges[name] * (width / np.ptp(ranges[name]))
+
+    for total, parts in summands.items():
+        for part in parts:
+            widen(total, np.ptp(ranges[part]) / _WIDEST_SUMMAND)
+    # From the last sum back: a summand may be a sum itself.
+    for total, parts in reversed(summands.items()):
+        for part in parts:
+            widen(part, np.ptp(ranges[total]) * _NARROWEST_SUMMAND)
 
 
 def _widened(kept, reached, widening: float) -> np.ndarray:

@@ -106,15 +106,15 @@ class _Graph:
         if "embeddings/projection/kernel" in self.weights:
             features = self.dense("embeddings/projection", features)
         segments = self.look_up("embeddings/segments", segment_ids)
-        features = rounding.activation(
-            "embeddings/with_segments", features + segments
+        features = rounding.total(
+            "embeddings/with_segments", features, segments
         )
         name = "embeddings/positions"
         # [1, S, D]: GPUs read a constant of rank 2 as its first row.
         positions = self.weights[name][None, : self.length]
         positions = rounding.activation(name, positions)
-        features = rounding.activation(
-            "embeddings/with_positions", features + positions
+        features = rounding.total(
+            "embeddings/with_positions", features, positions
         )
         return self.norm("embeddings", features)
 
@@ -202,7 +202,7 @@ class _Graph:
             stream = self.rounding.activation(
                 f"{name}/scaled_stream", stream * scale
             )
-        total = self.rounding.activation(f"{name}/sum", stream + outputs)
+        total = self.rounding.total(f"{name}/sum", stream, outputs)
         return self.norm(name, total)
 
     def dense(self, name, rows, activation="linear"):

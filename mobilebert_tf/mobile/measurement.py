@@ -139,6 +139,32 @@ class RangeRecorder(Exact):
         return self._is_real[:, :length]
 
 
+class _SumRecorder(Exact):
+    """Learns which activations each sum adds, from a single token.
+
+    They are known by their values, since rows are reshaped and cut on the way.
+    """
+
+    def __init__(self):
+        self.summands: dict[str, list[str]] = {}
+        self._values: dict[str, np.ndarray] = {}
+
+    def look_up(self, name, table, ids):
+        return self.activation(name, tf.gather(table, ids))
+
+    def activation(self, name, tensor):
+        self._values[name] = np.ravel(tensor)
+        return tensor
+
+    def total(self, name, left, right):
+        self.summands[name] = [
+            made
+            for made, values in self._values.items()
+            if any(np.array_equal(values, np.ravel(x)) for x in (left, right))
+        ]
+        return super().total(name, left, right)
+
+
 def measure(folded: Folded, batches: Iterable[Mapping]) -> dict[str, Measured]:
     """Returns what each activation reaches in the float graph.
 
@@ -186,6 +212,14 @@ def activations(folded: Folded) -> dict[str, bool]:
     return {
         name: name in recorder.symmetric_names for name in recorder.measured
     }
+
+
+def summands(folded: Folded) -> dict[str, list[str]]:
+    """Returns the activations that each sum adds, by its name, in order."""
+    recorder = _SumRecorder()
+    one = np.ones((1, 1), np.int32)
+    forward(folded, dict(zip(INPUT_NAMES, (one, one, one - 1))), recorder)
+    return recorder.summands
 
 
 def _measure(rows: np.ndarray, is_real: np.ndarray) -> Measured:

@@ -33,6 +33,10 @@ class Exact:
         """Rounds a tensor whose range is measured on data."""
         return tensor
 
+    def total(self, name, left, right):
+        """Adds two activations and rounds the sum."""
+        return self.activation(name, left + right)
+
     def symmetric(self, name, tensor):
         """Rounds the right side of a batch product, with zero point 0."""
         return self.activation(name, tensor)

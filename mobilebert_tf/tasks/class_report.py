@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import sklearn.metrics
 
 from mobilebert_tf.files import atomic_file
 
@@ -39,6 +38,9 @@ def class_table(
         predictions: as `labels`.
         names: the classes.
     """
+    # Imported where it is needed, so that `--help` does not wait for it.
+    import sklearn.metrics
+
     scores = sklearn.metrics.precision_recall_fscore_support(
         labels, predictions, labels=range(len(names)), zero_division=0.0
     )
@@ -53,6 +55,8 @@ def confusion_matrix(
     labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]
 ) -> np.ndarray:
     """Counts examples by true class (row) and predicted class, [C, C]."""
+    import sklearn.metrics
+
     return sklearn.metrics.confusion_matrix(
         labels, predictions, labels=range(len(names))
     )
@@ -141,6 +145,8 @@ def threshold_table(
 
 def _threshold(mark, scores, precision, recall):
     """Returns threshold, precision and recall there, or None."""
+    import sklearn.metrics
+
     precisions, recalls, thresholds = sklearn.metrics.precision_recall_curve(
         mark, scores
     )

@@ -434,12 +434,12 @@ def test_one_command_from_a_table_to_a_file(
     table = [f"--train_file={files}/train.tsv", "--dev_fraction=0.25"]
     # All but the length.
     training, model = TRAINING[1:], f"--model={files}/model"
-    CLASSIFY.run([model, *table, *training, "--export=dynamic"])
+    CLASSIFY.run([model, *table, *training, "--export=int8"])
     printed = capsys.readouterr().out
     assert "max_seq_length: 16, from the training examples; 0.0%" in printed
     assert "Training with learning rate 0.01, batch 16, 12 epochs" in printed
     output = Path("runs/classifier")
-    assert TFLiteModel(output / "dynamic.tflite").max_seq_length == 16
+    assert TFLiteModel(output / "int8.tflite").max_seq_length == 16
     for name in ("run", "config"):
         assert read_json(output, name)["max_seq_length"] == 16
     score = results(output)["dev_accuracy"]

@@ -59,7 +59,7 @@ def test_fewer_have_none():
     [
         ("library", "results", None, "a task of GLUE, found 'library'"),
         ("ax", "results", None, "a task of GLUE, found 'ax'"),
-        ("rte", "evaluation", None, "the results of a finished run"),
+        ("rte", "fine_tuning", None, "the results of a finished run"),
         ("rte", "results", {}, "dev results"),
     ],
 )

@@ -10,8 +10,10 @@ from mobilebert_tf.mobile.calibration import (
     usable_ranges,
     write_ranges,
 )
+from mobilebert_tf.mobile.export import export
 from mobilebert_tf.mobile.folding import fold
-from mobilebert_tf.mobile.measurement import activations
+from mobilebert_tf.mobile.measurement import activations, summands
+from mobilebert_tf.mobile.quantization import Quantized
 from tests import tiny
 from tests.mobile.test_folding import random_classifier
 
@@ -59,6 +61,22 @@ def test_ranges_are_the_extremes_over_all_batches(rng):
 def test_ranges_hold_zero_and_have_a_width(limits, symmetric, wanted):
     found = usable_ranges(np.array([limits]), [symmetric])
     np.testing.assert_allclose(found, [wanted], rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-7, 1e4])
+def test_activations_of_unlike_size_can_be_added(rng, tmp_path, factor):
+    # XNNPACK refuses an integer ADD whose scales are too far apart.
+    model = random_classifier(rng, num_hidden_layers=1)
+    table = model.encoder.embeddings.segment_embeddings
+    table.assign(factor * table)
+    folded = fold(model)
+    ranges = calibrate(folded, [tiny.batch(rng)])
+    assert summands(folded)["embeddings/with_segments"] == [
+        "embeddings/projection",
+        "embeddings/segments",
+    ]
+    # Opens the file, and compares it with the graph.
+    export(Quantized(folded, ranges), tmp_path / "int8.tflite", 16)
 
 
 def test_sure_answers_keep_their_steps(rng):

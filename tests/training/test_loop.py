@@ -138,8 +138,11 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
 )
 def test_the_signal_is_remembered_for_the_exit_code(tmp_path, number, code):
+    # The tests themselves may run under nohup.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with pytest.raises(Stopped) as stopped:
         Task(tmp_path, on_step=stop_at(3, number)).train()
+    signal.signal(signal.SIGHUP, before)
     assert stopped.value.exit_code == code
     assert Task(tmp_path).run.global_step == 3
 

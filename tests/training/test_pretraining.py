@@ -32,6 +32,8 @@ HELD_OUT = [100, 101, 102]
 class Tokenizer:
     """Writes a file that shows it was asked."""
 
+    do_lower_case = True
+
     def write(self, folder, model_max_length):
         (folder / "vocab.txt").write_text("[PAD]\n")
 

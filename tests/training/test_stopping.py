@@ -11,8 +11,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Prints after the signal, as a training loop does, before it saves.
 WORKING = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from mobilebert_tf.training.stopping import SignalCatcher
+# The tests themselves may run under nohup.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with SignalCatcher(lambda: False) as signals:
     print("ready", flush=True)
     while not signals.received:
