@@ -27,7 +27,7 @@ from mobilebert_tf.mobile.measurement import (
     Measured,
     activations,
     measure,
-    summands,
+    readings,
 )
 from mobilebert_tf.mobile.rounding import Exact, FakeQuantization
 
@@ -37,9 +37,11 @@ _SYMMETRIC_RATIO = 128.0 / 127.0
 # How much wider than the kept tokens' ranges to try; the last cuts nothing.
 _WIDENINGS = (1.0, 4.0, 16.0, 64.0, np.inf)
 
-# XNNPACK's integer ADD refuses a file where the scale of a summand is below
-# 2^-10 or from 2^8 of the sum's. Steps this small do not show in a sum.
+# XNNPACK runs an integer ADD where the scale of a summand is from 2^-10 to 2^8
+# of the sum's, and refuses a file with a dense layer whose product of scales is
+# 2^8 of its output's. Steps as small as these do not show in the results.
 _NARROWEST_SUMMAND, _WIDEST_SUMMAND = 2.0**-9, 2.0**7
+_WIDEST_PRODUCT = 2.0**7
 
 # Examples that ranges are tried on.
 _NUM_TRIED = 64
@@ -173,22 +175,30 @@ def _ranges(
     symmetric = activations(folded)
     usable = usable_ranges(limits, [symmetric[name] for name in measured])
     usable = dict(zip(measured, usable, strict=True))
-    _make_addable(usable, summands(folded))
+    _suit_kernels(usable, folded)
     return {
         name: Range(*map(float, usable[name]), *found.extremes)
         for name, found in measured.items()
     }
 
 
-def _make_addable(
-    ranges: dict[str, np.ndarray], summands: Mapping[str, Sequence[str]]
-) -> None:
-    """Widens ranges, [2] each, until integer kernels can add them."""
+def _suit_kernels(ranges: dict[str, np.ndarray], folded: Folded) -> None:
+    """Widens ranges, [2] each, until integer kernels accept them.
+
+    What hardly moves on the examples, such as a first token before attention,
+    would get a scale of rounding noise.
+    """
+    summands, inputs = readings(folded)
 
     def widen(name: str, width: float) -> None:
         if np.ptp(ranges[name]) < width:
             ranges[name] = ranges[name] * (width / np.ptp(ranges[name]))
 
+    for name, parts in inputs.items():
+        kernel = np.abs(folded.arrays[f"{name}/kernel"]).max()
+        for part in parts:
+            width = np.ptp(ranges[part]) * kernel / 127.0
+            widen(name, width / _WIDEST_PRODUCT)
     for total, parts in summands.items():
         for part in parts:
             widen(total, np.ptp(ranges[part]) / _WIDEST_SUMMAND)

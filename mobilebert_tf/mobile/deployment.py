@@ -215,9 +215,10 @@ class _Graph:
         return self.rounding.activation(f"{name}/activation", outputs)
 
     def product(self, name, features):
-        kernel = self.rounding.kernel(self.weights[f"{name}/kernel"])
+        kernel = self.weights[f"{name}/kernel"]
         rows = tf.reshape(features, (-1, features.shape[-1]))
-        outputs = rows @ kernel + self.weights[f"{name}/bias"]
+        outputs = self.rounding.product(name, rows, kernel)
+        outputs = outputs + self.weights[f"{name}/bias"]
         return tf.reshape(outputs, (-1, features.shape[1], kernel.shape[-1]))
 
     def norm(self, name, rows):

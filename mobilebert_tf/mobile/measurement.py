@@ -139,14 +139,15 @@ class RangeRecorder(Exact):
         return self._is_real[:, :length]
 
 
-class _SumRecorder(Exact):
-    """Learns which activations each sum adds, from a single token.
+class _ReadingRecorder(Exact):
+    """Learns which activations each operation reads, from a single token.
 
     They are known by their values, since rows are reshaped and cut on the way.
     """
 
     def __init__(self):
         self.summands: dict[str, list[str]] = {}
+        self.inputs: dict[str, list[str]] = {}
         self._values: dict[str, np.ndarray] = {}
 
     def look_up(self, name, table, ids):
@@ -156,13 +157,21 @@ class _SumRecorder(Exact):
         self._values[name] = np.ravel(tensor)
         return tensor
 
+    def product(self, name, rows, kernel):
+        self.inputs[name] = self._named(rows)
+        return super().product(name, rows, kernel)
+
     def total(self, name, left, right):
-        self.summands[name] = [
-            made
-            for made, values in self._values.items()
-            if any(np.array_equal(values, np.ravel(x)) for x in (left, right))
-        ]
+        self.summands[name] = self._named(left) + self._named(right)
         return super().total(name, left, right)
+
+    def _named(self, tensor) -> list[str]:
+        wanted = np.ravel(tensor)
+        return [
+            name
+            for name, values in self._values.items()
+            if np.array_equal(values, wanted)
+        ]
 
 
 def measure(folded: Folded, batches: Iterable[Mapping]) -> dict[str, Measured]:
@@ -214,12 +223,17 @@ def activations(folded: Folded) -> dict[str, bool]:
     }
 
 
-def summands(folded: Folded) -> dict[str, list[str]]:
-    """Returns the activations that each sum adds, by its name, in order."""
-    recorder = _SumRecorder()
+def readings(
+    folded: Folded,
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Returns the activations that each sum, and each dense layer, reads.
+
+    By name, in graph order. The neighbours of trigrams are left out.
+    """
+    recorder = _ReadingRecorder()
     one = np.ones((1, 1), np.int32)
     forward(folded, dict(zip(INPUT_NAMES, (one, one, one - 1))), recorder)
-    return recorder.summands
+    return recorder.summands, recorder.inputs
 
 
 def _measure(rows: np.ndarray, is_real: np.ndarray) -> Measured:

@@ -25,6 +25,10 @@ class Exact:
         """Rounds a dense layer's kernel, [in, out]."""
         return kernel
 
+    def product(self, name, rows, kernel):
+        """Multiplies rows [R, in] by a dense layer's kernel, rounded."""
+        return rows @ self.kernel(kernel)
+
     def look_up(self, name, table, ids):
         """Returns rows `ids` of a table, [..., W]."""
         return tf.gather(table, ids)
