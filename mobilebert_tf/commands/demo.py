@@ -33,7 +33,7 @@ from mobilebert_tf.training.stopping import SIGNALS, Stopped
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 
-# In the full demo, 15 minutes on two CPU cores, and in the tiny one, which runs
+# In the full demo, 10 to 20 minutes on two CPU cores, and in the tiny one, which runs
 # every step once in about two minutes and teaches nothing.
 _SIZES = {
     "vocab_size": (4000, 800),
@@ -95,7 +95,7 @@ class DemoOptions(Options):
     )
     budget: str = option(
         "full",
-        "full: 15 minutes on two cores. tiny: every step once, in about two "
+        "full: 10 to 20 minutes on two cores. tiny: every step once, in about two "
         "minutes, teaches nothing.",
         choices=BUDGETS,
         everyday=True,
