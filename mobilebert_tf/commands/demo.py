@@ -33,8 +33,8 @@ from mobilebert_tf.training.stopping import SIGNALS, Stopped
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 
-# In the full demo, 10 to 20 minutes on two CPU cores, and in the tiny one, which
-# runs every step once in about two minutes and teaches nothing.
+# In the full demo, 10 to 20 minutes on two CPU cores, and in the tiny one,
+# which runs every step once in about two minutes and teaches nothing.
 _SIZES = {
     "vocab_size": (4000, 800),
     "max_seq_length": (64, 24),
