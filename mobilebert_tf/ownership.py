@@ -258,6 +258,9 @@ def _refuse_different(
     for name in sorted(names.keys() - inputs - {INPUTS}):
         then = previous.get(name, identity.defaults.get(name))
         now = settings.get(name)
+        # Chosen later, for example a length that suits the texts.
+        if now is None and not complete:
+            continue
         # An option that came or went between versions counts if it is on.
         both = name in previous and name in settings
         if then != now and (both or then or now):
