@@ -147,12 +147,17 @@ def main(task_class: type[Task], *options: Options) -> None:
         return
     predict = Predictor(outcome.model, given.tuning.eval_batch_size, widths)
     results = _answer(task, predict, actions, given.output.output_dir)
-    scores, notes = {}, {}
+    files, notes = {}, {}
     if given.export.kinds:
         point = outcome.best.point if outcome.best else points[0]
-        scores, notes = _export(
+        files, notes = _export(
             given, outcome.model, results, point, exported, tokenizer
         )
+    scores = {
+        f"{kind}_{name}": value
+        for kind, row in files.items()
+        for name, value in row.items()
+    }
     floors = task.floors(task.labelled("dev") + task.labelled("test"))
     floors = {name: floors[name] for name in results if name in floors}
     outcome.run.finish(results | scores, floors)
@@ -170,7 +175,7 @@ def main(task_class: type[Task], *options: Options) -> None:
         notes=task.notes() | started | outcome.notes() | notes,
     )
     task.save(given.output.output_dir)
-    print(_closing(given, task, scores, floors), flush=True)
+    print(_closing(given, task, files, floors), flush=True)
 
 
 def check_choice(task: Task, num_runs: int, patience: int | None) -> None:
@@ -297,7 +302,7 @@ def _answer(task: Task, predict, actions: Actions, folder: str) -> dict:
 def _closing(
     given: Given,
     task: Task,
-    scores: Mapping[str, float],
+    files: Mapping[str, Mapping[str, float]],
     floors: Mapping[str, float],
 ) -> str:
     """Returns a run's last line: the file to ship, and what to do next.
@@ -307,26 +312,20 @@ def _closing(
     Args:
         given: the options.
         task: the task with its examples.
-        scores: of the files, `KIND_NAME`.
+        files: scores of the files, by kind.
         floors: by `SPLIT_METRIC`.
     """
-    if not given.export.kinds:
+    if not files:
         return "Next: the same command with --export=int8_qat for a phone file"
-    rows = {
-        kind: {
-            name.removeprefix(f"{kind}_"): value
-            for name, value in scores.items()
-            if name.startswith(f"{kind}_")
-        }
-        for kind in given.export.kinds
-    }
-    good = list(rows)
+    good = list(files)
     if task.labelled("dev"):
-        ranks = {kind: task.score(row) for kind, row in rows.items()}
+        ranks = {kind: task.score(row) for kind, row in files.items()}
         best = max(ranks.values())
-        good = [kind for kind in rows if ranks[kind] >= best - 0.01 * abs(best)]
-    chosen = min(good, key=lambda kind: rows[kind]["megabytes"])
-    row = rows[chosen]
+        good = [
+            kind for kind in files if ranks[kind] >= best - 0.01 * abs(best)
+        ]
+    chosen = min(good, key=lambda kind: files[kind]["megabytes"])
+    row = files[chosen]
     facts = [f"{row['megabytes']:.2f} MB"]
     for split in task.labelled("dev"):
         for name in (f"{split}_{metric}" for metric in task.chosen_by):
@@ -359,11 +358,11 @@ def _export(
     point,
     task: Task,
     tokenizer: WordpieceTokenizer,
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Writes and scores the files; compares them with the model's `results`.
 
     Returns:
-        Scores, `KIND_NAME`; and a table as a note for the model card.
+        Scores by kind; and a table as a note for the model card.
     """
     from mobilebert_tf.mobile.stages import export_and_score
 
@@ -382,12 +381,7 @@ def _export(
     lines = comparison(rows, results, task)
     print("\n".join([*lines, *warnings(rows, results, task)]), flush=True)
     indented = "\n".join(f"      {line}" for line in lines)
-    scores = {
-        f"{kind}_{name}": value
-        for kind, row in rows.items()
-        for name, value in row.items()
-    }
-    return scores, {
+    return rows, {
         f"Files for inputs of {task.max_seq_length} pieces": (
             "held-out metrics, size, and milliseconds of an inference on one "
             f"thread of the machine that wrote them:\n\n{indented}\n"

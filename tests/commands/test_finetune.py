@@ -618,18 +618,16 @@ FILES = [
 
 @pytest.mark.parametrize(("files", "index"), FILES)
 def test_the_last_line_names_the_file_to_ship(files, index):
-    scores = {}
-    for kind, (accuracy, size) in files.items():
-        scores |= {
-            f"{kind}_dev_a_accuracy": accuracy,
-            f"{kind}_dev_b_accuracy": accuracy,
-            f"{kind}_megabytes": size,
+    rows = {
+        kind: {
+            "dev_a_accuracy": accuracy,
+            "dev_b_accuracy": accuracy,
+            "megabytes": size,
         }
-    given = SimpleNamespace(
-        export=SimpleNamespace(kinds=tuple(files)),
-        output=SimpleNamespace(output_dir="runs/x"),
-    )
-    line = _closing(given, TwoDevs(), scores, {"dev_a_accuracy": 0.35})
+        for kind, (accuracy, size) in files.items()
+    }
+    given = SimpleNamespace(output=SimpleNamespace(output_dir="runs/x"))
+    line = _closing(given, TwoDevs(), rows, {"dev_a_accuracy": 0.35})
     kind = list(files)[index]
     accuracy, size = files[kind]
     assert line.startswith(
